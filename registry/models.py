@@ -1,0 +1,200 @@
+"""What should stand in ZooKeeper (publications), who runs it (instances), and the registrars that see to both."""
+
+import uuid
+from datetime import timedelta
+
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from registry.querysets import InstanceQuerySet, PublicationQuerySet, RegistrarQuerySet
+
+#: A registrar that has not written its heartbeat for so long is not counted as running.
+HEARTBEAT_LIMIT = timedelta(seconds=6)
+
+
+class Publication(models.Model):
+    """The desired state of one path; many changes collapse into one write, and a repair is the same code as the normal way."""
+
+    class Format(models.TextChoices):
+        """How the data is encoded."""
+
+        PROPERTIES = "properties", _("Java properties")
+        JSON = "json", _("JSON")
+
+    class ForeignEdit(models.TextChoices):
+        """What somebody other than mqadmin did to the node."""
+
+        NONE = "", _("none")
+        FOUND = "found", _("the node was there before")
+        CHANGED = "changed", _("data changed")
+        DELETED = "deleted", _("node deleted")
+        CREATED = "created", _("retired node created again")
+
+    path = models.TextField(_("path"), unique=True)
+    root = models.TextField(_("root"), editable=False)
+    format = models.CharField(_("format"), max_length=16, choices=Format.choices)
+    data = models.BinaryField(_("data"), default=b"")  # the whole node, generation embedded, foreign keys at the end
+    foreign_keys = models.JSONField(_("foreign keys"), default=list, blank=True)  # [[key, value], …] in the node's order
+    requires = ArrayField(models.TextField(), verbose_name=_("requires"), default=list, blank=True)  # paths that must be published first
+    deleted = models.BooleanField(_("retired"), default=False)  # a tombstone: its generations go on if the path is published again
+    generation = models.BigIntegerField(_("generation"), default=0)
+    published_generation = models.BigIntegerField(_("published generation"), default=0)
+    published_digest = models.CharField(
+        max_length=64, default="", blank=True
+    )  # SHA-256 of what we last wrote: tells foreign edits from ours
+    node_version = models.IntegerField(_("node version"), null=True, blank=True)  # None: as far as we know there is no node
+    changed_at = models.DateTimeField(_("changed"), default=timezone.now)
+    published_at = models.DateTimeField(_("published"), null=True, blank=True)
+    published_by = models.CharField(_("published by"), max_length=200, default="", blank=True)
+    attempts = models.IntegerField(_("attempts"), default=0)
+    last_attempt_at = models.DateTimeField(_("last attempt"), null=True, blank=True)
+    next_attempt_at = models.DateTimeField(_("next attempt"), default=timezone.now)
+    last_error = models.TextField(_("last error"), default="", blank=True)
+    drifted_at = models.DateTimeField(_("drift seen"), null=True, blank=True)  # the node differs although everything was published
+    last_foreign_edit = models.CharField(_("last foreign edit"), max_length=16, choices=ForeignEdit.choices, default="", blank=True)
+    last_foreign_edit_at = models.DateTimeField(_("foreign edit at"), null=True, blank=True)
+    last_foreign_data = models.BinaryField(_("foreign data"), null=True, blank=True)
+    repairs = models.IntegerField(_("repairs in the window"), default=0)
+    repairs_since = models.DateTimeField(_("window of repairs since"), null=True, blank=True)
+
+    objects = PublicationQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("publication")
+        verbose_name_plural = _("publications")
+        ordering = ("path",)
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(published_generation__lte=F("generation")), name="registry_publication_published_lte_generation"
+            ),
+        ]
+        indexes = [
+            # The registrar's look for work (PublicationQuerySet.due): only dirty or drifted rows stand in it.
+            models.Index(
+                fields=["next_attempt_at"],
+                condition=Q(published_generation__lt=F("generation")) | Q(drifted_at__isnull=False),
+                name="registry_publication_due",
+            ),
+            # Who depends on this path: retracting and republishing ask for `requires @> {path}`.
+            GinIndex(fields=["requires"], name="registry_publication_requires"),
+        ]
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def is_published(self) -> bool:
+        """Whether ZooKeeper holds the last generation, as far as is known."""
+        return self.published_generation == self.generation and self.drifted_at is None
+
+    @property
+    def state(self) -> str:
+        """One word for lists: `published`, `retired`, `pending`, `failing` (tried, with an error) or `drifted`."""
+        if self.published_generation < self.generation:
+            return "failing" if self.last_error else "pending"
+        if self.drifted_at is not None:
+            return "drifted"
+        return "retired" if self.deleted else "published"
+
+    @property
+    def text(self) -> str:
+        """The node's data for people."""
+        return bytes(self.data).decode("utf-8", "replace")
+
+
+class Instance(models.Model):
+    """One running process that follows a topic, a group or a shadow group, as its ephemeral node tells."""
+
+    class Role(models.TextChoices):
+        """What the process does."""
+
+        PRODUCER = "producer", _("producer")
+        CONSUMER = "consumer", _("consumer")
+        SHADOW = "shadow", _("shadow consumer")
+
+    class Applied(models.TextChoices):
+        """Whether it runs what is published."""
+
+        APPLIED = "applied", _("applied")
+        OUTDATED = "outdated", _("outdated")
+        UNKNOWN = "unknown", _("unknown")
+        OFFLINE = "offline", _("offline")
+
+    path = models.TextField(_("path"))  # of the publication that it follows: the topic's, the group's or the shadow group's node
+    node = models.TextField(_("node"))  # name of the ephemeral node
+    znode = models.TextField(_("znode"), unique=True)  # its full path
+    ip = models.CharField(_("address"), max_length=255, default="", blank=True)
+    role = models.CharField(_("role"), max_length=16, choices=Role.choices)
+    sdk = models.CharField(_("SDK"), max_length=120, default="", blank=True)
+    app = models.CharField(_("application"), max_length=120, default="", blank=True)
+    pid = models.BigIntegerField(_("process"), null=True, blank=True)
+    state = models.CharField(_("state"), max_length=32, default="", blank=True)
+    cluster = models.CharField(_("cluster"), max_length=120, default="", blank=True)
+    applied_generation = models.BigIntegerField(_("applied generation"), null=True, blank=True)
+    applied_at = models.DateTimeField(_("applied"), null=True, blank=True)
+    error = models.TextField(_("error"), default="", blank=True)
+    plain = models.BooleanField(_("plain ZMS client"), default=False)  # no SDK marker: what it has applied is unknown, never "applied"
+    czxid = models.BigIntegerField(_("incarnation"))
+    mzxid = models.BigIntegerField(_("last report"))
+    online = models.BooleanField(_("online"), default=True)
+    first_seen = models.DateTimeField(_("first seen"), default=timezone.now)
+    online_since = models.DateTimeField(_("online since"), default=timezone.now)
+    offline_at = models.DateTimeField(_("offline since"), null=True, blank=True)
+
+    objects = InstanceQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("instance")
+        verbose_name_plural = _("instances")
+        ordering = ("path", "node")
+        indexes = [
+            # The counts of lists and of "N of M applied", and the instances of one topic.
+            models.Index(fields=["path"], condition=Q(online=True), name="registry_instance_online"),
+            # Forgetting those that have been gone for long.
+            models.Index(fields=["offline_at"], condition=Q(online=False), name="registry_instance_offline"),
+        ]
+
+    def __str__(self) -> str:
+        return self.znode
+
+
+class RegistrarHeartbeat(models.Model):
+    """A running registrar, as it last described itself."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.CharField(_("host"), max_length=255)
+    pid = models.IntegerField(_("process"))
+    session = models.CharField(_("ZooKeeper session"), max_length=32, default="", blank=True)
+    started_at = models.DateTimeField(_("started"), default=timezone.now)
+    beat_at = models.DateTimeField(_("last heartbeat"), default=timezone.now)
+    zookeeper = models.CharField(_("ZooKeeper"), max_length=16, default="", blank=True)  # connected, suspended, lost, refused
+    watch = models.CharField(_("watch"), max_length=16, default="", blank=True)  # live, comparing, none
+    error = models.TextField(_("error"), default="", blank=True)
+
+    objects = RegistrarQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("registrar")
+        verbose_name_plural = _("registrars")
+        ordering = ("started_at",)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+
+class Deployment(models.Model):
+    """Who we are to ZooKeeper: one row; the owner node names it, so that two control planes never repair each other for ever."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1, editable=False)
+    key = models.UUIDField(default=uuid.uuid4, editable=False)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="registry_deployment_only_one")]
+
+    def __str__(self) -> str:
+        return str(self.key)

@@ -1,0 +1,108 @@
+"""Set-based reads of publications, instances and registrars."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from django.db import models
+from django.db.models import Case, Count, Exists, F, IntegerField, OuterRef, Q, Subquery, Value, When
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from registry.models import Instance, Publication, RegistrarHeartbeat  # noqa: F401 - for the quoted names below
+
+DIRTY = Q(published_generation__lt=F("generation")) | Q(drifted_at__isnull=False)
+
+
+class PublicationQuerySet(models.QuerySet["Publication"]):
+    """Publications."""
+
+    def dirty(self) -> Self:
+        """Those whose node does not hold the last generation."""
+        return self.filter(DIRTY)
+
+    def failing(self) -> Self:
+        """Those that were tried and could not be written."""
+        return self.dirty().exclude(last_error="")
+
+    def live(self) -> Self:
+        """Those that are not retired."""
+        return self.filter(deleted=False)
+
+    def due(self) -> Self:
+        """Return the registrar's work, oldest first; whether the order across paths allows it yet is `with_blockers`."""
+        return self.dirty().filter(next_attempt_at__lte=timezone.now()).order_by("changed_at", "pk")
+
+    def depending_on(self, path: str) -> Self:
+        """Those that must never be visible without this path."""
+        return self.filter(requires__contains=[path])
+
+    def with_applied_counts(self) -> Self:
+        """Annotate online_count, applied_count, outdated_count and unknown_count: how many online instances run what is published."""
+        from registry.models import Instance
+
+        online = Instance.objects.filter(path=OuterRef("path"), online=True).order_by().values("path")
+
+        def count(only: Q) -> Coalesce:
+            counted = online.annotate(n=Count("pk", filter=only)).values("n")
+            return Coalesce(Subquery(counted, output_field=IntegerField()), Value(0))
+
+        generation = OuterRef("published_generation")
+        unknown = Q(plain=True) | Q(applied_generation__isnull=True)
+        return self.annotate(
+            online_count=count(Q()),
+            unknown_count=count(unknown),
+            applied_count=count(Q(plain=False, applied_generation__gte=generation)),
+            outdated_count=count(Q(plain=False, applied_generation__lt=generation)),
+        )
+
+
+class InstanceQuerySet(models.QuerySet["Instance"]):
+    """Instances."""
+
+    def online(self) -> Self:
+        """Those whose ephemeral node stands."""
+        return self.filter(online=True)
+
+    def at(self, paths: Sequence[str]) -> Self:
+        """Those that follow one of the topics, groups or shadow groups at these paths."""
+        return self.filter(path__in=list(paths))
+
+    def with_applied(self) -> Self:
+        """Annotate `published_generation` of what they follow, and `applied`: applied, outdated, unknown or offline."""
+        from registry.models import Publication
+
+        published = Publication.objects.filter(path=OuterRef("path")).values("published_generation")
+        return self.annotate(published_generation=Subquery(published)).annotate(
+            applied=Case(
+                When(online=False, then=Value("offline")),
+                When(Q(plain=True) | Q(applied_generation__isnull=True) | Q(published_generation__isnull=True), then=Value("unknown")),
+                When(applied_generation__gte=F("published_generation"), then=Value("applied")),
+                default=Value("outdated"),
+                output_field=models.CharField(),
+            ),
+        )
+
+    def orphaned(self) -> Self:
+        """Those that follow something which mqadmin does not publish."""
+        from registry.models import Publication
+
+        return self.filter(~Exists(Publication.objects.filter(path=OuterRef("path"), deleted=False)))
+
+
+class RegistrarQuerySet(models.QuerySet["RegistrarHeartbeat"]):
+    """Registrars."""
+
+    def alive(self, *, within: timedelta | None = None) -> Self:
+        """Those with a heartbeat in the last seconds."""
+        from registry.models import HEARTBEAT_LIMIT
+
+        return self.filter(beat_at__gte=timezone.now() - (within or HEARTBEAT_LIMIT))
+
+    def watching(self) -> Self:
+        """Those alive that see every instance come and go."""
+        return self.alive().filter(zookeeper="connected", watch="live")

@@ -1,0 +1,165 @@
+"""What the rooms above say: publish this here, retract that; in their own transaction. ZooKeeper is written later, by a registrar."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.db import connection, transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from core.errors import Problem
+from mqadmin_sdk.zk import properties
+from registry import rendering
+from registry.models import Instance, Publication, RegistrarHeartbeat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+#: A node larger than this is refused before it is stored (ZooKeeper's own limit is 1 MB, and a value over it costs the connection).
+MAX_NODE_BYTES = 512 * 1024
+CHANNEL = "mqadmin_registry"
+
+
+def publish_properties(*, path: str, zms: Mapping[str, str], own: Mapping[str, str], requires: Sequence[str] = ()) -> Publication:
+    """Say what a node should hold: the keys of ZMS in their order, `mqadmin.generation`, our other keys, then the foreign keys kept.
+
+    `requires` are the paths that must be published before this one becomes visible. Unchanged content makes no new generation.
+    Raises the problems `invalid_path`, `invalid_value` and `node_too_large`.
+    """
+    for key, value in [*zms.items(), *own.items()]:
+        if not isinstance(value, str) or value == "null":
+            raise Problem(
+                "invalid_value",
+                _("“{key}” would be published as {value}.").format(key=key, value=repr(value)),
+                hint=_("Clients read the word null as a value. Leave it empty instead."),
+            )
+
+    def render(row: Publication, generation: int) -> bytes:
+        try:
+            return rendering.render_properties(zms=zms, own=own, foreign=row.foreign_keys, generation=generation)
+        except properties.PropertiesError as error:
+            raise Problem("invalid_value", str(error), hint=_("Leave out signs that are not valid Unicode text.")) from error
+
+    return _publish(path=path, kind=Publication.Format.PROPERTIES, render=render, requires=requires)
+
+
+def publish_json(*, path: str, document: Mapping[str, object], requires: Sequence[str] = ()) -> Publication:
+    """Say what a node should hold as UTF-8 JSON; `generation` is added. Otherwise like `publish_properties`."""
+
+    def render(_row: Publication, generation: int) -> bytes:
+        return rendering.render_json(document, generation)
+
+    return _publish(path=path, kind=Publication.Format.JSON, render=render, requires=requires)
+
+
+def republish(*, paths: Sequence[str]) -> int:
+    """Give the same content a new generation at each path; clients that watch only these nodes look again. Returns how many.
+
+    A cluster's dependants need it after the cluster's address changed (ZMS clients never watch cluster nodes). Retired paths are left.
+    """
+    with transaction.atomic():
+        rows = list(Publication.objects.select_for_update().live().filter(path__in=list(paths)).order_by("path"))
+        now = timezone.now()
+        for row in rows:
+            row.generation += 1
+            row.data = rendering.with_generation(row.format, bytes(row.data), row.generation)
+            _due_at_once(row, now)
+        Publication.objects.bulk_update(rows, ["data", *_CHANGED], batch_size=500)
+        if rows:
+            notify(rows[0].path if len(rows) == 1 else "")
+    return len(rows)
+
+
+def retract(*, path: str) -> Publication | None:
+    """Say that a node should be gone. What depends on it goes first; a node with live instances stays, with an error, until they are gone.
+
+    The row stays as a tombstone: if the path is published again, its generations go on counting. None if it was never published.
+    """
+    with transaction.atomic():
+        row = Publication.objects.select_for_update().filter(path=path).first()
+        if row is not None and not row.deleted:
+            row.deleted = True
+            row.generation += 1
+            _due_at_once(row, timezone.now())
+            row.save(update_fields=["deleted", *_CHANGED])
+            notify(path)
+    return row
+
+
+def retry(*, paths: Sequence[str]) -> int:
+    """Let the registrars try these paths at once instead of at their next attempt. Returns how many had something to do."""
+    with transaction.atomic():
+        count = Publication.objects.dirty().filter(path__in=list(paths)).update(next_attempt_at=timezone.now(), attempts=0)
+        if count:
+            notify("")
+    return count
+
+
+def publication_for(path: str) -> Publication | None:
+    """Return the publication of a path, or None; `state`, `generation`, `published_generation` and `last_error` say how far it is."""
+    return Publication.objects.filter(path=path).first()
+
+
+def online_instances(*, paths: Sequence[str]) -> list[Instance]:
+    """Return the instances that follow these paths now. Ask `instances_known` whether the answer can be relied on."""
+    return list(Instance.objects.online().at(paths))
+
+
+def instances_known() -> bool:
+    """Whether a registrar has had its watch on the instances within the last seconds; if not, nobody knows who is online."""
+    return RegistrarHeartbeat.objects.watching().exists()
+
+
+def notify(path: str) -> None:
+    """Wake the registrars when the transaction commits; an empty path stands for several. The sweep each second needs no call of this."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, path])
+
+
+_CHANGED = ("generation", "changed_at", "next_attempt_at", "attempts", "last_error")
+
+
+def _due_at_once(row: Publication, now: datetime) -> None:
+    row.changed_at = row.next_attempt_at = now
+    row.attempts, row.last_error = 0, ""
+
+
+def _publish(*, path: str, kind: str, render: Callable[[Publication, int], bytes], requires: Sequence[str]) -> Publication:
+    _check_path(path)
+    root = path.rsplit("/", 1)[0] if kind == Publication.Format.PROPERTIES else "/" + path.split("/")[1]
+    with transaction.atomic():
+        Publication.objects.bulk_create([Publication(path=path, root=root, format=kind)], ignore_conflicts=True)
+        row = Publication.objects.select_for_update().get(path=path)
+        same_order = list(row.requires) == list(requires)
+        if row.generation and not row.deleted and row.format == kind and render(row, row.generation) == bytes(row.data):
+            if not same_order:
+                row.requires = list(requires)
+                row.save(update_fields=["requires"])
+            return row
+        row.generation += 1
+        row.data = render(row, row.generation)
+        if len(row.data) > MAX_NODE_BYTES:
+            raise Problem(
+                "node_too_large",
+                _("{path} would take {size} bytes; a node takes at most {limit}.").format(
+                    path=path, size=len(row.data), limit=MAX_NODE_BYTES
+                ),
+                status=422,
+                hint=_("Shorten lists of addresses or subscriptions."),
+            )
+        row.format, row.root, row.requires, row.deleted = kind, root, list(requires), False
+        _due_at_once(row, timezone.now())
+        row.save(update_fields=["data", "format", "root", "requires", "deleted", *_CHANGED])
+        notify(path)
+    return row
+
+
+def _check_path(path: str) -> None:
+    parts = path.split("/")
+    wrong = (
+        not path.startswith("/") or len(parts) < 3 or any(not part or part in {".", ".."} for part in parts[1:]) or not path.isprintable()
+    )
+    if wrong or parts[1] == "zookeeper":
+        raise Problem("invalid_path", _("“{path}” is not a path in ZooKeeper.").format(path=path[:200]), hint=_("Check the name."))

@@ -1,0 +1,1 @@
+"""ZooKeeper for mqadmin: a kazoo client with persistent recursive watches and bulk reads, the node formats and their paths."""
