@@ -1,0 +1,1 @@
+"""People, applications and API tokens."""

@@ -1,0 +1,63 @@
+"""People, applications and tokens in the console."""
+
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.contrib import messages as flash
+from django.contrib.auth.admin import UserAdmin
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts.models import ApiToken, Application, User
+
+admin.site.register(User, UserAdmin)
+
+
+@admin.register(Application)
+class ApplicationAdmin(admin.ModelAdmin[Application]):
+    """Applications with their owners."""
+
+    list_display = ["name", "owner", "description", "created_at"]
+    list_select_related = ["owner"]
+    search_fields = ["name", "description", "owner__username"]
+    autocomplete_fields = ["owner"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Application | None = None) -> list[str]:  # noqa: ARG002
+        """The name stands in ZooKeeper and in SDKs' configuration."""
+        return ["name"] if obj else []
+
+
+class TokenForm(forms.ModelForm[ApiToken]):
+    """A new token; its secret is made by us."""
+
+    class Meta:
+        model = ApiToken
+        fields = ["user", "name", "expires_at"]
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(admin.ModelAdmin[ApiToken]):
+    """Tokens: made and revoked here; the secret is shown once."""
+
+    form = TokenForm
+    list_display = ["name", "user", "hint", "created_at", "expires_at", "last_used_at"]
+    list_select_related = ["user"]
+    search_fields = ["name", "user__username"]
+    autocomplete_fields = ["user"]
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Ninety days, for oneself."""
+        return {"user": request.user.pk, "expires_at": timezone.now() + timedelta(days=90)}
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:  # noqa: ARG002
+        """A token is made or revoked, never changed."""
+        return False
+
+    def save_model(self, request: HttpRequest, obj: ApiToken, form: Any, change: bool) -> None:  # noqa: ARG002
+        """Issue it and show the secret, once."""
+        token, secret = ApiToken.issue(user=obj.user, name=obj.name, expires_at=obj.expires_at)
+        obj.pk, obj.digest, obj.hint, obj.created_at = token.pk, token.digest, token.hint, token.created_at
+        flash.warning(request, _("This is the token; it is not shown again: {secret}").format(secret=secret))

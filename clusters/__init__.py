@@ -1,0 +1,1 @@
+"""Physical clusters and the drivers that speak to them."""

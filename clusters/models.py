@@ -1,0 +1,49 @@
+"""Physical clusters that topics are allocated to."""
+
+from django.db import models
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+
+class Kind(models.TextChoices):
+    """Broker kinds; the values stand in ZooKeeper as brokerType."""
+
+    BUILTIN = "builtin", _("Built-in store")
+    KAFKA = "kafka", "Kafka"
+    ROCKETMQ = "rocketmq", "RocketMQ"
+    RABBITMQ = "rabbitmq", "RabbitMQ"
+
+
+class Cluster(models.Model):
+    """A cluster as SDKs are told about it; the built-in store is the cluster `builtin`."""
+
+    name = models.CharField(
+        _("name"), max_length=120, unique=True, help_text=_("Becomes the node /zms/cluster/NAME and cannot be changed.")
+    )
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind)
+    address = models.CharField(
+        _("address"),
+        max_length=2000,
+        blank=True,
+        help_text=_("Kafka and RabbitMQ: host:port,host:port. RocketMQ name servers: host:port;host:port."),
+    )
+    description = models.CharField(_("description"), max_length=500, blank=True)
+    version = models.PositiveIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(_("created"), db_default=Now(), editable=False)
+    changed_at = models.DateTimeField(_("changed"), db_default=Now(), editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = _("cluster")
+        verbose_name_plural = _("clusters")
+        constraints = [
+            models.CheckConstraint(condition=~models.Q(kind="builtin") | models.Q(name="builtin"), name="builtin_cluster_is_named_so")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def zookeeper_path(self) -> str:
+        """The node that SDKs read."""
+        return f"/zms/cluster/{self.name}"

@@ -1,0 +1,85 @@
+"""The verbs of clusters: add one, change its address; their nodes and those of their topics and groups are published with it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts.models import User
+from clusters.addresses import check_address
+from clusters.models import Cluster, Kind
+from core.audit.services import record
+from core.errors import FieldError, Problem, conflict
+from core.names import check_name
+from registry import services as registry
+
+# Rooms above add a function that lists the nodes of theirs that depend on a cluster: clients watch those, never the cluster's node.
+dependants: list[Callable[[Cluster], list[str]]] = []
+
+
+def ensure_builtin() -> Cluster:
+    """The cluster `builtin`; made and published when the tables are made."""
+    with transaction.atomic():
+        cluster, made = Cluster.objects.get_or_create(name="builtin", defaults={"kind": Kind.BUILTIN})
+        if made:
+            _publish(cluster)
+    return cluster
+
+
+def create(*, actor: User, name: str, kind: str, address: str, description: str = "") -> Cluster:
+    """Add a cluster. Raises `invalid_name`, `invalid_kind`, `invalid_address`, `duplicate_name`."""
+    check_name(name)
+    if kind not in Kind.values or kind == Kind.BUILTIN:
+        detail = _("Choose kafka, rocketmq or rabbitmq; the built-in store is there already.")
+        raise Problem("invalid_kind", detail, errors=[FieldError("/kind", detail)])
+    address = check_address(kind, address)
+    try:
+        with transaction.atomic():
+            cluster = Cluster.objects.create(name=name, kind=kind, address=address, description=description)
+            record(actor=actor, action="create", kind="cluster", name=name, after=_audited(cluster))
+            _publish(cluster)
+    except IntegrityError:
+        raise conflict(
+            "duplicate_name", _("There is a cluster “{name}” already.").format(name=name), hint=_("Choose another name.")
+        ) from None
+    return cluster
+
+
+def change(*, actor: User, cluster: Cluster, address: str, description: str) -> Cluster:
+    """Change address and description; when the address differs, every node that depends on the cluster is set again."""
+    address = check_address(cluster.kind, address)
+    with transaction.atomic():
+        # The row lock keeps two changes of one cluster apart; nothing but the database is touched while it is held.
+        cluster = Cluster.objects.select_for_update().get(pk=cluster.pk)
+        before = _audited(cluster)
+        moved = address != cluster.address
+        if not moved and description == cluster.description:
+            return cluster
+        Cluster.objects.filter(pk=cluster.pk).update(
+            address=address, description=description, version=F("version") + 1, changed_at=timezone.now()
+        )
+        cluster.refresh_from_db()
+        record(actor=actor, action="change", kind="cluster", name=cluster.name, before=before, after=_audited(cluster))
+        if moved:
+            _publish(cluster)
+            registry.republish(paths=dependent_paths(cluster))
+    return cluster
+
+
+def dependent_paths(cluster: Cluster) -> list[str]:
+    """The nodes of topics and groups that name this cluster."""
+    return [path for paths_of in dependants for path in paths_of(cluster)]
+
+
+def _publish(cluster: Cluster) -> None:
+    # serverIps stays as it is for ever: any difference restarts ZMS clients.
+    registry.publish_properties(
+        path=cluster.zookeeper_path, zms={"bootAddr": cluster.address, "brokerType": cluster.kind, "serverIps": ""}, own={}
+    )
+
+
+def _audited(cluster: Cluster) -> dict[str, Any]:
+    return {"kind": cluster.kind, "address": cluster.address, "description": cluster.description}

@@ -1,0 +1,1 @@
+"""Consumer groups, subscriptions and shadow groups."""

@@ -1,0 +1,247 @@
+"""Consumer groups and shadow groups over REST."""
+
+from typing import Any, ClassVar
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.routers import BaseRouter
+
+from accounts.models import Application
+from consumers import services, shadow
+from consumers.models import ConsumeFrom, ConsumerGroup, ShadowTask
+from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, application_field, owner_field
+from core.api.views import NamedViewSet, ReadViewSet, actor, extend, validated
+from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
+from topics.models import Topic
+
+
+class SubscriptionSerializer(serializers.Serializer[Any]):
+    """A topic with its tag expression."""
+
+    topic = serializers.CharField(source="topic.name")
+    tags = serializers.CharField()
+
+
+class GroupSerializer(PublishedSerializer, serializers.ModelSerializer[ConsumerGroup]):
+    """A consumer group with the state of its request and of its publication."""
+
+    application = serializers.CharField(source="application.name")
+    owner = serializers.CharField(source="owner.username")
+    requested_by = serializers.CharField(source="requested_by.username")
+    decided_by = serializers.CharField(source="decided_by.username", default=None, allow_null=True)
+    subscriptions = SubscriptionSerializer(many=True)
+
+    class Meta:
+        model = ConsumerGroup
+        fields = [
+            "name", "application", "owner", "subscriptions", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "reason", "suspended",
+            "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status",
+        ]  # fmt: skip
+
+    @extend_schema_field(PublicationStatusSerializer(allow_null=True))
+    def get_status(self, thing: ConsumerGroup) -> dict[str, Any] | None:
+        """Null until it is approved."""
+        return super().get_status(thing)
+
+
+class NewSubscriptionSerializer(serializers.Serializer[Any]):
+    """A topic to subscribe to."""
+
+    topic = serializers.CharField(max_length=140)
+    tags = serializers.CharField(max_length=500, default="*", help_text="* or a list: created || paid")
+
+
+class GroupChangeSerializer(serializers.Serializer[Any]):
+    """What a request can be edited in."""
+
+    application = application_field()
+    owner = owner_field()
+    subscriptions = NewSubscriptionSerializer(many=True)
+    consume_from = serializers.ChoiceField(choices=ConsumeFrom.choices, default=ConsumeFrom.EARLIEST)
+    max_attempts = serializers.IntegerField(min_value=1, max_value=1000, default=16)
+    backoff_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, default=1000)
+    backoff_max_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, default=600_000)
+    reason = serializers.CharField(max_length=2000)
+
+
+class NewGroupSerializer(GroupChangeSerializer):
+    """An application for a group; the owner is the person who asks unless another is named."""
+
+    name = serializers.CharField()
+    owner = owner_field(required=False)
+
+
+def _wanted(fields: dict[str, Any]) -> list[tuple[str, str]] | None:
+    rows = fields.pop("subscriptions", None)
+    return None if rows is None else [(row["topic"], row["tags"]) for row in rows]
+
+
+class GroupViewSet(WithPublication, NamedViewSet):
+    """Apply for consumer groups, decide, suspend, resume, retire."""
+
+    queryset = ConsumerGroup.objects.select_related("application", "owner", "requested_by", "decided_by").prefetch_related(
+        "subscriptions__topic"
+    )
+    serializer_class = GroupSerializer
+    filterset_fields: ClassVar[dict[str, list[str]]] = {
+        "state": ["exact"], "suspended": ["exact"], "application__name": ["exact"], "subscriptions__topic__name": ["exact"], "name": ["icontains"],
+    }  # fmt: skip
+    permissions_by_action: ClassVar[dict[str, str]] = {
+        "list": "consumers.view_consumergroup",
+        "retrieve": "consumers.view_consumergroup",
+        "create": "consumers.add_consumergroup",
+        "partial_update": "consumers.add_consumergroup",
+        "submission": "consumers.add_consumergroup",
+        "approval": "consumers.approve_consumergroup",
+        "rejection": "consumers.approve_consumergroup",
+        "suspension": "consumers.suspend_consumergroup",
+        "resumption": "consumers.suspend_consumergroup",
+        "retirement": "consumers.retire_consumergroup",
+    }
+
+    def _answer(self, group: ConsumerGroup, code: int = status.HTTP_200_OK) -> Response:
+        return Response(self.get_serializer(self.get_queryset().get(pk=group.pk)).data, status=code)
+
+    @extend(NewGroupSerializer, GroupSerializer, status.HTTP_201_CREATED)
+    def create(self, request: Request) -> Response:
+        """Apply for a consumer group."""
+        fields = validated(NewGroupSerializer, request)
+        fields.setdefault("owner", actor(request))
+        wanted = _wanted(fields) or []
+        return self._answer(services.apply(actor=actor(request), subscriptions=wanted, **fields), status.HTTP_201_CREATED)
+
+    @extend(GroupChangeSerializer, GroupSerializer)
+    def partial_update(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Edit a request that is not decided or was rejected."""
+        group = self.get_object()
+        fields = validated(GroupChangeSerializer, request, partial=True)
+        wanted = _wanted(fields)
+        return self._answer(services.edit(actor=actor(request), group=group, changes=fields, subscriptions=wanted))
+
+    @extend(None, GroupSerializer)
+    @action(detail=True, methods=["post"])
+    def submission(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Send a rejected request again."""
+        return self._answer(services.resubmit(actor=actor(request), group=self.get_object()))
+
+    @extend(OptionalReasonSerializer, GroupSerializer)
+    @action(detail=True, methods=["post"])
+    def approval(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Approve; not your own."""
+        return self._answer(services.approve(actor=actor(request), group=self.get_object(), **validated(OptionalReasonSerializer, request)))
+
+    @extend(ReasonSerializer, GroupSerializer)
+    @action(detail=True, methods=["post"])
+    def rejection(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Reject with a reason."""
+        return self._answer(services.reject(actor=actor(request), group=self.get_object(), **validated(ReasonSerializer, request)))
+
+    @extend(ReasonSerializer, GroupSerializer)
+    @action(detail=True, methods=["post"])
+    def suspension(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Hand out nothing more."""
+        return self._answer(services.suspend(actor=actor(request), group=self.get_object(), **validated(ReasonSerializer, request)))
+
+    @extend(OptionalReasonSerializer, GroupSerializer)
+    @action(detail=True, methods=["post"])
+    def resumption(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Go on where it stopped."""
+        return self._answer(services.resume(actor=actor(request), group=self.get_object(), **validated(OptionalReasonSerializer, request)))
+
+    @extend(ReasonSerializer, GroupSerializer)
+    @action(detail=True, methods=["post"])
+    def retirement(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Retire; refused while instances are online, listing them."""
+        return self._answer(services.retire(actor=actor(request), group=self.get_object(), **validated(ReasonSerializer, request)))
+
+
+class ShadowSerializer(PublishedSerializer, serializers.ModelSerializer[ShadowTask]):
+    """A shadow group: on or off, and until when."""
+
+    application = serializers.CharField(source="application.name")
+    group = serializers.CharField(source="group.name")
+    topic = serializers.CharField(source="topic.name")
+    owner = serializers.CharField(source="owner.username")
+
+    class Meta:
+        model = ShadowTask
+        fields = [
+            "id",
+            "application",
+            "task",
+            "group",
+            "topic",
+            "enabled",
+            "lease_until",
+            "owner",
+            "reason",
+            "version",
+            "changed_at",
+            "status",
+        ]
+
+    @extend_schema_field(PublicationStatusSerializer(allow_null=True))
+    def get_status(self, thing: ShadowTask) -> dict[str, Any] | None:
+        """How far the node is."""
+        return super().get_status(thing)
+
+
+class NewShadowSerializer(serializers.Serializer[Any]):
+    """A shadow group to add; it is off at first."""
+
+    application = NameField(queryset=Application.objects.all())
+    task = serializers.CharField(max_length=140)
+    group = NameField(queryset=ConsumerGroup.objects.select_related("application"))
+    topic = NameField(queryset=Topic.objects.all())
+
+
+class StartSerializer(serializers.Serializer[Any]):
+    """A lease."""
+
+    minutes = serializers.IntegerField(min_value=1, max_value=shadow.MAX_MINUTES, help_text="It ends by itself after so many.")
+    reason = serializers.CharField(max_length=2000)
+
+
+class ShadowViewSet(WithPublication, ReadViewSet):
+    """Shadow groups of applications in stress tests."""
+
+    queryset = ShadowTask.objects.select_related("application", "group", "topic", "owner")
+    serializer_class = ShadowSerializer
+    filterset_fields: ClassVar[dict[str, list[str]]] = {"application__name": ["exact"], "task": ["exact"], "enabled": ["exact"]}
+    lookup_value_regex = r"\d+"
+    permissions_by_action: ClassVar[dict[str, str]] = {
+        "list": "consumers.view_shadowtask",
+        "retrieve": "consumers.view_shadowtask",
+        "create": "consumers.add_shadowtask",
+        "start": "consumers.switch_shadowtask",
+        "stop": "consumers.switch_shadowtask",
+    }
+
+    def _answer(self, task: ShadowTask, code: int = status.HTTP_200_OK) -> Response:
+        return Response(self.get_serializer(self.get_queryset().get(pk=task.pk)).data, status=code)
+
+    @extend(NewShadowSerializer, ShadowSerializer, status.HTTP_201_CREATED)
+    def create(self, request: Request) -> Response:
+        """Add a shadow group, off."""
+        return self._answer(shadow.create(actor=actor(request), **validated(NewShadowSerializer, request)), status.HTTP_201_CREATED)
+
+    @extend(StartSerializer, ShadowSerializer)
+    @action(detail=True, methods=["post"])
+    def start(self, request: Request, pk: str) -> Response:  # noqa: ARG002
+        """Switch on, for so many minutes."""
+        return self._answer(shadow.start(actor=actor(request), shadow=self.get_object(), **validated(StartSerializer, request)))
+
+    @extend(ReasonSerializer, ShadowSerializer)
+    @action(detail=True, methods=["post"])
+    def stop(self, request: Request, pk: str) -> Response:  # noqa: ARG002
+        """Switch off."""
+        return self._answer(shadow.stop(actor=actor(request), shadow=self.get_object(), **validated(ReasonSerializer, request)))
+
+
+def register(router: BaseRouter) -> None:
+    """Add this room's resources."""
+    router.register("consumer-groups", GroupViewSet, basename="consumer-group")
+    router.register("shadow-tasks", ShadowViewSet, basename="shadow-task")

@@ -1,0 +1,127 @@
+"""Consumer groups with their subscriptions, and shadow groups for stress tests."""
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+from accounts.models import Application
+from core.approvals.models import Approvable
+from topics.models import Topic
+
+
+class ConsumeFrom(models.TextChoices):
+    """Where a group begins on a topic that already has messages."""
+
+    EARLIEST = "earliest", _("Earliest: everything that is kept")
+    LATEST = "latest", _("Latest: what is sent from now on")
+
+
+class ConsumerGroup(Approvable):
+    """A consumer group; every message of its topics has a status in it."""
+
+    name = models.CharField(
+        _("name"), max_length=120, unique=True, help_text=_("Letters, digits and _ . % -, at most 120. It cannot be changed.")
+    )
+    application = models.ForeignKey(
+        Application,
+        models.PROTECT,
+        related_name="consumer_groups",
+        verbose_name=_("application"),
+        help_text=_("The application that consumes the messages."),
+    )
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="consumer_groups", verbose_name=_("owner"))
+    consume_from = models.CharField(_("consume from"), max_length=10, choices=ConsumeFrom, default=ConsumeFrom.EARLIEST)
+    max_attempts = models.PositiveSmallIntegerField(
+        _("attempts at most"),
+        default=16,
+        validators=[MinValueValidator(1), MaxValueValidator(1000)],
+        help_text=_("After so many failed attempts a message becomes a dead letter."),
+    )
+    backoff_ms = models.PositiveIntegerField(
+        _("first retry after (ms)"),
+        default=1000,
+        validators=[MaxValueValidator(86_400_000)],
+        help_text=_("Doubles with every further attempt, up to the longest wait."),
+    )
+    backoff_max_ms = models.PositiveIntegerField(_("longest wait (ms)"), default=600_000, validators=[MaxValueValidator(86_400_000)])
+    suspended = models.BooleanField(_("suspended"), default=False, editable=False)
+    suspend_reason = models.CharField(max_length=500, blank=True, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = _("consumer group")
+        verbose_name_plural = _("consumer groups")
+        permissions = [
+            ("approve_consumergroup", _("Can approve and reject consumer groups")),
+            ("suspend_consumergroup", _("Can suspend and resume consumer groups")),
+            ("retire_consumergroup", _("Can retire consumer groups")),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def zookeeper_path(self) -> str:
+        """The node that SDKs read."""
+        return f"/zms/consumergroup/{self.name}"
+
+    @property
+    def backoffs_ms(self) -> list[int]:
+        """The wait before each retry in milliseconds; the last one holds for all further ones."""
+        waits = [self.backoff_ms]
+        while len(waits) < min(self.max_attempts, 32) and waits[-1] < self.backoff_max_ms:
+            waits.append(min(max(1, waits[-1] * 2), self.backoff_max_ms))
+        return waits
+
+
+class Subscription(models.Model):
+    """A topic of a group with its tag expression; the first one is ZMS's bindingTopic."""
+
+    group = models.ForeignKey(ConsumerGroup, models.CASCADE, related_name="subscriptions")
+    topic = models.ForeignKey(Topic, models.PROTECT, related_name="subscriptions", verbose_name=_("topic"))
+    tags = models.CharField(_("tags"), max_length=500, default="*", help_text=_("* for all, or a list like: created || paid"))
+    position = models.PositiveSmallIntegerField(editable=False)
+
+    class Meta:
+        ordering = ["position"]
+        verbose_name = _("subscription")
+        verbose_name_plural = _("subscriptions")
+        constraints = [
+            models.UniqueConstraint(fields=["group", "topic"], name="one_subscription_per_topic"),
+            models.UniqueConstraint(fields=["group", "position"], name="subscription_order"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.topic.name}: {self.tags}"
+
+
+class ShadowTask(models.Model):
+    """A shadow group of an application in a stress test: /zpt/APP/TASK/GROUP; off unless switched on, ends by itself."""
+
+    application = models.ForeignKey(Application, models.PROTECT, related_name="shadow_tasks", verbose_name=_("application"))
+    task = models.CharField(_("task"), max_length=120, help_text=_("The stress test, for example stress-2026-11."))
+    group = models.ForeignKey(ConsumerGroup, models.PROTECT, related_name="shadow_tasks", verbose_name=_("consumer group"))
+    topic = models.ForeignKey(Topic, models.PROTECT, related_name="shadow_tasks", verbose_name=_("topic"))
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", editable=False, verbose_name=_("owner"))
+    reason = models.TextField(_("reason"), blank=True, editable=False)
+    enabled = models.BooleanField(_("on"), default=False, editable=False)
+    lease_until = models.DateTimeField(_("ends by itself"), null=True, editable=False)
+    version = models.PositiveIntegerField(default=1, editable=False)
+    changed_at = models.DateTimeField(_("changed"), db_default=Now(), editable=False)
+
+    class Meta:
+        ordering = ["application__name", "task", "group__name"]
+        verbose_name = _("shadow group")
+        verbose_name_plural = _("shadow groups")
+        constraints = [models.UniqueConstraint(fields=["application", "task", "group"], name="one_shadow_task")]
+        permissions = [("switch_shadowtask", _("Can switch shadow groups on and off"))]
+
+    def __str__(self) -> str:
+        return f"{self.application.name}/{self.task}/{self.group.name}"
+
+    @property
+    def zookeeper_path(self) -> str:
+        """The node that SDKs read."""
+        return f"/zpt/{self.application.name}/{self.task}/{self.group.name}"

@@ -1,0 +1,272 @@
+"""The verbs of consumer groups: apply, decide, suspend, retire; each is one transaction with audit, publication and the store's own row."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts.models import Application, User
+from clusters.drivers import builtin
+from clusters.models import Cluster
+from consumers.models import ConsumerGroup, Subscription
+from core import tags
+from core.approvals import services as approvals
+from core.approvals.models import State
+from core.audit.services import record
+from core.errors import FieldError, Problem, conflict
+from core.names import check_name
+from registry import services as registry
+from topics.models import Topic
+from topics.services import check_nobody_uses, require_own, validate
+
+EDITABLE = ("application", "owner", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "reason")
+MAX_SUBSCRIPTIONS = 50
+Wanted = Sequence[tuple[str, str]]  # topic name and tag expression
+
+
+def apply(
+    *,
+    actor: User,
+    name: str,
+    application: Application,
+    owner: User,
+    consume_from: str,
+    max_attempts: int,
+    backoff_ms: int,
+    backoff_max_ms: int,
+    subscriptions: Wanted,
+    reason: str,
+) -> ConsumerGroup:
+    """Apply for a group. Raises `invalid_name`, `duplicate_name`, `unknown_topic`, `topic_not_active`, `invalid_tag_expression`, `invalid`."""
+    check_name(name)
+    group = ConsumerGroup(
+        name=name,
+        application=application,
+        owner=owner,
+        consume_from=consume_from,
+        max_attempts=max_attempts,
+        backoff_ms=backoff_ms,
+        backoff_max_ms=backoff_max_ms,
+        reason=reason,
+        requested_by=actor,
+    )
+    _validate(group)
+    try:
+        with transaction.atomic():
+            wanted = _check_subscriptions(subscriptions)
+            group.save(force_insert=True)
+            _store_subscriptions(group, wanted)
+            record(actor=actor, action="apply", kind="consumer group", name=name, after=_audited(group), reason=reason)
+    except IntegrityError:
+        raise conflict(
+            "duplicate_name", _("There is a consumer group “{name}” already.").format(name=name), hint=_("Choose another name.")
+        ) from None
+    group.refresh_from_db()
+    return group
+
+
+def edit(*, actor: User, group: ConsumerGroup, changes: Mapping[str, Any], subscriptions: Wanted | None = None) -> ConsumerGroup:
+    """Edit a request that is not decided, or was rejected; the person who applied does it."""
+    approvals.require_state(thing=group, allowed=(State.PENDING, State.REJECTED), what="edit")
+    require_own(group, actor)
+    before = _audited(group)
+    for field in EDITABLE:
+        if field in changes:
+            setattr(group, field, changes[field])
+    _validate(group)
+    columns = {
+        attname: getattr(group, attname)
+        for attname in (f"{field}_id" if field in {"application", "owner"} else field for field in EDITABLE)
+    }
+    with transaction.atomic():
+        approvals.move(thing=group, expected=State(group.state), to=State(group.state), values=columns)
+        if subscriptions is not None:
+            wanted = _check_subscriptions(subscriptions)
+            group.subscriptions.all().delete()
+            _store_subscriptions(group, wanted)
+        record(actor=actor, action="edit", kind="consumer group", name=group.name, before=before, after=_audited(group))
+    return group
+
+
+def resubmit(*, actor: User, group: ConsumerGroup) -> ConsumerGroup:
+    """Send a rejected request again."""
+    approvals.require_state(thing=group, allowed=(State.REJECTED,), what="submission")
+    require_own(group, actor)
+    with transaction.atomic():
+        approvals.move(thing=group, expected=State.REJECTED, to=State.PENDING, values={"requested_at": timezone.now()})
+        record(actor=actor, action="submit again", kind="consumer group", name=group.name)
+    return group
+
+
+def approve(*, actor: User, group: ConsumerGroup, reason: str = "") -> ConsumerGroup:
+    """Approve: the group begins where `consume_from` says, and stands in ZooKeeper. Nobody approves their own request."""
+    approvals.require_state(thing=group, allowed=(State.PENDING,), what="approval")
+    approvals.check_four_eyes(thing=group, actor=actor)
+    with transaction.atomic():
+        approvals.move(thing=group, expected=State.PENDING, to=State.ACTIVE, values=approvals.decision(actor=actor, reason=reason))
+        subscriptions = list(group.subscriptions.select_related("topic"))
+        _lock_active([subscription.topic.name for subscription in subscriptions])
+        # The store knows every group, wherever its topics are: delayed and dead messages of all of them live in it.
+        builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
+        for subscription in subscriptions:
+            builtin.subscribe(
+                group_id=group.pk, topic_id=subscription.topic_id, tag_expression=subscription.tags, consume_from=group.consume_from
+            )
+        record(actor=actor, action="approve", kind="consumer group", name=group.name, reason=reason)
+        publish(group)
+    return group
+
+
+def reject(*, actor: User, group: ConsumerGroup, reason: str) -> ConsumerGroup:
+    """Reject with a reason; the request can be edited and sent again."""
+    approvals.require_state(thing=group, allowed=(State.PENDING,), what="rejection")
+    approvals.check_four_eyes(thing=group, actor=actor)
+    reason = approvals.require_reason(reason)
+    with transaction.atomic():
+        approvals.move(thing=group, expected=State.PENDING, to=State.REJECTED, values=approvals.decision(actor=actor, reason=reason))
+        record(actor=actor, action="reject", kind="consumer group", name=group.name, reason=reason)
+    return group
+
+
+def suspend(*, actor: User, group: ConsumerGroup, reason: str) -> ConsumerGroup:
+    """Hand out nothing more; what is in hand may still be settled."""
+    return _set_suspended(actor=actor, group=group, suspended=True, reason=approvals.require_reason(reason))
+
+
+def resume(*, actor: User, group: ConsumerGroup, reason: str = "") -> ConsumerGroup:
+    """Go on where the group stopped."""
+    return _set_suspended(actor=actor, group=group, suspended=False, reason=reason)
+
+
+def retire(*, actor: User, group: ConsumerGroup, reason: str) -> ConsumerGroup:
+    """Retire: its node goes and the store forgets its position. Refused while instances are online, listing them."""
+    approvals.require_state(thing=group, allowed=(State.ACTIVE,), what="retirement")
+    reason = approvals.require_reason(reason)
+    with transaction.atomic():
+        shadows = [str(shadow) for shadow in group.shadow_tasks.filter(enabled=True).select_related("application", "group")]
+        if shadows:
+            hint = _("Switch off first: {names}").format(names=", ".join(shadows))
+            raise conflict(
+                "in_use", _("Shadow groups of “{name}” are on.").format(name=group.name), hint=hint, extra={"shadow_tasks": shadows}
+            )
+        check_nobody_uses(path=group.zookeeper_path, groups=[], what=group.name)
+        approvals.move(thing=group, expected=State.ACTIVE, to=State.RETIRED, values=approvals.decision(actor=actor, reason=reason))
+        builtin.retire_group(group_id=group.pk)
+        record(actor=actor, action="retire", kind="consumer group", name=group.name, reason=reason)
+        registry.retract(path=group.zookeeper_path)
+    return group
+
+
+def publish(group: ConsumerGroup) -> None:
+    """Write what SDKs should see; bindingTopic and clusterName are those of the first subscription, since ZMS knows one of each."""
+    subscriptions = list(group.subscriptions.select_related("topic__cluster"))
+    first = subscriptions[0].topic
+    if first.cluster is None:
+        raise ValueError("a group is approved on active topics only, and those have a cluster")
+    tag_expressions = {subscription.topic.name: subscription.tags for subscription in subscriptions}
+    registry.publish_properties(
+        path=group.zookeeper_path,
+        zms={
+            "clusterName": first.cluster.name,
+            "type": "consumergroup",
+            "bindingTopic": first.name,
+            "broadcast": "false",
+            "consumeFrom": group.consume_from,
+            "suspend": "true" if group.suspended else "false",
+            "gatedIps": "",
+            "gatedCluster": "",
+            "statisticsLogger": "disk",
+        },
+        own={
+            "mqadmin.drainClusters": "",
+            "mqadmin.subscriptions": json.dumps(tag_expressions, ensure_ascii=False, separators=(",", ":")),
+            "mqadmin.maxAttempts": str(group.max_attempts),
+        },
+        requires=[first.cluster.zookeeper_path, *(subscription.topic.zookeeper_path for subscription in subscriptions)],
+    )
+
+
+def publish_groups_of(topic: Topic) -> None:
+    """A topic moved: the groups that are bound to it first name its cluster."""
+    for group in ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__topic=topic, subscriptions__position=0):
+        publish(group)
+
+
+def paths_on(cluster: Cluster) -> list[str]:
+    """The nodes of the active groups that name a cluster."""
+    groups = ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__position=0, subscriptions__topic__cluster=cluster)
+    return [group.zookeeper_path for group in groups]
+
+
+def _set_suspended(*, actor: User, group: ConsumerGroup, suspended: bool, reason: str) -> ConsumerGroup:
+    approvals.require_state(thing=group, allowed=(State.ACTIVE,), what="suspension")
+    if group.suspended == suspended:
+        return group
+    with transaction.atomic():
+        approvals.move(
+            thing=group,
+            expected=State.ACTIVE,
+            to=State.ACTIVE,
+            values={"suspended": suspended, "suspend_reason": reason if suspended else ""},
+        )
+        builtin.update_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=suspended)
+        record(actor=actor, action="suspend" if suspended else "resume", kind="consumer group", name=group.name, reason=reason)
+        publish(group)
+    return group
+
+
+def _check_subscriptions(subscriptions: Wanted) -> list[tuple[Topic, str]]:
+    if not subscriptions:
+        detail = _("Name at least one topic.")
+        raise Problem("invalid", detail, errors=[FieldError("/subscriptions", detail)])
+    if len(subscriptions) > MAX_SUBSCRIPTIONS:
+        detail = _("A group has at most {count} topics.").format(count=MAX_SUBSCRIPTIONS)
+        raise Problem("invalid", detail, errors=[FieldError("/subscriptions", detail)])
+    names = [name for name, _expression in subscriptions]
+    for position, (name, expression) in enumerate(subscriptions):
+        if name in names[:position]:
+            detail = _("The topic “{name}” is there twice.").format(name=name)
+            raise Problem("duplicate_subscription", detail, errors=[FieldError(f"/subscriptions/{position}/topic", detail)])
+        tags.parse(expression, pointer=f"/subscriptions/{position}/tags")
+    topics = _lock_active(names)
+    return [(topics[name], expression.strip() or "*") for name, expression in subscriptions]
+
+
+def _lock_active(names: list[str]) -> dict[str, Topic]:
+    """The topics by name, locked against being retired until the transaction ends; refused unless all are active."""
+    topics = {topic.name: topic for topic in Topic.objects.select_for_update().filter(name__in=names).order_by("pk")}
+    for position, name in enumerate(names):
+        pointer = f"/subscriptions/{position}/topic"
+        if name not in topics:
+            detail = _("There is no topic “{name}”.").format(name=name)
+            raise Problem("unknown_topic", detail, hint=_("Apply for the topic first."), errors=[FieldError(pointer, detail)])
+        if topics[name].state != State.ACTIVE:
+            detail = _("The topic “{name}” is {state}, not active.").format(name=name, state=State(topics[name].state).label)
+            hint = _("A group can be bound once the topic is approved.")
+            raise Problem("topic_not_active", detail, status=409, hint=hint, errors=[FieldError(pointer, detail)])
+    return topics
+
+
+def _store_subscriptions(group: ConsumerGroup, wanted: list[tuple[Topic, str]]) -> None:
+    Subscription.objects.bulk_create(
+        Subscription(group=group, topic=topic, tags=expression, position=position) for position, (topic, expression) in enumerate(wanted)
+    )
+
+
+def _validate(group: ConsumerGroup) -> None:
+    validate(group)
+    if group.backoff_max_ms < group.backoff_ms:
+        detail = _("The longest wait is shorter than the first one.")
+        raise Problem("invalid", detail, errors=[FieldError("/backoff_max_ms", detail)])
+
+
+def _audited(group: ConsumerGroup) -> dict[str, Any]:
+    return {
+        "application": group.application.name,
+        "owner": group.owner.get_username(),
+        **{field: getattr(group, field) for field in ("consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "reason")},
+        "subscriptions": [f"{s.topic.name}: {s.tags}" for s in group.subscriptions.select_related("topic")],
+    }

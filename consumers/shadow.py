@@ -1,0 +1,117 @@
+"""The verbs of shadow groups: switched on for a stress test with a lease, off by hand or by themselves."""
+
+from datetime import timedelta
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts.models import Application, User
+from consumers.models import ConsumerGroup, ShadowTask
+from core.approvals.models import State
+from core.approvals.services import require_reason
+from core.audit.services import record
+from core.errors import FieldError, Problem, conflict
+from core.names import check_name
+from registry import services as registry
+from topics.models import Topic
+
+MAX_MINUTES = 24 * 60
+
+
+def create(*, actor: User, application: Application, task: str, group: ConsumerGroup, topic: Topic) -> ShadowTask:
+    """Add a shadow group, off. Raises `invalid_name`, `duplicate_name`, `not_active`, `not_subscribed`, `wrong_application`."""
+    check_name(task, pointer="/task")
+    check_name(application.name, pointer="/application")
+    if group.application_id != application.pk:
+        detail = _("The group “{group}” belongs to the application “{owner}”.").format(group=group.name, owner=group.application.name)
+        raise Problem("wrong_application", detail, errors=[FieldError("/group", detail)])
+    if group.state != State.ACTIVE or topic.state != State.ACTIVE:
+        detail = _("Group and topic must both be active.")
+        raise conflict("not_active", detail)
+    if not group.subscriptions.filter(topic=topic).exists():
+        detail = _("The group “{group}” is not subscribed to “{topic}”.").format(group=group.name, topic=topic.name)
+        raise Problem("not_subscribed", detail, errors=[FieldError("/topic", detail)])
+    try:
+        with transaction.atomic():
+            shadow = ShadowTask.objects.create(application=application, task=task, group=group, topic=topic, owner=actor)
+            record(actor=actor, action="create", kind="shadow group", name=str(shadow))
+            _publish(shadow)
+    except IntegrityError:
+        raise conflict("duplicate_name", _("This shadow group is there already.")) from None
+    return shadow
+
+
+def start(*, actor: User, shadow: ShadowTask, minutes: int, reason: str) -> ShadowTask:
+    """Switch on for so many minutes; SDK and control plane both end it then, even if the other is gone. Again: a new lease."""
+    reason = require_reason(reason)
+    if not 1 <= minutes <= MAX_MINUTES:
+        detail = _("Between 1 and {minutes} minutes.").format(minutes=MAX_MINUTES)
+        raise Problem("invalid", detail, errors=[FieldError("/minutes", detail)])
+    if shadow.group.state != State.ACTIVE:
+        raise conflict("not_active", _("The group “{name}” is not active.").format(name=shadow.group.name))
+    with transaction.atomic():
+        until = timezone.now() + timedelta(minutes=minutes)
+        _set(shadow, enabled=True, lease_until=until, reason=reason, owner_id=actor.pk)
+        record(
+            actor=actor, action="switch on", kind="shadow group", name=str(shadow), after={"lease_until": until.isoformat()}, reason=reason
+        )
+        _publish(shadow)
+    return shadow
+
+
+def stop(*, actor: User | None, shadow: ShadowTask, reason: str) -> ShadowTask:
+    """Switch off; harmless when it is off."""
+    if not shadow.enabled:
+        return shadow
+    with transaction.atomic():
+        _set(shadow, enabled=False, lease_until=None, reason=reason)
+        record(actor=actor, action="switch off", kind="shadow group", name=str(shadow), reason=reason)
+        _publish(shadow)
+    return shadow
+
+
+def stop_all(*, actor: User, reason: str) -> int:
+    """Switch every shadow group off; returns how many were on."""
+    reason = require_reason(reason)
+    shadows = list(ShadowTask.objects.filter(enabled=True).select_related("application", "group", "topic"))
+    for shadow in shadows:
+        stop(actor=actor, shadow=shadow, reason=reason)
+    return len(shadows)
+
+
+def end_expired() -> int:
+    """Switch off what has passed its lease, for the task of the same purpose; returns how many."""
+    shadows = list(
+        ShadowTask.objects.filter(enabled=True, lease_until__lte=timezone.now()).select_related("application", "group", "topic")[:500]
+    )
+    for shadow in shadows:
+        try:
+            stop(actor=None, shadow=shadow, reason="lease ended")
+        except Problem:  # somebody was faster, or gave it a new lease: the next round looks again
+            continue
+    return len(shadows)
+
+
+def _set(shadow: ShadowTask, **values: object) -> None:
+    found = ShadowTask.objects.filter(pk=shadow.pk, version=shadow.version).update(
+        version=F("version") + 1, changed_at=timezone.now(), **values
+    )
+    if found != 1:
+        raise conflict("state_changed", _("Somebody else switched this in the meantime."), hint=_("Look again and decide anew."))
+    shadow.refresh_from_db()
+
+
+def _publish(shadow: ShadowTask) -> None:
+    registry.publish_json(
+        path=shadow.zookeeper_path,
+        document={
+            "enable": "1" if shadow.enabled else "0",
+            "task": shadow.task,
+            "group": shadow.group.name,
+            "topic": shadow.topic.name,
+            "leaseUntil": shadow.lease_until.isoformat(timespec="milliseconds").replace("+00:00", "Z") if shadow.lease_until else None,
+        },
+        requires=[shadow.group.zookeeper_path],
+    )

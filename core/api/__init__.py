@@ -1,0 +1,1 @@
+"""REST conventions: problem documents, permissions, paging."""

@@ -1,0 +1,50 @@
+"""Serializer fields that the rooms share: references by name, and how a decision reads."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+from rest_framework import serializers
+
+from accounts.models import Application, User
+
+
+class NameField(serializers.SlugRelatedField[Any]):
+    """A reference by its natural key; what does not exist is an error of this field, with what to do."""
+
+    def __init__(self, slug_field: str = "name", **kwargs: Any) -> None:
+        super().__init__(slug_field=slug_field, **kwargs)
+
+
+def application_field() -> NameField:
+    """An application by name."""
+    return NameField(
+        queryset=Application.objects.all(), error_messages={"does_not_exist": _("There is no application “{value}”; make it first.")}
+    )
+
+
+def owner_field(**kwargs: Any) -> NameField:
+    """A person by user name."""
+    queryset: QuerySet[User] = User.objects.filter(is_active=True)
+    return NameField("username", queryset=queryset, error_messages={"does_not_exist": _("There is no active person “{value}”.")}, **kwargs)
+
+
+class ReasonSerializer(serializers.Serializer[Any]):
+    """An action with a reason."""
+
+    reason = serializers.CharField(max_length=2000, help_text="Kept in the audit.")
+
+
+class OptionalReasonSerializer(serializers.Serializer[Any]):
+    """An action with a reason if you like."""
+
+    reason = serializers.CharField(max_length=2000, required=False, allow_blank=True, default="")
+
+
+class PublicationSerializer(serializers.Serializer[Any]):
+    """How far a change is: decided here, written to ZooKeeper, applied by the instances that are online."""
+
+    state = serializers.CharField()
+    generation = serializers.IntegerField()
+    published_generation = serializers.IntegerField()
+    error = serializers.CharField(source="last_error")

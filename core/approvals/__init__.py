@@ -1,0 +1,1 @@
+"""Applications that one person makes and another decides."""

@@ -1,0 +1,58 @@
+"""The four-eyes rule and the moves between states, once for topics and groups."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from django.db.models import F
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts.models import User
+from core.approvals.models import Approvable, State
+from core.errors import FieldError, Problem, conflict
+
+Thing = TypeVar("Thing", bound=Approvable)
+
+
+def check_four_eyes(*, thing: Approvable, actor: User) -> None:
+    """Nobody decides on their own request, whatever their role."""
+    if thing.requested_by_id == actor.pk:
+        raise Problem("four_eyes", _("You applied for this yourself."), status=403, hint=_("Ask another person to approve or reject it."))
+
+
+def require_reason(reason: str) -> str:
+    """A decision against somebody says why."""
+    if not reason.strip():
+        detail = _("Give a reason; the person who applied reads it.")
+        raise Problem("reason_required", detail, errors=[FieldError("/reason", detail)])
+    return reason.strip()
+
+
+def move(*, thing: Thing, expected: State, to: State, values: Mapping[str, Any] | None = None) -> Thing:
+    """Compare-and-set of the state: of two people who decide at once, one wins and the other is told."""
+    values = {**(values or {}), "state": to, "changed_at": timezone.now()}
+    manager = type(thing)._default_manager  # noqa: SLF001 - Django's public name for it
+    if manager.filter(pk=thing.pk, state=expected, version=thing.version).update(version=F("version") + 1, **values) != 1:
+        raise conflict(
+            "state_changed",
+            _("Somebody else changed this in the meantime, or it is no longer {state}.").format(state=State(expected).label),
+            hint=_("Read it again and decide anew."),
+        )
+    thing.refresh_from_db()
+    return thing
+
+
+def require_state(*, thing: Approvable, allowed: tuple[State, ...], what: str) -> None:
+    """Refuse what does not fit the present state, and say which state it is."""
+    if thing.state not in allowed:
+        raise conflict(
+            "wrong_state",
+            _("This cannot be done: it is {state}.").format(state=State(thing.state).label),
+            hint=_("Possible while: {states}.").format(states=", ".join(str(state.label) for state in allowed)),
+            extra={"state": thing.state, "action": what},
+        )
+
+
+def decision(*, actor: User, reason: str = "") -> dict[str, Any]:
+    """The columns that a decision sets."""
+    return {"decided_by_id": actor.pk, "decided_at": timezone.now(), "decision_reason": reason}

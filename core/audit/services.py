@@ -1,0 +1,39 @@
+"""Writing the audit, in the transaction of the change itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accounts.models import User
+from core.audit.models import AuditEntry
+from core.request_context import current
+
+
+def record(
+    *,
+    actor: User | None,
+    action: str,
+    kind: str,
+    name: str,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    reason: str = "",
+) -> None:
+    """Append an entry; `before` and `after` carry what changed, never a secret. Actor None is the system."""
+    context = current.get()
+    if before is not None and after is not None:
+        changed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
+        before = {key: value for key, value in before.items() if key in changed}
+        after = {key: value for key, value in after.items() if key in changed}
+    AuditEntry.objects.create(
+        actor_id=actor.pk if actor else None,
+        actor_name=actor.get_username() if actor else "system",
+        credential=context.credential,
+        action=action,
+        kind=kind,
+        name=name,
+        before=before,
+        after=after,
+        reason=reason,
+        request_id=context.request_id,
+        address=context.address,
+    )

@@ -1,0 +1,1 @@
+"""Bases and template tags of the console's pages."""

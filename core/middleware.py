@@ -1,0 +1,55 @@
+"""What every request carries: a request id for logs, audit and problem documents, and errors as problem documents under /api/."""
+
+from collections.abc import Callable
+
+import structlog
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+
+from core.api.problems import problem_response, response_for_exception
+from core.request_context import RequestContext, current
+
+GetResponse = Callable[[HttpRequest], HttpResponse]
+
+
+def request_context(get_response: GetResponse) -> GetResponse:
+    """Keep request id and address for the audit, and answer with `X-Request-ID`."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))[:64]
+        token = current.set(RequestContext(request_id=request_id, address=request.META.get("REMOTE_ADDR", "")))
+        try:
+            response = get_response(request)
+        finally:
+            current.reset(token)
+        response["X-Request-ID"] = request_id
+        return response
+
+    return middleware
+
+
+class Problems:
+    """Under /api/ nothing but problem documents: also for what Django itself refuses, and for what we did not foresee."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """Turn Django's own HTML error pages into problem documents."""
+        response = self.get_response(request)
+        if (
+            request.path.startswith("/api/")
+            and response.status_code >= 400
+            and response.headers.get("Content-Type", "").startswith("text/html")
+        ):
+            codes = {400: "bad_request", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+            return problem_response(
+                status=response.status_code, code=codes.get(response.status_code, "error"), detail=response.reason_phrase
+            )
+        return response
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
+        """Answer exceptions of plain Django views; DRF's are answered by its exception handler."""
+        return response_for_exception(exception) if request.path.startswith("/api/") else None
+
+
+problems = Problems

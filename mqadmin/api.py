@@ -1,0 +1,20 @@
+"""All addresses under /api/v1/: each room brings its own views, the roof puts them together."""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from django.urls import include, path
+from rest_framework.routers import SimpleRouter
+
+from mqadmin.accounts_api import MeView, register
+
+router = SimpleRouter(trailing_slash=False)
+register(router)
+urls = [path("me", MeView.as_view(), name="me")]
+for room in ("clusters", "topics", "consumers", "registry", "messages"):
+    if find_spec(f"{room}.api") is None:
+        continue
+    api = import_module(f"{room}.api")
+    api.register(router)
+    urls += getattr(api, "urlpatterns", [])
+urls.append(path("", include(router.urls)))

@@ -1,0 +1,107 @@
+"""Probes: is the process alive, and is each part that it needs there."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+
+from django.conf import settings
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
+
+# Probes run here, so that a part that hangs cannot hang the answer.
+_probes = ThreadPoolExecutor(max_workers=8, thread_name_prefix="probe")
+LIMIT = 2.0  # seconds for all parts together
+STALE = 10.0  # seconds after which a heartbeat proves nothing
+
+
+def healthz(_request: HttpRequest) -> HttpResponse:
+    """The process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+def readyz(_request: HttpRequest) -> HttpResponse:
+    """Every part by name; 503 when one is missing, saying which and why."""
+    deadline = time.monotonic() + LIMIT
+    running = {name: _probes.submit(_closing_connection, probe) for name, probe in PARTS.items()}
+    parts = {}
+    for name, future in running.items():
+        try:
+            parts[name] = future.result(timeout=max(0.0, deadline - time.monotonic())) or "ok"
+        except FutureTimeout:
+            parts[name] = f"no answer within {LIMIT:.0f} s"
+        except Exception as error:  # noqa: BLE001 - whatever it is, this part is not ready
+            parts[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+    missing = [name for name, said in parts.items() if said != "ok"]
+    return JsonResponse(
+        {"status": "ok" if not missing else "not ready", "missing": missing, "parts": parts}, status=503 if missing else 200
+    )
+
+
+def _closing_connection(probe: Callable[[], str | None]) -> str | None:
+    try:
+        return probe()
+    finally:
+        connection.close()
+
+
+def _postgres() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def _celery_broker() -> None:
+    from mqadmin.celery import app
+
+    with app.connection_for_read(connect_timeout=1) as broker:
+        broker.ensure_connection(max_retries=1, timeout=1)
+
+
+def _heartbeat_age(table: str, column: str) -> float | None:
+    """Seconds since the newest heartbeat; None if there never was one. Both names are constants of this module."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT extract(epoch FROM now() - max({column}))::float8 FROM {table}")  # noqa: S608
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def _registrar() -> str | None:
+    from registry.models import RegistrarHeartbeat
+
+    newest = RegistrarHeartbeat.objects.order_by("-beat_at").first()
+    if newest is None:
+        return "no registrar has ever started"
+    age = (timezone.now() - newest.beat_at).total_seconds()
+    return None if age <= STALE else f"last heartbeat {age:.0f} s ago"
+
+
+def _zookeeper() -> str | None:
+    """As the registrars see it: the web process itself has no session."""
+    from registry.models import RegistrarHeartbeat
+
+    newest = RegistrarHeartbeat.objects.order_by("-beat_at")[:8]
+    fresh = [beat for beat in newest if (timezone.now() - beat.beat_at).total_seconds() <= STALE]
+    if not fresh:
+        return f"unknown: no registrar reports on {settings.ZOOKEEPER_HOSTS}"
+    return (
+        None
+        if any(beat.zookeeper == "connected" for beat in fresh)
+        else f"the registrar's session is {fresh[0].zookeeper or 'not made yet'}"
+    )
+
+
+def _storekeeper() -> str | None:
+    age = _heartbeat_age("mq_horizon", "at")
+    if age is None:
+        return "never ticked"
+    return None if age <= STALE else f"last tick {age:.0f} s ago"
+
+
+PARTS: dict[str, Callable[[], str | None]] = {
+    "postgres": _postgres,
+    "zookeeper": _zookeeper,
+    "celery_broker": _celery_broker,
+    "registrar": _registrar,
+    "storekeeper": _storekeeper,
+}

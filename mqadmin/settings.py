@@ -1,0 +1,263 @@
+"""Settings: all that differs between deployments comes from the environment, NAME or the file that NAME_FILE names."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import django_stubs_ext
+import structlog
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+from environ import FileAwareEnv
+
+django_stubs_ext.monkeypatch()  # generic admin classes at run time too
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = FileAwareEnv()
+VERSION = "0.1.0"
+
+DEBUG = env.bool("MQADMIN_DEBUG", default=False)
+HTTPS = env.bool("MQADMIN_HTTPS", default=False)
+SECRET_KEY = env.str("MQADMIN_SECRET_KEY", default="").strip()
+if not SECRET_KEY:
+    # Read-only commands of a developer work without one; a server never starts on a made-up key (nobody could log in twice).
+    if len(sys.argv) > 1 and sys.argv[1] in {"makemigrations", "compilemessages", "makemessages", "collectstatic", "help"}:
+        SECRET_KEY = "unused-by-this-command"  # noqa: S105
+    else:
+        raise ImproperlyConfigured(
+            "Set MQADMIN_SECRET_KEY, or MQADMIN_SECRET_KEY_FILE to the file that holds it; `make run` does it for you."
+        )
+
+ENVIRONMENT = env.str("MQADMIN_ENVIRONMENT", default="dev").strip()
+ALLOWED_HOSTS = env.list("MQADMIN_ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("MQADMIN_TRUSTED_ORIGINS", default=[])
+
+INSTALLED_APPS = [
+    "mqadmin.apps.MqadminConfig",
+    "mqadmin.apps.ConsoleConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "rest_framework",
+    "drf_spectacular",
+    "django_filters",
+    "django_structlog",
+    "csp",
+    "accounts.apps.AccountsConfig",
+    "core.apps.CoreConfig",
+    "core.audit.apps.AuditConfig",
+    "registry.apps.RegistryConfig",
+    "clusters.apps.ClustersConfig",
+    "topics.apps.TopicsConfig",
+    "consumers.apps.ConsumersConfig",
+    "messages.apps.MessagesConfig",
+]
+
+MIDDLEWARE = [
+    "django_structlog.middlewares.RequestMiddleware",
+    "core.middleware.request_context",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "core.middleware.problems",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "mqadmin.urls"
+WSGI_APPLICATION = "mqadmin.wsgi.application"
+APPEND_SLASH = True
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "mqadmin.shell.shell",
+            ],
+            "builtins": ["core.console.templatetags.console"],
+        },
+    }
+]
+
+# --- Postgres ---------------------------------------------------------------------------------------------------------
+_database: dict[str, Any] = env.db_url_config(env.str("DATABASE_URL", default="postgres://mqadmin@127.0.0.1:5432/mqadmin").strip())
+_options: dict[str, Any] = _database.setdefault("OPTIONS", {})
+_options.setdefault("application_name", "mqadmin")
+_pool = env.int("MQADMIN_DB_POOL_SIZE", default=0)  # the web process sets it (mqadmin/wsgi.py); others keep a connection of their own
+if _pool:
+    _options["pool"] = {"min_size": 2, "max_size": _pool, "timeout": 10, "max_lifetime": 1800}
+else:
+    _database.update(CONN_MAX_AGE=600, CONN_HEALTH_CHECKS=True)
+DATABASES = {"default": _database}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- ZooKeeper --------------------------------------------------------------------------------------------------------
+ZOOKEEPER_HOSTS = env.str("ZOOKEEPER_HOSTS", default="127.0.0.1:2181").strip()
+ZOOKEEPER_SESSION_TIMEOUT = env.float("ZOOKEEPER_SESSION_TIMEOUT", default=10.0)  # seconds
+
+# --- Celery: a task is only a wake-up call, the work to do is a row in Postgres ----------------------------------------
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="redis://127.0.0.1:6379/0").strip()
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 300, "socket_timeout": 5, "socket_connect_timeout": 2, "max_retries": 1}
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
+CELERY_TIMEZONE = "UTC"
+# `expires`: when no worker was there for a while, one wake-up is enough.
+CELERY_BEAT_SCHEDULE = {
+    "promote-delayed": {"task": "messages.promote_delayed", "schedule": 1.0, "options": {"expires": 5}},
+    "expire-leases": {"task": "messages.expire_leases", "schedule": 1.0, "options": {"expires": 5}},
+    "run-redrives": {"task": "messages.run_redrives", "schedule": 2.0, "options": {"expires": 5}},
+    "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
+}
+
+# --- People -----------------------------------------------------------------------------------------------------------
+AUTH_USER_MODEL = "accounts.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
+
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+USE_I18N = True
+USE_TZ = True
+TIME_ZONE = env.str("MQADMIN_TIME_ZONE", default="UTC").strip()
+USE_THOUSAND_SEPARATOR = True
+
+# --- Static files: served by the web process itself, vendored and pinned -------------------------------------------------
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = Path(env.str("MQADMIN_STATIC_ROOT", default=str(BASE_DIR / ".mqadmin" / "static")))
+WHITENOISE_USE_FINDERS = env.bool("MQADMIN_STATIC_FROM_SOURCE", default=True)  # no collectstatic step for `make run`
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+
+# --- Security ---------------------------------------------------------------------------------------------------------
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "object-src": [NONE],
+        "base-uri": [SELF],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+    }
+}
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 12 * 3600
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_SAMESITE = "Lax"
+if HTTPS:
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+    SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # probes speak plain HTTP inside the cluster
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_HSTS_SECONDS = 365 * 24 * 3600
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+
+# --- Limits -----------------------------------------------------------------------------------------------------------
+MAX_MESSAGE_BYTES = env.int("MQADMIN_MAX_MESSAGE_BYTES", default=1024 * 1024)
+MAX_BATCH_MESSAGES = 1000
+MAX_BATCH_BYTES = env.int("MQADMIN_MAX_BATCH_BYTES", default=16 * 1024 * 1024)
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BATCH_BYTES
+MAX_WAITING_PULLS = env.int("MQADMIN_MAX_WAITING_PULLS", default=500)
+
+# --- REST -------------------------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["core.api.authentication.TokenAuthentication", "core.api.authentication.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["core.api.permissions.ModelPermissions"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_PAGINATION_CLASS": "core.api.pagination.CursorPagination",
+    "DEFAULT_SCHEMA_CLASS": "core.api.schema.AutoSchema",
+    "EXCEPTION_HANDLER": "core.api.problems.exception_handler",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "rest_framework.negotiation.DefaultContentNegotiation",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "mqadmin",
+    "DESCRIPTION": "The control plane of a company's message queues. Errors are RFC 9457 problem documents with a stable `code`.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": r"/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+}
+
+# --- Logs: one line an event, with the request id; JSON for machines -------------------------------------------------------
+_processors: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+]
+structlog.configure(
+    processors=[structlog.stdlib.filter_by_level, *_processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    cache_logger_on_first_use=True,
+)
+_json = env.str("MQADMIN_LOG_FORMAT", default="console").strip() == "json"
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {
+            "()": structlog.stdlib.ProcessorFormatter,
+            "foreign_pre_chain": _processors,
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *(
+                    [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+                    if _json
+                    else [structlog.dev.ConsoleRenderer(colors=False)]
+                ),
+            ],
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.str("MQADMIN_LOG_LEVEL", default="INFO").strip()},
+    "loggers": {
+        "django.server": {"level": "WARNING", "propagate": True, "handlers": []},
+        "django.request": {"level": "ERROR"},
+        "kazoo": {"level": "WARNING"},
+        "celery.app.trace": {"level": "WARNING"},  # a line per second and task says nothing
+        "celery.worker.strategy": {"level": "WARNING"},
+        "celery.beat": {"level": "WARNING"},
+        "django_structlog.middlewares.request": {"level": env.str("MQADMIN_ACCESS_LOG_LEVEL", default="WARNING").strip()},
+    },
+}
+DJANGO_STRUCTLOG_CELERY_ENABLED = False

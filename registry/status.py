@@ -1,0 +1,55 @@
+"""How far a change is, for lists and details of the rooms above: decided, written to ZooKeeper, applied by those who are online."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rest_framework import serializers
+
+from registry.models import Publication
+
+
+class AppliedSerializer(serializers.Serializer[Any]):
+    """Of the instances that are online: how many run the published generation; plain ZMS clients do not say."""
+
+    online = serializers.IntegerField(source="online_count")
+    applied = serializers.IntegerField(source="applied_count")
+    outdated = serializers.IntegerField(source="outdated_count")
+    unknown = serializers.IntegerField(source="unknown_count")
+
+
+class PublicationStatusSerializer(serializers.ModelSerializer[Publication]):
+    """Desired and observed state of one node."""
+
+    state = serializers.CharField(help_text="published, pending, failing, drifted or retired")
+    applied = AppliedSerializer(source="*")
+
+    class Meta:
+        model = Publication
+        fields = ["path", "state", "generation", "published_generation", "published_at", "last_error", "applied"]
+
+
+def statuses(paths: Iterable[str]) -> dict[str, Publication]:
+    """The publications at these paths with their applied counts, in one statement."""
+    return {row.path: row for row in Publication.objects.filter(path__in=list(paths)).with_applied_counts()}
+
+
+class WithPublication:
+    """A view whose objects have a `zookeeper_path`: its serializer finds their publications in the context, by one statement a page."""
+
+    def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
+        """Hand the publications of the page to the serializer."""
+        things = args[0] if args else []
+        things = things if isinstance(things, list) else [things]
+        context = {**self.get_serializer_context(), "publications": statuses(thing.zookeeper_path for thing in things)}  # type: ignore[attr-defined]
+        return super().get_serializer(*args, **{**kwargs, "context": context})  # type: ignore[misc]
+
+
+class PublishedSerializer(serializers.Serializer[Any]):
+    """Mix-in of a serializer that shows `status`."""
+
+    status = serializers.SerializerMethodField()
+
+    def get_status(self, thing: Any) -> dict[str, Any] | None:
+        """Null until it is published for the first time."""
+        row = self.context["publications"].get(thing.zookeeper_path)
+        return dict(PublicationStatusSerializer(row).data) if row else None

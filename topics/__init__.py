@@ -1,0 +1,1 @@
+"""Topics: application, approval, allocation, publication."""

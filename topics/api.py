@@ -1,0 +1,145 @@
+"""Topics over REST."""
+
+from typing import Any, ClassVar
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.routers import BaseRouter
+
+from clusters.models import Cluster
+from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, application_field, owner_field
+from core.api.views import NamedViewSet, actor, extend, validated
+from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
+from topics import services
+from topics.models import Topic
+
+
+class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
+    """A topic with the state of its request and of its publication."""
+
+    application = serializers.CharField(source="application.name")
+    owner = serializers.CharField(source="owner.username")
+    cluster = serializers.CharField(source="cluster.name", default=None, allow_null=True)
+    requested_by = serializers.CharField(source="requested_by.username")
+    decided_by = serializers.CharField(source="decided_by.username", default=None, allow_null=True)
+
+    class Meta:
+        model = Topic
+        fields = [
+            "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "reason", "cluster", "state",
+            "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status",
+        ]  # fmt: skip
+
+    @extend_schema_field(PublicationStatusSerializer(allow_null=True))
+    def get_status(self, thing: Topic) -> dict[str, Any] | None:
+        """Null until it is approved."""
+        return super().get_status(thing)
+
+
+class TopicChangeSerializer(serializers.Serializer[Any]):
+    """What a request can be edited in."""
+
+    application = application_field()
+    owner = owner_field()
+    expected_rate = serializers.IntegerField(min_value=0, max_value=10_000_000, help_text="messages per second")
+    message_bytes = serializers.IntegerField(min_value=1, max_value=16 * 1024 * 1024)
+    partitions = serializers.IntegerField(min_value=1, max_value=4096, default=1)
+    ordered = serializers.BooleanField(default=False)
+    reason = serializers.CharField(max_length=2000)
+
+
+class NewTopicSerializer(TopicChangeSerializer):
+    """An application for a topic; the owner is the person who asks unless another is named."""
+
+    name = serializers.CharField()
+    owner = owner_field(required=False)
+
+
+class ApprovalSerializer(OptionalReasonSerializer):
+    """An approval allocates the topic."""
+
+    cluster = NameField(queryset=Cluster.objects.all())
+
+
+class MoveSerializer(serializers.Serializer[Any]):
+    """Another cluster for an active topic."""
+
+    cluster = NameField(queryset=Cluster.objects.all())
+    reason = serializers.CharField(max_length=2000)
+
+
+class TopicViewSet(WithPublication, NamedViewSet):
+    """Apply for topics, decide, allocate, move, retire."""
+
+    queryset = Topic.objects.select_related("application", "owner", "cluster", "requested_by", "decided_by")
+    serializer_class = TopicSerializer
+    filterset_fields: ClassVar[dict[str, list[str]]] = {
+        "state": ["exact"], "cluster__name": ["exact"], "application__name": ["exact"], "owner__username": ["exact"], "name": ["icontains"],
+    }  # fmt: skip
+    permissions_by_action: ClassVar[dict[str, str]] = {
+        "list": "topics.view_topic",
+        "retrieve": "topics.view_topic",
+        "create": "topics.add_topic",
+        "partial_update": "topics.add_topic",
+        "submission": "topics.add_topic",
+        "approval": "topics.approve_topic",
+        "rejection": "topics.approve_topic",
+        "moves": "topics.move_topic",
+        "retirement": "topics.retire_topic",
+    }
+
+    def _answer(self, topic: Topic, code: int = status.HTTP_200_OK) -> Response:
+        return Response(self.get_serializer(self.get_queryset().get(pk=topic.pk)).data, status=code)
+
+    @extend(NewTopicSerializer, TopicSerializer, status.HTTP_201_CREATED)
+    def create(self, request: Request) -> Response:
+        """Apply for a topic."""
+        fields = validated(NewTopicSerializer, request)
+        fields.setdefault("owner", actor(request))
+        return self._answer(services.apply(actor=actor(request), **fields), status.HTTP_201_CREATED)
+
+    @extend(TopicChangeSerializer, TopicSerializer)
+    def partial_update(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Edit a request that is not decided or was rejected."""
+        topic = self.get_object()
+        return self._answer(
+            services.edit(actor=actor(request), topic=topic, changes=validated(TopicChangeSerializer, request, partial=True))
+        )
+
+    @extend(None, TopicSerializer)
+    @action(detail=True, methods=["post"])
+    def submission(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Send a rejected request again."""
+        return self._answer(services.resubmit(actor=actor(request), topic=self.get_object()))
+
+    @extend(ApprovalSerializer, TopicSerializer)
+    @action(detail=True, methods=["post"])
+    def approval(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Approve and allocate; not your own."""
+        return self._answer(services.approve(actor=actor(request), topic=self.get_object(), **validated(ApprovalSerializer, request)))
+
+    @extend(ReasonSerializer, TopicSerializer)
+    @action(detail=True, methods=["post"])
+    def rejection(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Reject with a reason."""
+        return self._answer(services.reject(actor=actor(request), topic=self.get_object(), **validated(ReasonSerializer, request)))
+
+    @extend(MoveSerializer, TopicSerializer)
+    @action(detail=True, methods=["post"])
+    def moves(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Assign the topic to another cluster (metadata: SDKs rebuild, messages stay where they are)."""
+        return self._answer(services.move(actor=actor(request), topic=self.get_object(), **validated(MoveSerializer, request)))
+
+    @extend(ReasonSerializer, TopicSerializer)
+    @action(detail=True, methods=["post"])
+    def retirement(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Retire; refused while instances are online or groups bound, listing them."""
+        return self._answer(services.retire(actor=actor(request), topic=self.get_object(), **validated(ReasonSerializer, request)))
+
+
+def register(router: BaseRouter) -> None:
+    """Add this room's resources."""
+    router.register("topics", TopicViewSet, basename="topic")

@@ -1,0 +1,18 @@
+"""The room as a Django application."""
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class TopicsConfig(AppConfig):
+    """Topics."""
+
+    name = "topics"
+    verbose_name = _("Topics")
+
+    def ready(self) -> None:
+        """Tell the clusters room which nodes depend on a cluster."""
+        from clusters.services import dependants
+        from topics.services import paths_on
+
+        dependants.append(paths_on)

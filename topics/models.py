@@ -1,0 +1,68 @@
+"""Topics: applied for, approved and allocated to a cluster, published, retired."""
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from accounts.models import Application
+from clusters.models import Cluster
+from core.approvals.models import Approvable
+
+
+class Topic(Approvable):
+    """A topic; its row is the truth, its node in ZooKeeper what SDKs see."""
+
+    name = models.CharField(
+        _("name"), max_length=120, unique=True, help_text=_("Letters, digits and _ . % -, at most 120. It cannot be changed.")
+    )
+    application = models.ForeignKey(
+        Application,
+        models.PROTECT,
+        related_name="topics",
+        verbose_name=_("application"),
+        help_text=_("The application that produces the messages."),
+    )
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.PROTECT,
+        related_name="topics",
+        verbose_name=_("owner"),
+        help_text=_("Is asked when something is wrong with it."),
+    )
+    expected_rate = models.PositiveIntegerField(
+        _("expected messages per second"), validators=[MaxValueValidator(10_000_000)], help_text=_("At the busiest hour.")
+    )
+    message_bytes = models.PositiveIntegerField(
+        _("typical message size in bytes"), validators=[MinValueValidator(1), MaxValueValidator(16 * 1024 * 1024)]
+    )
+    partitions = models.PositiveIntegerField(
+        _("partitions"),
+        default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(4096)],
+        help_text=_("Asked of a broker cluster; the built-in store needs none."),
+    )
+    ordered = models.BooleanField(
+        _("ordered"),
+        default=False,
+        help_text=_("Messages of one sharding key in the order in which they were sent. The built-in store cannot do this yet."),
+    )
+    cluster = models.ForeignKey(Cluster, models.PROTECT, null=True, editable=False, related_name="topics", verbose_name=_("cluster"))
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = _("topic")
+        verbose_name_plural = _("topics")
+        permissions = [
+            ("approve_topic", _("Can approve, reject and allocate topics")),
+            ("retire_topic", _("Can retire topics")),
+            ("move_topic", _("Can move topics between clusters")),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def zookeeper_path(self) -> str:
+        """The node that SDKs read."""
+        return f"/zms/topic/{self.name}"

@@ -1,0 +1,243 @@
+"""The verbs of topics: apply, decide, allocate, move, retire; each is one transaction with its audit entry and its publication."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts.models import Application, User
+from clusters.models import Cluster, Kind
+from core.approvals import services as approvals
+from core.approvals.models import State
+from core.audit.services import record
+from core.errors import FieldError, Problem, conflict
+from core.names import check_name
+from registry import services as registry
+from topics.models import Topic
+
+# Rooms above add what must follow when a topic moves to another cluster, in the same transaction.
+moved: list[Callable[[Topic], None]] = []
+
+EDITABLE = ("application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "reason")
+
+
+def apply(
+    *,
+    actor: User,
+    name: str,
+    application: Application,
+    owner: User,
+    expected_rate: int,
+    message_bytes: int,
+    partitions: int,
+    ordered: bool,
+    reason: str,
+) -> Topic:
+    """Apply for a topic; another person decides. Raises `invalid_name`, `reserved_name`, `duplicate_name`, `invalid`."""
+    check_name(name)
+    topic = Topic(
+        name=name,
+        application=application,
+        owner=owner,
+        expected_rate=expected_rate,
+        message_bytes=message_bytes,
+        partitions=partitions,
+        ordered=ordered,
+        reason=reason,
+        requested_by=actor,
+    )
+    validate(topic)
+    try:
+        with transaction.atomic():
+            topic.save(force_insert=True)
+            record(actor=actor, action="apply", kind="topic", name=name, after=_audited(topic), reason=reason)
+    except IntegrityError:
+        raise conflict(
+            "duplicate_name", _("There is a topic “{name}” already.").format(name=name), hint=_("Choose another name.")
+        ) from None
+    topic.refresh_from_db()
+    return topic
+
+
+def edit(*, actor: User, topic: Topic, changes: Mapping[str, Any]) -> Topic:
+    """Edit a request that is not decided, or was rejected; the person who applied does it."""
+    approvals.require_state(thing=topic, allowed=(State.PENDING, State.REJECTED), what="edit")
+    require_own(topic, actor)
+    before = _audited(topic)
+    for field in EDITABLE:
+        if field in changes:
+            setattr(topic, field, changes[field])
+    validate(topic)
+    after = _audited(topic)
+    if before == after:
+        return topic
+    columns = {
+        f"{field}_id" if field in {"application", "owner"} else field: getattr(
+            topic, f"{field}_id" if field in {"application", "owner"} else field
+        )
+        for field in EDITABLE
+    }
+    with transaction.atomic():
+        approvals.move(thing=topic, expected=State(topic.state), to=State(topic.state), values=columns)
+        record(actor=actor, action="edit", kind="topic", name=topic.name, before=before, after=after)
+    return topic
+
+
+def resubmit(*, actor: User, topic: Topic) -> Topic:
+    """Send a rejected request again."""
+    approvals.require_state(thing=topic, allowed=(State.REJECTED,), what="submission")
+    require_own(topic, actor)
+    with transaction.atomic():
+        approvals.move(thing=topic, expected=State.REJECTED, to=State.PENDING, values={"requested_at": timezone.now()})
+        record(actor=actor, action="submit again", kind="topic", name=topic.name)
+    return topic
+
+
+def approve(*, actor: User, topic: Topic, cluster: Cluster, reason: str = "") -> Topic:
+    """Approve and allocate to a cluster; from then on the topic stands in ZooKeeper. Nobody approves their own request."""
+    approvals.require_state(thing=topic, allowed=(State.PENDING,), what="approval")
+    approvals.check_four_eyes(thing=topic, actor=actor)
+    _check_fit(topic, cluster)
+    with transaction.atomic():
+        approvals.move(
+            thing=topic,
+            expected=State.PENDING,
+            to=State.ACTIVE,
+            values={"cluster_id": cluster.pk, **approvals.decision(actor=actor, reason=reason)},
+        )
+        record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name}, reason=reason)
+        publish(topic)
+    return topic
+
+
+def reject(*, actor: User, topic: Topic, reason: str) -> Topic:
+    """Reject with a reason; the request can be edited and sent again."""
+    approvals.require_state(thing=topic, allowed=(State.PENDING,), what="rejection")
+    approvals.check_four_eyes(thing=topic, actor=actor)
+    reason = approvals.require_reason(reason)
+    with transaction.atomic():
+        approvals.move(thing=topic, expected=State.PENDING, to=State.REJECTED, values=approvals.decision(actor=actor, reason=reason))
+        record(actor=actor, action="reject", kind="topic", name=topic.name, reason=reason)
+    return topic
+
+
+def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
+    """Assign an active topic to another cluster: what SDKs are told changes; messages that wait on the old one stay there."""
+    approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="move")
+    reason = approvals.require_reason(reason)
+    before = topic.cluster.name if topic.cluster else None
+    if topic.cluster_id == cluster.pk:
+        raise conflict("same_cluster", _("The topic is on “{name}” already.").format(name=cluster.name))
+    _check_fit(topic, cluster)
+    with transaction.atomic():
+        approvals.move(thing=topic, expected=State.ACTIVE, to=State.ACTIVE, values={"cluster_id": cluster.pk})
+        record(
+            actor=actor,
+            action="move",
+            kind="topic",
+            name=topic.name,
+            before={"cluster": before},
+            after={"cluster": cluster.name},
+            reason=reason,
+        )
+        publish(topic)
+        for follow in moved:
+            follow(topic)
+    return topic
+
+
+def retire(*, actor: User, topic: Topic, reason: str) -> Topic:
+    """Retire: its node goes. Refused while instances are online or groups bound (`in_use`, listing them), or while nobody knows."""
+    approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="retirement")
+    reason = approvals.require_reason(reason)
+    with transaction.atomic():
+        # Locked, so that no group can be bound between the look and the change; only the database is touched meanwhile.
+        Topic.objects.select_for_update().get(pk=topic.pk)
+        groups = sorted(
+            {str(name) for name in topic.subscriptions.exclude(group__state=State.RETIRED).values_list("group__name", flat=True)}
+        )
+        check_nobody_uses(path=topic.zookeeper_path, groups=groups, what=topic.name)
+        approvals.move(thing=topic, expected=State.ACTIVE, to=State.RETIRED, values=approvals.decision(actor=actor, reason=reason))
+        record(actor=actor, action="retire", kind="topic", name=topic.name, reason=reason)
+        registry.retract(path=topic.zookeeper_path)
+    return topic
+
+
+def check_nobody_uses(*, path: str, groups: list[str], what: str) -> None:
+    """Refuse with `in_use` while somebody does, with `instances_unknown` while ZooKeeper cannot be asked: absence of news proves nothing."""
+    instances = registry.online_instances(paths=[path])
+    if instances or groups:
+        listed = [{"node": i.node, "application": i.app, "address": i.ip, "sdk": i.sdk} for i in instances]
+        detail = _("“{name}” is in use: {instances} instances online, {groups} groups bound.").format(
+            name=what, instances=len(instances), groups=len(groups)
+        )
+        names = ", ".join([*(i.app or i.ip or i.node for i in instances[:10]), *groups[:10]])
+        raise conflict(
+            "in_use", detail, hint=_("Stop or unbind first: {names}").format(names=names), extra={"instances": listed, "groups": groups}
+        )
+    if not registry.instances_known():
+        raise Problem(
+            "instances_unknown",
+            _("No registrar is watching ZooKeeper now, so nobody knows which instances are online."),
+            status=503,
+            hint=_("See /readyz; try again when the registrar is connected."),
+        )
+
+
+def publish(topic: Topic) -> None:
+    """Write what SDKs should see; the order of ZMS's keys is part of the contract."""
+    cluster = topic.cluster
+    if cluster is None:
+        raise ValueError("an active topic has a cluster")
+    registry.publish_properties(
+        path=topic.zookeeper_path,
+        zms={"clusterName": cluster.name, "type": "topic", "gatedIps": "", "gatedCluster": "", "statisticsLogger": "disk"},
+        own={"mqadmin.drainClusters": ""},
+        requires=[cluster.zookeeper_path],
+    )
+
+
+def paths_on(cluster: Cluster) -> list[str]:
+    """The nodes of the active topics on a cluster."""
+    return [topic.zookeeper_path for topic in Topic.objects.filter(cluster=cluster, state=State.ACTIVE)]
+
+
+def require_own(thing: Any, actor: User) -> None:
+    """Only who applied edits the request; everybody else comments by deciding."""
+    if thing.requested_by_id != actor.pk:
+        raise Problem(
+            "not_yours",
+            _("Only the person who applied edits the request."),
+            status=403,
+            hint=_("Reject it with a reason, or ask that person."),
+        )
+
+
+def validate(thing: Any) -> None:
+    """Check the fields of a model; raises `invalid` with a pointer for each."""
+    try:
+        thing.clean_fields()
+    except ValidationError as error:
+        errors = [FieldError(f"/{field}", " ".join(messages)) for field, messages in error.message_dict.items()]
+        summary = errors[0].detail if len(errors) == 1 else _("Some fields are not right.")
+        raise Problem("invalid", summary, errors=errors) from None
+
+
+def _check_fit(topic: Topic, cluster: Cluster) -> None:
+    if topic.ordered and cluster.kind == Kind.BUILTIN:
+        raise conflict(
+            "ordered_not_supported",
+            _("The built-in store does not keep an order yet."),
+            hint=_("Allocate the topic to a Kafka or RocketMQ cluster, or ask for it without order."),
+        )
+
+
+def _audited(topic: Topic) -> dict[str, Any]:
+    return {
+        "application": topic.application.name,
+        "owner": topic.owner.get_username(),
+        **{field: getattr(topic, field) for field in ("expected_rate", "message_bytes", "partitions", "ordered", "reason")},
+    }
