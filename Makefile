@@ -1,0 +1,26 @@
+# Everything is done by `python3 -m mqadmin.supervisor`, which needs nothing but Python: see mqadmin/supervisor/.
+PYTHON ?= python3
+SUPERVISOR = $(PYTHON) -m mqadmin.supervisor
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench demo
+
+help:  ## list these targets
+	@echo "mqadmin: make TARGET [ARGS=\"…\"]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@echo "Variables: MQADMIN_PORT (8080), MQADMIN_HOME (.mqadmin), DATABASE_URL, ZOOKEEPER_HOSTS, CELERY_BROKER_URL: see README.md"
+
+run:  ## install what is missing, start mqadmin with private services, stay in the foreground
+	@$(SUPERVISOR) run
+
+test:  ## all checks and all tests; with ARGS only pytest with these arguments
+	@$(SUPERVISOR) test $(ARGS)
+
+lint:  ## the checks that need no service: ruff, mypy, import-linter
+	@$(SUPERVISOR) lint
+
+bench:  ## the benchmarks, each beside its floor
+	@$(SUPERVISOR) bench $(ARGS)
+
+demo:  ## fill the running instance with life; Ctrl-C ends it
+	@$(SUPERVISOR) demo $(ARGS)

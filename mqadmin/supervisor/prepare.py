@@ -1,0 +1,31 @@
+"""Prepares the database for this version of the code, in one process of the virtual environment: migrations, people, translations."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    """Run the steps in order; any failure ends the process with a traceback, which the supervisor shows."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--credentials", required=True)
+    arguments = parser.parse_args()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mqadmin.settings")
+
+    import django
+    from django.core.management import call_command
+
+    django.setup()
+    call_command("migrate", interactive=False, verbosity=1, skip_checks=True)
+    call_command("create_people", file=arguments.credentials)
+    uncompiled = [path for path in (CHECKOUT / "locale").glob("*/LC_MESSAGES/*.po") if not path.with_suffix(".mo").exists()]
+    if uncompiled:
+        call_command("compilemessages", verbosity=0, locale=sorted({path.parents[1].name for path in uncompiled}))
+
+
+if __name__ == "__main__":
+    main()
