@@ -1,37 +1,81 @@
-"""The built-in store as seen from below: what a group or topic is, told to the store's SQL functions in the caller's transaction."""
+"""The built-in cluster: the message store in Postgres, spoken to through its SQL functions so that no lower room imports messages.
+
+Every verb runs in the caller's transaction: the metadata of a group and the store's own row of it change together. The group's row
+is locked first, so a verb waits for a pull in flight (milliseconds) and a pull for the caller's commit: change the store last.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from django.db import connection
 
 from core import tags
 
-
-def _call(statement: str, parameters: list[object]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
+ConsumeFrom = Literal["earliest", "latest"]
 
 
-def create_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int], suspended: bool) -> None:
-    """Make the store's row of a group."""
-    _call("SELECT mq_group_put(%s, %s, %s::bigint[], %s)", [group_id, max_attempts, list(backoff_ms), suspended])
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a topic still holds for the group that is furthest behind, and its delayed messages."""
+
+    waiting: int
+    processing: int
+    later: int
+    delayed: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing would be lost with the topic."""
+        return not (self.waiting or self.processing or self.later or self.delayed)
+
+
+def create_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int], suspended: bool = False) -> None:
+    """Make the group known to the store. `backoff_ms`: the wait before the 2nd, 3rd, … try; the last one holds from there on."""
+    if max_attempts < 1 or not backoff_ms or min(backoff_ms) < 0:
+        raise ValueError("max_attempts must be at least 1 and backoff_ms must hold at least one wait that is not negative")
+    _call("SELECT mq_group_put(%s, %s, %s::bigint[], %s)", group_id, max_attempts, list(backoff_ms), suspended)
 
 
 def update_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int], suspended: bool) -> None:
-    """Change it."""
+    """Change what pull and settle go by; a suspended group hands out nothing, what is in workers' hands may be settled."""
     create_group(group_id=group_id, max_attempts=max_attempts, backoff_ms=backoff_ms, suspended=suspended)
 
 
-def subscribe(*, group_id: int, topic_id: int, tag_expression: str, consume_from: str) -> None:
-    """Bind a group to a topic, from the beginning or from now on."""
-    _call("SELECT mq_subscribe(%s, %s, %s::text[], %s)", [group_id, topic_id, tags.parse(tag_expression) or None, consume_from == "latest"])
+def subscribe(*, group_id: int, topic_id: int, tag_expression: str = "*", consume_from: ConsumeFrom = "earliest") -> None:
+    """Subscribe the group to the topic; on a running subscription it changes the filter from the group's position on.
+
+    After an unsubscribe, `earliest` goes on where the group stood, `latest` begins anew. Problem: invalid_tag_expression.
+    """
+    _call("SELECT mq_subscribe(%s, %s, %s::text[], %s)", group_id, topic_id, tags.parse(tag_expression), consume_from == "latest")
+
+
+def change_filter(*, group_id: int, topic_id: int, tag_expression: str) -> None:
+    """Change the tag filter: what has been handed out keeps the filter that it was handed out under."""
+    subscribe(group_id=group_id, topic_id=topic_id, tag_expression=tag_expression)
 
 
 def unsubscribe(*, group_id: int, topic_id: int) -> None:
-    """Unbind."""
-    _call("SELECT mq_unsubscribe(%s, %s)", [group_id, topic_id])
+    """End the subscription: waiting messages are skipped, retries given up (failed), leases may still be settled."""
+    _call("SELECT mq_unsubscribe(%s, %s)", group_id, topic_id)
 
 
 def retire_group(*, group_id: int) -> None:
-    """Forget where the group stands."""
-    _call("SELECT mq_group_retire(%s)", [group_id])
+    """Unsubscribe from everything and hand out nothing any more; the history stays."""
+    _call("SELECT mq_group_retire(%s)", group_id)
+
+
+def retire_topic(*, topic_id: int) -> None:
+    """Unsubscribe every group from the topic and stop counting it."""
+    _call("SELECT mq_topic_retire(%s)", topic_id)
+
+
+def backlog(*, topic_id: int) -> Backlog:
+    """What would be lost with the topic."""
+    return Backlog(*_call("SELECT * FROM mq_backlog(%s)", topic_id))
+
+
+def _call(sql: str, *params: Any) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        return cursor.fetchone()

@@ -1,0 +1,1 @@
+"""The message store: messages of the built-in cluster and their status in every consumer group."""

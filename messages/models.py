@@ -1,0 +1,78 @@
+"""Redrive jobs; the store's hot tables are written in sql/ and have no models."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+
+class Redrive(models.Model):
+    """Dead letters of one group on their way back; the items were fixed when it began."""
+
+    class State(models.TextChoices):
+        RUNNING = "running", _("Running")
+        FINISHED = "finished", _("Finished")
+
+    group_id = models.BigIntegerField(_("consumer group"), editable=False)  # plain: the store refers to no other room's tables
+    state = models.CharField(_("status"), max_length=10, choices=State, default=State.RUNNING, editable=False)
+    total = models.PositiveIntegerField(_("messages"), default=0, editable=False)
+    redriven = models.PositiveIntegerField(_("redriven"), default=0, editable=False)
+    refused = models.PositiveIntegerField(_("refused"), default=0, editable=False)
+    filter = models.JSONField(_("filter"), null=True, editable=False)  # as it was frozen; null: the ids were given
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, editable=False, related_name="+", verbose_name=_("started by")
+    )
+    reason = models.CharField(_("reason"), max_length=500, blank=True, editable=False)
+    created_at = models.DateTimeField(_("started"), db_default=Now(), editable=False)
+    finished_at = models.DateTimeField(_("finished"), null=True, editable=False)
+
+    class Meta:
+        db_table = "mq_redrive"
+        ordering = ["-id"]
+        verbose_name = _("redrive")
+        verbose_name_plural = _("redrives")
+        permissions = [
+            ("send_message", _("Can send messages")),
+            ("consume_message", _("Can pull and settle messages")),
+            ("view_message", _("Can read messages")),
+            ("change_delayed", _("Can cancel and reschedule delayed messages")),
+        ]
+        indexes = [
+            models.Index(fields=["group_id", "-id"], name="mq_redrive_group"),  # redrives of a group, newest first
+            models.Index(fields=["id"], name="mq_redrive_running", condition=models.Q(state="running")),  # what is there to do
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pk}"
+
+
+class RedriveItem(models.Model):
+    """One message of a redrive and what became of it."""
+
+    class State(models.TextChoices):
+        PENDING = "pending", _("Pending")
+        REDRIVEN = "redriven", _("Redriven")
+        REFUSED = "refused", _("Refused")
+
+    class Reason(models.TextChoices):
+        NOT_DEAD = "not_dead", _("It is no longer a dead letter.")
+        NOT_SUBSCRIBED = "not_subscribed", _("The group is no longer subscribed to its topic.")
+
+    redrive = models.ForeignKey(Redrive, models.CASCADE, related_name="items", editable=False)
+    message_id = models.BigIntegerField(_("message"), editable=False)
+    state = models.CharField(_("status"), max_length=10, choices=State, default=State.PENDING, editable=False)
+    reason = models.CharField(_("reason"), max_length=40, choices=Reason, blank=True, editable=False)
+    done_at = models.DateTimeField(_("done"), null=True, editable=False)
+
+    class Meta:
+        db_table = "mq_redrive_item"
+        ordering = ["message_id"]
+        constraints = [models.UniqueConstraint(fields=["redrive", "message_id"], name="one_item_per_message")]
+        indexes = [
+            models.Index(fields=["redrive", "message_id"], name="mq_redrive_pending", condition=models.Q(state="pending"))
+        ]  # the next step
+        verbose_name = _("redriven message")
+        verbose_name_plural = _("redriven messages")
+
+    def __str__(self) -> str:
+        return f"{self.message_id}"

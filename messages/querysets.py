@@ -1,0 +1,268 @@
+"""Reads of the store: counts, lag, messages and their status, search, dead letters, delayed messages. Bounded, set-based."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from core.errors import Problem, not_found
+from messages.db import fetch
+from messages.names import group_names, topic_name
+from messages.types import (
+    NO_HEADERS,
+    STATUS_WORDS,
+    Counts,
+    DeadFilter,
+    DeadLetter,
+    GroupStatus,
+    Lag,
+    Page,
+    StoredMessage,
+    StoreHealth,
+)
+
+MAX_PAGE = 500
+SCAN = 5000  # rows that one page of a search looks at; the page then says where to go on
+_MESSAGE = "m.id, m.topic_id, m.key, m.tag, m.skey, m.headers, m.body, octet_length(m.body), m.sent_at, m.origin_id, NULL::timestamptz"
+_DELAYED = "d.id, d.topic_id, d.key, d.tag, d.skey, d.headers, d.body, octet_length(d.body), d.sent_at, NULL::bigint, d.deliver_at"
+
+_FIND = (
+    f"SELECT {_MESSAGE} FROM mq_message m WHERE m.topic_id = mq_topic_of(%(id)s::bigint) AND m.id = %(id)s::bigint",  # noqa: S608
+    f"SELECT {_DELAYED} FROM mq_delayed d WHERE d.id = %(id)s::bigint",  # noqa: S608
+    # promoted meanwhile: its place in the log is above the id that the producer got
+    f"SELECT {_MESSAGE} FROM mq_message m WHERE m.origin_id = %(id)s::bigint AND m.id > %(id)s::bigint",  # noqa: S608
+)
+
+
+def counts(*, group_ids: Sequence[int]) -> dict[int, Counts]:
+    """Exact counts per status of many groups, in one statement."""
+    return {group_id: Counts(group_id, *values) for group_id, values in _summed(_COUNT_ROWS, group_ids).items()}
+
+
+def counts_by_topic(*, group_id: int) -> dict[int, Counts]:
+    """Exact counts per status of one group, by topic id."""
+    return {r[1]: Counts(r[0], *r[2:]) for r in fetch(f"{_COUNT_ROWS} ORDER BY 2", ([group_id],))}
+
+
+_COUNT_ROWS = "SELECT group_id, topic_id, waiting, processing, succeeded, later, dead, failed, skipped FROM mq_counts(%s::bigint[])"
+
+
+def _summed(sql: str, group_ids: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    found: dict[int, tuple[int, ...]] = dict.fromkeys(group_ids, (0, 0, 0, 0, 0, 0, 0))
+    for row in fetch(sql, (list(group_ids),)):
+        found[row[0]] = tuple(a + b for a, b in zip(found[row[0]], row[2:], strict=True))
+    return found
+
+
+def lag(*, group_ids: Sequence[int]) -> dict[int, Lag]:
+    """Messages that wait, and the age in seconds of the oldest of them, of many groups in one statement."""
+    rows = fetch("SELECT group_id, sum(messages)::bigint, min(oldest) FROM mq_lag(%s::bigint[]) GROUP BY 1", (list(group_ids),))
+    now = datetime.now(UTC)
+    found = {group_id: Lag(group_id) for group_id in group_ids}
+    for group_id, waiting, oldest in rows:
+        found[group_id] = Lag(group_id, waiting, max(0.0, (now - oldest).total_seconds()) if oldest else 0.0)
+    return found
+
+
+def message(*, message_id: int) -> StoredMessage:
+    """A message with its body, by its id or by the id that the producer of a delayed message got. Problem: not_found."""
+    found = _find(message_id)
+    if found is None:
+        raise not_found(_("message"), message_id)
+    return found
+
+
+def message_status(*, message_id: int) -> list[GroupStatus]:
+    """The status of one message in every group of its topic; none as long as it is delayed. Problem: not_found."""
+    found = message(message_id=message_id)
+    if found.state == "delayed":
+        return []
+    rows = fetch("SELECT * FROM mq_status(%s::bigint, %s::bigint)", (found.topic_id, found.id))
+    names = group_names(r[0] for r in rows)
+    return [GroupStatus(r[0], names[r[0]], STATUS_WORDS[r[1]], r[2], r[3], r[4], r[5], r[6], r[7], r[8]) for r in rows]
+
+
+def _find(message_id: int) -> StoredMessage | None:
+    if not 0 < message_id < 2**63:
+        return None
+    for sql in _FIND:
+        rows = fetch(sql, {"id": message_id})
+        if rows:
+            return _stored(rows[0])
+    return None
+
+
+def _stored(r: Any, *, with_body: bool = True) -> StoredMessage:
+    return StoredMessage(
+        id=r[0],
+        topic_id=r[1],
+        topic=topic_name(r[1]),
+        state="delayed" if r[10] else "accepted",
+        key=r[2],
+        tag=r[3],
+        sharding_key=r[4],
+        headers=json.loads(r[5]) if r[5] else NO_HEADERS,
+        body=r[6] if with_body else b"",
+        body_bytes=r[7],
+        sent_at=r[8],
+        origin_id=r[9],
+        deliver_at=r[10],
+    )
+
+
+def search(
+    *,
+    topic_id: int,
+    sent_from: datetime | None = None,
+    sent_to: datetime | None = None,
+    message_id: int | None = None,
+    key: str | None = None,
+    tag: str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[StoredMessage]:
+    """Messages of a topic, newest first, without bodies; what is None matches all.
+
+    Looks at a bounded number of messages per page: a page may hold fewer than `limit`, even none, and still go on at `next`.
+    """
+    limit = page_size(limit)
+    if message_id is not None:
+        found = _find(message_id)
+        return Page([found] if found is not None and found.topic_id == topic_id else [])
+    # An id may lag behind the clock (no ticker ran) but is never ahead of it: `to` bounds the ids, `from` is seen in the rows.
+    upper = int_cursor(cursor) or 2**63 - 1
+    params = {"topic": topic_id, "upper": upper, "from": sent_from, "to": sent_to, "key": key, "tag": tag, "scan": SCAN, "limit": limit}
+    rows = fetch(
+        f"""
+        WITH seen AS MATERIALIZED (
+          SELECT m.* FROM mq_message m
+           WHERE m.topic_id = %(topic)s::bigint AND m.id < %(upper)s::bigint
+             AND m.id <= coalesce(mq_id_at(%(to)s::timestamptz + interval '5 s'), 9223372036854775807)
+             {"AND m.key = %(key)s::text" if key is not None else ""}
+           ORDER BY m.id DESC LIMIT %(scan)s::int),
+        hits AS (
+          SELECT m.* FROM seen m
+           WHERE (%(from)s::timestamptz IS NULL OR m.sent_at >= %(from)s::timestamptz)
+             AND (%(to)s::timestamptz IS NULL OR m.sent_at <= %(to)s::timestamptz)
+             AND (%(key)s::text IS NULL OR m.key = %(key)s::text) AND (%(tag)s::text IS NULL OR m.tag = %(tag)s::text)
+           ORDER BY m.id DESC LIMIT %(limit)s::int)
+        SELECT m.id, m.topic_id, m.key, m.tag, m.skey, m.headers, ''::bytea, octet_length(m.body), m.sent_at, m.origin_id,
+               NULL::timestamptz, NULL::bigint FROM hits m
+        UNION ALL
+        SELECT min(id), count(*), NULL, NULL, NULL, NULL, NULL, NULL, min(sent_at), NULL, NULL, -1 FROM seen
+        """,  # noqa: S608 - only the choice between two constants
+        params,
+    )
+    hits = sorted((r for r in rows if r[11] is None), key=lambda r: -r[0])
+    last, scanned, oldest = next(((r[0], r[1], r[8]) for r in rows if r[11] == -1), (None, 0, None))
+    if len(hits) == limit:
+        go_on: int | None = hits[-1][0]
+    elif scanned == SCAN and (sent_from is None or oldest is None or oldest >= sent_from):
+        go_on = last
+    else:
+        go_on = None
+    return Page([_stored(r, with_body=False) for r in hits], None if go_on is None else str(go_on))
+
+
+def delayed_messages(
+    *,
+    topic_id: int | None = None,
+    due_from: datetime | None = None,
+    due_to: datetime | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[StoredMessage]:
+    """Delayed messages, next due first, without bodies."""
+    limit = page_size(limit)
+    after_at, after_id = _pair_cursor(cursor)
+    rows = fetch(
+        """
+        SELECT d.id, d.topic_id, d.key, d.tag, d.skey, d.headers, ''::bytea, octet_length(d.body), d.sent_at, NULL::bigint, d.deliver_at
+          FROM mq_delayed d
+         WHERE (%(topic)s::bigint IS NULL OR d.topic_id = %(topic)s::bigint)
+           AND d.deliver_at >= coalesce(%(from)s::timestamptz, '-infinity') AND d.deliver_at <= coalesce(%(to)s::timestamptz, 'infinity')
+           AND (%(after_at)s::timestamptz IS NULL OR (d.deliver_at, d.id) > (%(after_at)s::timestamptz, %(after_id)s::bigint))
+         ORDER BY d.deliver_at, d.id LIMIT %(limit)s::int
+        """,
+        {"topic": topic_id, "from": due_from, "to": due_to, "after_at": after_at, "after_id": after_id, "limit": limit + 1},
+    )
+    items = [_stored(r) for r in rows[:limit]]
+    return Page(items, f"{items[-1].deliver_at.isoformat()}_{items[-1].id}" if len(rows) > limit and items[-1].deliver_at else None)
+
+
+DEAD_WHERE = """
+  e.group_id = %(group)s::bigint AND e.status = 'D'
+  AND (%(topic_id)s::bigint IS NULL OR e.topic_id = %(topic_id)s::bigint)
+  AND (%(reason_contains)s::text IS NULL OR strpos(lower(coalesce(e.error, '')), lower(%(reason_contains)s::text)) > 0)
+  AND (%(failed_from)s::timestamptz IS NULL OR e.last_at >= %(failed_from)s::timestamptz)
+  AND (%(failed_to)s::timestamptz IS NULL OR e.last_at <= %(failed_to)s::timestamptz)
+  AND (%(tag)s::text IS NULL OR m.tag = %(tag)s::text)
+  AND (%(key)s::text IS NULL OR m.key = %(key)s::text)
+"""
+
+
+def dead_letters(*, group_id: int, only: DeadFilter | None = None, limit: int = 50, cursor: str | None = None) -> Page[DeadLetter]:
+    """Dead letters of a group, newest message first; bodies by `message`."""
+    limit = page_size(limit)
+    rows = fetch(
+        f"""
+        SELECT e.msg_id, e.group_id, e.topic_id, m.key, m.tag, octet_length(m.body), m.sent_at, e.attempts, e.redrives,
+               coalesce(e.error, ''), e.first_at, e.last_at, e.consumer
+          FROM mq_exception e JOIN mq_message m ON m.topic_id = e.topic_id AND m.id = e.msg_id
+         WHERE {DEAD_WHERE} AND e.msg_id < %(upper)s::bigint ORDER BY e.msg_id DESC LIMIT %(limit)s::int
+        """,  # noqa: S608 - a constant
+        {**asdict(only or DeadFilter()), "group": group_id, "upper": int_cursor(cursor) or 2**63 - 1, "limit": limit + 1},
+    )
+    items = [DeadLetter(r[0], r[1], r[2], topic_name(r[2]), *r[3:]) for r in rows[:limit]]
+    return Page(items, str(items[-1].id) if len(rows) > limit else None)
+
+
+def health() -> StoreHealth:
+    """What readiness and the overview need to know of the store, in one statement."""
+    row = fetch(
+        """
+        SELECT extract(epoch FROM clock_timestamp() - h.at)::float8, h.closed_id, s.last_value,
+               coalesce(h.refused_at > clock_timestamp() - interval '1 minute', false),
+               extract(epoch FROM mq_time_of(h.partitioned_to) - clock_timestamp())::float8 / 86400
+          FROM mq_horizon h, mq_id_seq s
+        """
+    )[0]
+    return StoreHealth(*row)
+
+
+def page_size(limit: int) -> int:
+    """The limit of a page, checked. Problem: invalid_limit."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise Problem("invalid_limit", _("A page has 1 to {n} items.").format(n=MAX_PAGE))
+    return limit
+
+
+def int_cursor(cursor: str | None) -> int | None:
+    """A cursor that is an id. Problem: invalid_cursor."""
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdigit()) or int(cursor) >= 2**63:
+        raise bad_cursor()
+    return int(cursor)
+
+
+def _pair_cursor(cursor: str | None) -> tuple[datetime | None, int | None]:
+    if cursor is None:
+        return None, None
+    at, _sep, last = cursor.rpartition("_")
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        raise bad_cursor() from None
+    number = int_cursor(last)
+    if moment.tzinfo is None:
+        raise bad_cursor()
+    return moment, number
+
+
+def bad_cursor() -> Problem:
+    """The problem of a cursor that none of our pages gave out."""
+    return Problem("invalid_cursor", _("This cursor is not one of ours."), hint=_("Begin again without a cursor."))

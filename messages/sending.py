@@ -1,0 +1,193 @@
+"""Send: one append for every way in; a producer's own message id makes a retry harmless."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from core.errors import FieldError, Problem
+from core.tags import valid_tag
+from messages.db import hot_cursor
+from messages.types import Accepted, NewMessage
+
+MAX_DELAY = timedelta(days=3650)
+PAST_TOLERANCE = timedelta(minutes=1)  # clocks of producers differ
+MAX_TEXT = 255  # characters of a key, sharding key or producer's id
+MAX_HEADER_BYTES = 32 * 1024
+COPY_FROM = 20  # rows: below, one statement with arrays costs less than a COPY of its own
+_COLUMNS = "topic_id, id, tag, key, skey, headers, body"
+
+
+def send(*, topic_id: int, messages: Sequence[NewMessage]) -> list[Accepted]:
+    """Store messages for good and return their ids in the order given; all or nothing, in one commit.
+
+    Up to `MAX_BATCH_MESSAGES` messages of up to `MAX_MESSAGE_BYTES` each. A message whose `producer_id` was seen within a day is
+    not stored again: its first result is returned. Must come last in a surrounding transaction: until its commit no consumer
+    gets any later message.
+    Problems: empty_batch, batch_too_large, body_too_large, invalid_tag, invalid_text, invalid_headers, delay_out_of_range.
+    """
+    _check(messages)
+    if len(messages) == 1:
+        return [_send_one(topic_id, messages[0])]
+    with transaction.atomic(), hot_cursor() as cursor:
+        return _send_batch(cursor, topic_id, messages)
+
+
+def _send_one(topic_id: int, m: NewMessage) -> Accepted:
+    with hot_cursor() as cursor:
+        row = cursor.execute(
+            "SELECT id, due, duplicate FROM mq_send_one("
+            "%s::bigint, %s::text, %s::timestamptz, %s::text, %s::text, %s::text, %s::text, %s::bytea)",
+            (topic_id, m.producer_id, m.deliver_at, m.tag, m.key, m.sharding_key, _headers(m.headers), m.body),
+            binary=True,
+        ).fetchone()
+    assert row is not None
+    return Accepted(row[0], "delayed" if row[1] else "accepted", row[2], row[1])
+
+
+def _send_batch(cursor: psycopg.Cursor[Any], topic_id: int, messages: Sequence[NewMessage]) -> list[Accepted]:
+    results: list[Accepted | None] = [None] * len(messages)
+    first_with: dict[str, int] = {}  # a producer's id that stands twice in one batch counts once
+    for i, m in enumerate(messages):
+        if m.producer_id is not None:
+            first_with.setdefault(m.producer_id, i)
+    claim: int | None = None
+    if first_with:
+        # before the message lock, in sorted order (the function sees to it)
+        claims = [m.producer_id if m.producer_id is not None and first_with[m.producer_id] == i else None for i, m in enumerate(messages)]
+        row = cursor.execute(
+            "SELECT claim, prior_ids, prior_due FROM mq_claim_ids(%s::bigint, %s::text[])", (topic_id, claims), binary=True
+        ).fetchone()
+        assert row is not None
+        claim, prior_ids, prior_due = row
+        for i, prior in enumerate(prior_ids or ()):
+            if prior is not None:
+                results[i] = Accepted(prior, "delayed" if prior_due[i] else "accepted", duplicate=True, deliver_at=prior_due[i])
+    new = [i for i, m in enumerate(messages) if results[i] is None and (m.producer_id is None or first_with[m.producer_id] == i)]
+    delayed = [i for i in new if messages[i].deliver_at is not None]
+    if delayed:
+        for i, message_id in zip(delayed, _insert(cursor, topic_id, [messages[i] for i in delayed], delayed=True), strict=True):
+            results[i] = Accepted(message_id, "delayed", deliver_at=messages[i].deliver_at)
+    now = [i for i in new if messages[i].deliver_at is None]
+    if now:
+        for i, message_id in zip(now, _insert(cursor, topic_id, [messages[i] for i in now], delayed=False), strict=True):
+            results[i] = Accepted(message_id, "accepted")
+    if claim is not None and new:
+        ids = [r.id if r is not None else None for r in results]
+        due = [messages[i].deliver_at for i in range(len(messages))] if delayed else None
+        cursor.execute("SELECT mq_record_claim(%s::bigint, %s::bigint[], %s::timestamptz[])", (claim, ids, due))
+    for i, m in enumerate(messages):
+        if results[i] is None and m.producer_id is not None:
+            first = results[first_with[m.producer_id]]
+            assert first is not None
+            results[i] = Accepted(first.id, first.state, duplicate=True, deliver_at=first.deliver_at)
+    return [r for r in results if r is not None]
+
+
+def _insert(cursor: psycopg.Cursor[Any], topic_id: int, rows: list[NewMessage], *, delayed: bool) -> list[int]:
+    """Lock, draw ids, insert: by mq_append for a few, by COPY for many; delayed ones wait in a table of their own."""
+    ids: list[int]
+    if delayed or len(rows) < COPY_FROM:
+        arrays = (
+            [m.tag for m in rows],
+            [m.key for m in rows],
+            [m.sharding_key for m in rows],
+            [_headers(m.headers) for m in rows],
+            [m.body for m in rows],
+        )
+        if delayed:
+            sql = "SELECT mq_delay(%s::bigint, %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[])"
+            found = cursor.execute(sql, (topic_id, [m.deliver_at for m in rows], *arrays), binary=True).fetchone()
+        else:
+            sql = "SELECT mq_append(%s::bigint, %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[])"
+            found = cursor.execute(sql, (topic_id, *arrays), binary=True).fetchone()
+        assert found is not None
+        ids = found[0]
+        return ids
+    found = cursor.execute("SELECT mq_draw_ids(%s::int)", (len(rows),), binary=True).fetchone()
+    assert found is not None
+    ids = found[0]
+    with cursor.copy(f"COPY mq_message ({_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
+        copy.set_types(["int8", "int8", "text", "text", "text", "text", "bytea"])
+        for message_id, m in zip(ids, rows, strict=True):
+            copy.write_row((topic_id, message_id, m.tag, m.key, m.sharding_key, _headers(m.headers), m.body))
+    return ids
+
+
+def _headers(headers: Mapping[str, str]) -> str | None:
+    return json.dumps(dict(headers), ensure_ascii=False, separators=(",", ":")) if headers else None
+
+
+def _check(messages: Sequence[NewMessage]) -> None:
+    if not messages:
+        raise Problem("empty_batch", _("There is no message to send."), hint=_("Give at least one message."))
+    if len(messages) > settings.MAX_BATCH_MESSAGES:
+        raise Problem(
+            "batch_too_large",
+            _("A batch of {n} messages is too large.").format(n=len(messages)),
+            status=413,
+            hint=_("Send at most {n} messages at once.").format(n=settings.MAX_BATCH_MESSAGES),
+        )
+    now = datetime.now(UTC)
+    for i, m in enumerate(messages):
+        if len(m.body) > settings.MAX_MESSAGE_BYTES:
+            detail = _("The body has {n} bytes.").format(n=len(m.body))
+            hint = _("A body may have {n} bytes; keep bigger things elsewhere and send a reference.").format(n=settings.MAX_MESSAGE_BYTES)
+            raise Problem("body_too_large", detail, status=413, hint=hint, errors=[_at(i, "body", detail)])
+        if m.tag and not valid_tag(m.tag):
+            detail = _("“{tag}” is not a valid tag.").format(tag=m.tag[:140])
+            raise Problem(
+                "invalid_tag",
+                detail,
+                hint=_("Use 1 to 120 letters, digits and the signs _ . % : @ / + = -"),
+                errors=[_at(i, "tag", detail)],
+            )
+        for name, value in (("key", m.key), ("sharding_key", m.sharding_key), ("id", m.producer_id)):
+            if value is not None and not 0 < len(value) <= MAX_TEXT:
+                detail = _("“{name}” must have 1 to {n} characters.").format(name=name, n=MAX_TEXT)
+                raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
+            if value is not None and not _storable(value):
+                detail = _("“{name}” has a character that cannot be stored.").format(name=name)
+                raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
+        if m.headers:
+            _check_headers(i, m.headers)
+        if m.deliver_at is not None and not now - PAST_TOLERANCE <= _aware(i, m.deliver_at) <= now + MAX_DELAY:
+            raise delay_out_of_range(f"/messages/{i}/deliver_at")
+
+
+def _check_headers(i: int, headers: Mapping[str, str]) -> None:
+    ok = all(isinstance(k, str) and isinstance(v, str) and k and _storable(k) and _storable(v) for k, v in headers.items())
+    if not ok or sum(len(k) + len(v) for k, v in headers.items()) > MAX_HEADER_BYTES:
+        detail = _("Headers are names and values, both text, of at most {n} characters together.").format(n=MAX_HEADER_BYTES)
+        raise Problem("invalid_headers", detail, errors=[_at(i, "headers", detail)])
+
+
+def delay_out_of_range(pointer: str) -> Problem:
+    """The problem of a delivery time that has passed or lies beyond ten years."""
+    detail = _("The delivery time has passed or lies more than ten years ahead.")
+    return Problem(
+        "delay_out_of_range",
+        detail,
+        hint=_("Give a time from now on, with its time zone, or a delay in milliseconds."),
+        errors=[FieldError(pointer, detail)],
+    )
+
+
+def _aware(i: int, value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise delay_out_of_range(f"/messages/{i}/deliver_at")
+    return value
+
+
+def _storable(text: str) -> bool:
+    """Postgres stores neither NUL nor lone surrogates."""
+    return "\x00" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _at(i: int, name: str, detail: str) -> FieldError:
+    return FieldError(f"/messages/{i}/{name}", detail)

@@ -1,0 +1,42 @@
+"""The verbs of the store, in one place for its callers; docs/message-store.md tells how they fit together."""
+
+from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
+from messages.delayed import cancel_delayed, promote, reschedule_delayed
+from messages.querysets import (
+    counts,
+    counts_by_topic,
+    dead_letters,
+    delayed_messages,
+    health,
+    lag,
+    message,
+    message_status,
+    search,
+)
+from messages.redrives import redrive_results, redrive_step, run_redrives, start_redrive
+from messages.sending import send
+
+__all__ = [
+    "cancel_delayed",
+    "counts",
+    "counts_by_topic",
+    "dead_letters",
+    "delayed_messages",
+    "expire",
+    "health",
+    "lag",
+    "message",
+    "message_status",
+    "next",
+    "promote",
+    "pull",
+    "redrive_results",
+    "redrive_step",
+    "reschedule_delayed",
+    "run_redrives",
+    "search",
+    "send",
+    "settle",
+    "start_redrive",
+    "tick",
+]

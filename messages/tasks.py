@@ -1,0 +1,23 @@
+"""Wake-up calls: the work to do is rows in Postgres, so a lost or doubled task changes nothing."""
+
+from celery import shared_task
+
+from messages import services
+
+
+@shared_task(name="messages.promote_delayed")
+def promote_delayed() -> int:
+    """Move the delayed messages that are due into the log."""
+    return services.promote()
+
+
+@shared_task(name="messages.expire_leases")
+def expire_leases() -> int:
+    """Take back what expired leases hold."""
+    return services.expire()
+
+
+@shared_task(name="messages.run_redrives")
+def run_redrives() -> int:
+    """Take running redrives on."""
+    return services.run_redrives()

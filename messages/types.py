@@ -1,0 +1,203 @@
+"""What travels between the store and its callers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, Literal, TypeVar
+
+Status = Literal["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
+T = TypeVar("T")
+OutcomeStatus = Literal["succeeded", "failed", "later", "dead"]
+NO_HEADERS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to send. `producer_id` is the producer's own id: a retry with it returns the first result."""
+
+    body: bytes
+    key: str | None = None
+    tag: str = ""
+    sharding_key: str | None = None
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    deliver_at: datetime | None = None
+    producer_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message that is stored for good. `duplicate`: the producer's id was known, this is the first result."""
+
+    id: int
+    state: Literal["accepted", "delayed"]
+    duplicate: bool = False
+    deliver_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message in a worker's hands; `attempt` counts from 1. `origin_id` is the id that the producer of a delayed message got."""
+
+    id: int
+    topic: str
+    key: str | None
+    tag: str
+    sharding_key: str | None
+    headers: Mapping[str, str]
+    body: bytes
+    attempt: int
+    sent_at: datetime
+    origin_id: int | None
+    topic_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The result of a pull. Without messages there is no lease, and `reason` says why: empty, suspended, not_subscribed, retired."""
+
+    lease: str | None
+    lease_until: datetime | None
+    messages: list[Delivery]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one message of a lease. `delay_ms` overrides the group's backoff for failed and later."""
+
+    id: int
+    status: OutcomeStatus
+    delay_ms: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the store made of an outcome: the message's status now (failed becomes later or dead), or a problem and nothing changed."""
+
+    id: int
+    status: Status | None
+    problem_code: str | None = None
+    detail: str = ""
+    next_retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """The status of one message in one group; `attempts` are tries so far, the running one included."""
+
+    group_id: int
+    group: str
+    status: Status
+    attempts: int
+    last_error: str | None
+    next_retry_at: datetime | None
+    consumer: str | None
+    pulled_at: datetime | None
+    settled_at: datetime | None
+    lease_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Messages of a group by status."""
+
+    group_id: int
+    waiting: int = 0
+    processing: int = 0
+    succeeded: int = 0
+    later: int = 0
+    dead: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a group is behind: messages, and the age in seconds of the oldest one that waits."""
+
+    group_id: int
+    messages: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as it lies in the store; `state` delayed: not yet in the log, due at `deliver_at`. `body` is empty in lists."""
+
+    id: int
+    topic_id: int
+    topic: str
+    state: Literal["accepted", "delayed"]
+    key: str | None
+    tag: str
+    sharding_key: str | None
+    headers: Mapping[str, str]
+    body: bytes
+    body_bytes: int
+    sent_at: datetime
+    origin_id: int | None = None
+    deliver_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that a group has given up, with its reason."""
+
+    id: int
+    group_id: int
+    topic_id: int
+    topic: str
+    key: str | None
+    tag: str
+    body_bytes: int
+    sent_at: datetime
+    attempts: int
+    redrives: int
+    reason: str
+    first_failed_at: datetime
+    last_failed_at: datetime
+    consumer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadFilter:
+    """Which dead letters; what is None matches all. Times bound the last failure."""
+
+    topic_id: int | None = None
+    tag: str | None = None
+    key: str | None = None
+    reason_contains: str | None = None
+    failed_from: datetime | None = None
+    failed_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A page of a list; `next` goes on where it ended, None at the end. A search may return an empty page that goes on."""
+
+    items: list[T]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """The ticker's sign of life. `horizon_age` and `behind` in seconds: since the last tick moved, and of ids not yet closed."""
+
+    horizon_age: float
+    closed_id: int
+    last_id: int
+    clock_refused: bool
+    partition_days_ahead: float
+
+
+STATUS_WORDS: Mapping[str, Status] = {
+    "W": "waiting",
+    "P": "processing",
+    "S": "succeeded",
+    "L": "later",
+    "D": "dead",
+    "F": "failed",
+    "K": "skipped",
+    "N": "not_subscribed",
+}
