@@ -23,7 +23,7 @@ class ClusterSerializer(serializers.ModelSerializer[Cluster]):
 class NewClusterSerializer(serializers.Serializer[Any]):
     """A cluster to add."""
 
-    name = serializers.CharField()
+    name = serializers.CharField(trim_whitespace=False)
     kind = serializers.ChoiceField(choices=[kind for kind in Kind.choices if kind[0] != Kind.BUILTIN])
     address = serializers.CharField(max_length=2000)
     description = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")

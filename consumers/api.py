@@ -37,8 +37,9 @@ class GroupSerializer(PublishedSerializer, serializers.ModelSerializer[ConsumerG
     class Meta:
         model = ConsumerGroup
         fields = [
-            "name", "application", "owner", "subscriptions", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "reason", "suspended",
-            "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status",
+            "name", "application", "owner", "subscriptions", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "reason",
+            "suspended", "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason",
+            "version", "changed_at", "status",
         ]  # fmt: skip
 
     @extend_schema_field(PublicationStatusSerializer(allow_null=True))
@@ -70,7 +71,7 @@ class GroupChangeSerializer(serializers.Serializer[Any]):
 class NewGroupSerializer(GroupChangeSerializer):
     """An application for a group; the owner is the person who asks unless another is named."""
 
-    name = serializers.CharField()
+    name = serializers.CharField(trim_whitespace=False)
     owner = owner_field(required=False)
 
 
@@ -87,7 +88,8 @@ class GroupViewSet(WithPublication, NamedViewSet):
     )
     serializer_class = GroupSerializer
     filterset_fields: ClassVar[dict[str, list[str]]] = {
-        "state": ["exact"], "suspended": ["exact"], "application__name": ["exact"], "subscriptions__topic__name": ["exact"], "name": ["icontains"],
+        "state": ["exact"], "suspended": ["exact"], "application__name": ["exact"],
+        "subscriptions__topic__name": ["exact"], "name": ["icontains"],
     }  # fmt: skip
     permissions_by_action: ClassVar[dict[str, str]] = {
         "list": "consumers.view_consumergroup",

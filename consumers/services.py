@@ -40,7 +40,10 @@ def apply(
     subscriptions: Wanted,
     reason: str,
 ) -> ConsumerGroup:
-    """Apply for a group. Raises `invalid_name`, `duplicate_name`, `unknown_topic`, `topic_not_active`, `invalid_tag_expression`, `invalid`."""
+    """Apply for a group; another person decides.
+
+    Raises `invalid_name`, `duplicate_name`, `unknown_topic`, `topic_not_active`, `invalid_tag_expression`, `invalid`.
+    """
     check_name(name)
     group = ConsumerGroup(
         name=name,

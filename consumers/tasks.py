@@ -5,7 +5,7 @@ from celery import shared_task
 from consumers import shadow
 
 
-@shared_task(name="consumers.end_expired_shadows", ignore_result=True)  # type: ignore[untyped-decorator]
+@shared_task(name="consumers.end_expired_shadows", ignore_result=True)
 def end_expired_shadows() -> int:
     """Switch off the shadow groups whose lease has passed."""
     return shadow.end_expired()

@@ -31,7 +31,7 @@ class ApplicationSerializer(serializers.ModelSerializer[Application]):
 class NewApplicationSerializer(serializers.Serializer[Any]):
     """An application to add; the owner is the person who asks unless another is named."""
 
-    name = serializers.CharField()
+    name = serializers.CharField(trim_whitespace=False)
     owner = owner_field(required=False)
     description = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
 
@@ -71,7 +71,7 @@ class MeSerializer(serializers.Serializer[Any]):
 
 
 class MeView(APIView):
-    """Who am I?"""
+    """Whose credential this is."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": ""}
 

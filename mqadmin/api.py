@@ -3,14 +3,14 @@
 from importlib import import_module
 from importlib.util import find_spec
 
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path
 from rest_framework.routers import SimpleRouter
 
 from mqadmin.accounts_api import MeView, register
 
 router = SimpleRouter(trailing_slash=False)
 register(router)
-urls = [path("me", MeView.as_view(), name="me")]
+urls: list[URLPattern | URLResolver] = [path("me", MeView.as_view(), name="me")]
 for room in ("clusters", "topics", "consumers", "registry", "messages"):
     if find_spec(f"{room}.api") is None:
         continue

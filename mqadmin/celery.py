@@ -13,12 +13,12 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 
-@setup_logging.connect  # type: ignore[untyped-decorator]
+@setup_logging.connect
 def keep_our_logging(**_kwargs: Any) -> None:
     """Celery leaves logging to Django's settings when somebody listens here."""
 
 
-@worker_process_init.connect  # type: ignore[untyped-decorator]
+@worker_process_init.connect
 def drop_inherited_connections(**_kwargs: Any) -> None:
     """Forget what the parent had open: two processes on one connection corrupt both."""
     from django.db import connections

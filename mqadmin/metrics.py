@@ -23,9 +23,15 @@ GAUGES = [
         "mqadmin_publication_lag_seconds",
         "Age of the oldest change that is not in ZooKeeper yet",
         "",
-        "SELECT '', coalesce(extract(epoch FROM now() - min(changed_at)), 0) FROM registry_publication WHERE published_generation < generation",
+        "SELECT '', coalesce(extract(epoch FROM now() - min(changed_at)), 0) FROM registry_publication"
+        " WHERE published_generation < generation",
     ),
-    ("mqadmin_instances_online", "SDK instances online", "role", "SELECT role, count(*) FROM registry_instance WHERE online GROUP BY role"),
+    (
+        "mqadmin_instances_online",
+        "SDK instances online",
+        "role",
+        "SELECT role, count(*) FROM registry_instance WHERE online GROUP BY role",
+    ),
     (
         "mqadmin_registrar_heartbeat_age_seconds",
         "Age of the newest heartbeat of a registrar",

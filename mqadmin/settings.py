@@ -151,8 +151,8 @@ USE_THOUSAND_SEPARATOR = True
 # --- Static files: served by the web process itself, vendored and pinned -------------------------------------------------
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = Path(env.str("MQADMIN_STATIC_ROOT", default=str(BASE_DIR / ".mqadmin" / "static")))
-WHITENOISE_USE_FINDERS = env.bool("MQADMIN_STATIC_FROM_SOURCE", default=True)  # no collectstatic step for `make run`
+STATIC_ROOT = env.str("MQADMIN_STATIC_ROOT", default="") or None  # where collectstatic puts them, for a server in front
+WHITENOISE_USE_FINDERS = True  # and without that step, the web process serves them from the source
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
@@ -243,7 +243,7 @@ LOGGING = {
                 *(
                     [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
                     if _json
-                    else [structlog.dev.ConsoleRenderer(colors=False)]
+                    else [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)]
                 ),
             ],
         }

@@ -54,7 +54,7 @@ class TopicChangeSerializer(serializers.Serializer[Any]):
 class NewTopicSerializer(TopicChangeSerializer):
     """An application for a topic; the owner is the person who asks unless another is named."""
 
-    name = serializers.CharField()
+    name = serializers.CharField(trim_whitespace=False)
     owner = owner_field(required=False)
 
 

@@ -167,7 +167,7 @@ def retire(*, actor: User, topic: Topic, reason: str) -> Topic:
 
 
 def check_nobody_uses(*, path: str, groups: list[str], what: str) -> None:
-    """Refuse with `in_use` while somebody does, with `instances_unknown` while ZooKeeper cannot be asked: absence of news proves nothing."""
+    """Refuse with `in_use` while somebody does, and with `instances_unknown` while nobody watches: absence of news proves nothing."""
     instances = registry.online_instances(paths=[path])
     if instances or groups:
         listed = [{"node": i.node, "application": i.app, "address": i.ip, "sdk": i.sdk} for i in instances]

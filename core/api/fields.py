@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from django.db.models import QuerySet
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from accounts.models import Application, User
@@ -25,8 +24,8 @@ def application_field() -> NameField:
 
 def owner_field(**kwargs: Any) -> NameField:
     """A person by user name."""
-    queryset: QuerySet[User] = User.objects.filter(is_active=True)
-    return NameField("username", queryset=queryset, error_messages={"does_not_exist": _("There is no active person “{value}”.")}, **kwargs)
+    missing = {"does_not_exist": _("There is no active person “{value}”.")}
+    return NameField("username", queryset=User.objects.filter(is_active=True), error_messages=missing, **kwargs)
 
 
 class ReasonSerializer(serializers.Serializer[Any]):
@@ -39,12 +38,3 @@ class OptionalReasonSerializer(serializers.Serializer[Any]):
     """An action with a reason if you like."""
 
     reason = serializers.CharField(max_length=2000, required=False, allow_blank=True, default="")
-
-
-class PublicationSerializer(serializers.Serializer[Any]):
-    """How far a change is: decided here, written to ZooKeeper, applied by the instances that are online."""
-
-    state = serializers.CharField()
-    generation = serializers.IntegerField()
-    published_generation = serializers.IntegerField()
-    error = serializers.CharField(source="last_error")

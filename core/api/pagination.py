@@ -22,7 +22,7 @@ class CursorPagination(pagination.CursorPagination):
         order = getattr(view, "page_order", None)
         return (order,) if order else tuple(super().get_ordering(request, queryset, view))
 
-    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Any] | None:
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
         """Count only on request: COUNT(*) reads the whole table."""
         if request.query_params.get("count") == "true":
             self.count = queryset.count()

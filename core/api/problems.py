@@ -79,7 +79,7 @@ def to_problem(exception: Exception) -> Problem:
                 code, exception.detail, status=401, hint=_("Send “Authorization: Token …”."), headers={"WWW-Authenticate": "Token"}
             )
         case exceptions.Throttled():
-            wait = str(int(exception.wait or 1))
+            wait = str(int(getattr(exception, "wait", None) or 1))
             return Problem("too_many_requests", exception.detail, status=429, headers={"Retry-After": wait})
         case exceptions.APIException():
             return Problem(_CODES.get(exception.status_code, "error"), exception.detail, status=exception.status_code)
@@ -92,7 +92,7 @@ def to_problem(exception: Exception) -> Problem:
         case SuspiciousOperation():
             return Problem("bad_request", _("The request is not acceptable."), status=400)
         case OperationalError() | InterfaceError():
-            log.exception("database_unavailable")
+            log.error("database_unavailable", error=str(exception).strip())
             return Problem(
                 "database_unavailable",
                 _("The database does not answer."),

@@ -26,7 +26,7 @@ class ProblemSerializer(serializers.Serializer[Any]):
     instance = serializers.CharField()
     request_id = serializers.CharField()
     hint = serializers.CharField(required=False)
-    errors = FieldErrorSerializer(many=True, required=False)
+    errors = FieldErrorSerializer(many=True, required=False)  # type: ignore[assignment]
 
 
 class AutoSchema(Base):
@@ -43,7 +43,7 @@ class AutoSchema(Base):
         elif "404" not in codes:
             codes.append("404")
         for code in codes:
-            bodies.setdefault(code, self._get_response_for_code(problem, code, media_types=["application/problem+json"]))
+            bodies.setdefault(code, self._get_response_for_code(problem, code, media_types=["application/problem+json"]))  # type: ignore[no-untyped-call]
         return bodies
 
 

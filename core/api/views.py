@@ -57,4 +57,4 @@ def validated(serializer: type[serializers.Serializer[Any]], request: Request, *
 
 def extend(body: type[serializers.Serializer[Any]] | None, response: Any, status: int = 200) -> Callable[[Method], Method]:
     """What an action takes and answers, for OpenAPI."""
-    return cast("Callable[[Method], Method]", extend_schema(request=body, responses={status: response}))
+    return extend_schema(request=body, responses={status: response})

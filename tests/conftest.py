@@ -1,0 +1,127 @@
+"""Fixtures that all tests share; every part is real."""
+
+import os
+
+os.environ.setdefault("MQADMIN_SECRET_KEY", "a-key-for-tests-only-0123456789-0123456789-0123456789")
+os.environ.setdefault("MQADMIN_ACCESS_LOG_LEVEL", "ERROR")
+
+import uuid
+
+import pytest
+from django.conf import settings
+from kazoo.client import KazooClient
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_password_hashes():
+    """Hashing slowly is for real passwords; here it would be most of the tests' time."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture
+def admin_person(db):
+    from accounts.models import User
+
+    return User.objects.create_superuser("alice", password="correct horse battery")
+
+
+@pytest.fixture
+def second_person(db):
+    from accounts.models import User
+
+    return User.objects.create_superuser("bob", password="correct horse battery")
+
+
+@pytest.fixture
+def person_without_rights(db):
+    from accounts.models import User
+
+    return User.objects.create_user("carol", password="correct horse battery")
+
+
+def token_for(person):
+    from datetime import timedelta
+
+    from django.utils import timezone
+
+    from accounts.models import ApiToken
+
+    return ApiToken.issue(user=person, name="test", expires_at=timezone.now() + timedelta(hours=1))[1]
+
+
+class Api:
+    """A client of the REST API in the name of one person; answers are parsed JSON with their status."""
+
+    def __init__(self, client, secret):
+        self.client = client
+        self.headers = {"Authorization": f"Token {secret}"} if secret else {}
+
+    def __call__(self, method, path, body=None, **headers):
+        kwargs = {} if body is None else {"data": body, "content_type": "application/json"}
+        response = getattr(self.client, method.lower())(f"/api/v1/{path}", headers={**self.headers, **headers}, **kwargs)
+        response.body = response.json() if response.content and "json" in response.headers.get("Content-Type", "") else None
+        return response
+
+
+@pytest.fixture
+def api(admin_person):
+    from django.test import Client
+
+    return Api(Client(), token_for(admin_person))
+
+
+@pytest.fixture
+def api2(second_person):
+    from django.test import Client
+
+    return Api(Client(), token_for(second_person))
+
+
+@pytest.fixture
+def api_without_rights(person_without_rights):
+    from django.test import Client
+
+    return Api(Client(), token_for(person_without_rights))
+
+
+@pytest.fixture
+def api_anonymous(db):
+    from django.test import Client
+
+    return Api(Client(), "")
+
+
+@pytest.fixture
+def application(admin_person):
+    from accounts.models import Application
+
+    return Application.objects.create(name="order-service", owner=admin_person)
+
+
+@pytest.fixture
+def topic_fields(application):
+    return {
+        "application": "order-service",
+        "expected_rate": 100,
+        "message_bytes": 500,
+        "partitions": 4,
+        "ordered": False,
+        "reason": "orders",
+    }
+
+
+@pytest.fixture
+def zk_chroot():
+    """A chroot of this test's own; gives the hosts string with it, and removes it afterwards."""
+    base = settings.ZOOKEEPER_HOSTS.split("/", 1)[0]
+    prefix = "/" + settings.ZOOKEEPER_HOSTS.split("/", 1)[1] if "/" in settings.ZOOKEEPER_HOSTS else ""
+    path = f"{prefix}/test-{uuid.uuid4().hex[:12]}"
+    client = KazooClient(hosts=base)
+    client.start(timeout=15)
+    client.ensure_path(path)
+    try:
+        yield base + path
+    finally:
+        client.delete(path, recursive=True)
+        client.stop()
+        client.close()

@@ -1,0 +1,70 @@
+"""Probes, metrics, schema, and what every answer carries."""
+
+import pytest
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_healthz_needs_nothing(client):
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_readyz_names_each_part_and_says_which_is_missing(client):
+    answer = client.get("/readyz")
+    body = answer.json()
+    assert answer.status_code == 503
+    assert set(body["parts"]) == {"postgres", "zookeeper", "celery_broker", "registrar", "storekeeper"}
+    assert body["parts"]["postgres"] == "ok"
+    assert "registrar" in body["missing"]
+    assert body["parts"]["zookeeper"].startswith("unknown")
+
+
+def test_metrics_are_in_prometheus_format(client):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    answer = client.get("/metrics")
+    names = {family.name for family in text_string_to_metric_families(answer.content.decode())}
+    assert {"mqadmin_topics", "mqadmin_publications_dirty", "mqadmin_horizon_age_seconds"} <= names
+
+
+def test_the_schema_is_valid_openapi_and_needs_a_login(api, client):
+    import yaml
+    from openapi_spec_validator import validate
+
+    assert client.get("/api/schema/").status_code == 401
+    schema = yaml.safe_load(client.get("/api/schema/", headers=api.headers).content)
+    validate(schema)
+    assert "/api/v1/topics/{name}/approval" in schema["paths"]
+
+
+def test_every_answer_carries_a_request_id_and_a_strict_policy(client):
+    refused = client.get("/api/v1/me")
+    assert refused["X-Request-ID"] == refused.json()["request_id"] != ""
+    answer = client.get("/admin/login/")
+    policy = answer["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+
+
+def test_an_unknown_address_of_the_api_is_a_problem_document(client):
+    answer = client.get("/api/v2/none")
+    assert (answer.status_code, answer["Content-Type"]) == (404, "application/problem+json")
+
+
+def test_create_people_writes_credentials_once(tmp_path, client):
+    import stat
+
+    from django.core.management import call_command
+
+    from accounts.models import ApiToken, User
+
+    file = tmp_path / "credentials.env"
+    call_command("create_people", file=file, url="http://127.0.0.1:9")
+    text = file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    assert User.objects.get(username="admin").check_password(values["MQADMIN_ADMIN_PASSWORD"])
+    assert not ApiToken.objects.filter(digest__in=[values["MQADMIN_ADMIN_TOKEN"]]).exists()
+    assert client.get("/api/v1/topics", headers={"Authorization": f"Token {values['MQADMIN_OPERATOR_TOKEN']}"}).status_code == 200
+    call_command("create_people", file=file, url="http://127.0.0.1:9")
+    assert file.read_text() == text
