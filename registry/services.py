@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.db import connection, transaction
-from django.utils import timezone
+from django.db.models import F
+from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from core.errors import Problem
@@ -15,7 +16,6 @@ from registry.models import Instance, Publication, RegistrarHeartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
 
 #: A node larger than this is refused before it is stored (ZooKeeper's own limit is 1 MB, and a value over it costs the connection).
 MAX_NODE_BYTES = 512 * 1024
@@ -61,11 +61,10 @@ def republish(*, paths: Sequence[str]) -> int:
     """
     with transaction.atomic():
         rows = list(Publication.objects.select_for_update().live().filter(path__in=list(paths)).order_by("path"))
-        now = timezone.now()
         for row in rows:
             row.generation += 1
             row.data = rendering.with_generation(row.format, bytes(row.data), row.generation)
-            _due_at_once(row, now)
+            _due_at_once(row)
         Publication.objects.bulk_update(rows, ["data", *_CHANGED], batch_size=500)
         if rows:
             notify(rows[0].path if len(rows) == 1 else "")
@@ -82,8 +81,9 @@ def retract(*, path: str) -> Publication | None:
         if row is not None and not row.deleted:
             row.deleted = True
             row.generation += 1
-            _due_at_once(row, timezone.now())
+            _due_at_once(row)
             row.save(update_fields=["deleted", *_CHANGED])
+            row.refresh_from_db(fields=["changed_at", "next_attempt_at"])
             notify(path)
     return row
 
@@ -91,7 +91,7 @@ def retract(*, path: str) -> Publication | None:
 def retry(*, paths: Sequence[str]) -> int:
     """Let the registrars try these paths at once instead of at their next attempt. Returns how many had something to do."""
     with transaction.atomic():
-        count = Publication.objects.dirty().filter(path__in=list(paths)).update(next_attempt_at=timezone.now(), attempts=0)
+        count = Publication.objects.dirty().filter(path__in=list(paths)).update(next_attempt_at=Now(), attempts=0)
         if count:
             notify("")
     return count
@@ -100,6 +100,15 @@ def retry(*, paths: Sequence[str]) -> int:
 def publication_for(path: str) -> Publication | None:
     """Return the publication of a path, or None; `state`, `generation`, `published_generation` and `last_error` say how far it is."""
     return Publication.objects.filter(path=path).first()
+
+
+def blockers(publication: Publication) -> list[str]:
+    """Return the paths that this one waits for: what it requires and is not there yet, or, when retired, what still depends on it."""
+    if publication.deleted:
+        dependants = Publication.objects.depending_on(publication.path).exclude(deleted=True, published_generation=F("generation"))
+        return sorted(dependants.values_list("path", flat=True))
+    there = Publication.objects.live().filter(path__in=publication.requires, published_generation=F("generation"), drifted_at=None)
+    return sorted(set(publication.requires) - set(there.values_list("path", flat=True)))
 
 
 def online_instances(*, paths: Sequence[str]) -> list[Instance]:
@@ -121,8 +130,9 @@ def notify(path: str) -> None:
 _CHANGED = ("generation", "changed_at", "next_attempt_at", "attempts", "last_error")
 
 
-def _due_at_once(row: Publication, now: datetime) -> None:
-    row.changed_at = row.next_attempt_at = now
+def _due_at_once(row: Publication) -> None:
+    """Set the database's own clock: a registrar compares it with the same one, whatever the hosts believe."""
+    row.changed_at = row.next_attempt_at = Now()
     row.attempts, row.last_error = 0, ""
 
 
@@ -150,8 +160,9 @@ def _publish(*, path: str, kind: str, render: Callable[[Publication, int], bytes
                 hint=_("Shorten lists of addresses or subscriptions."),
             )
         row.format, row.root, row.requires, row.deleted = kind, root, list(requires), False
-        _due_at_once(row, timezone.now())
+        _due_at_once(row)
         row.save(update_fields=["data", "format", "root", "requires", "deleted", *_CHANGED])
+        row.refresh_from_db(fields=["changed_at", "next_attempt_at"])
         notify(path)
     return row
 

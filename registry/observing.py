@@ -1,0 +1,258 @@
+"""Records who is online and what they have applied, and notices nodes that differ from what was published."""
+
+from __future__ import annotations
+
+import json
+import queue
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from django.db import connection
+from django.db.models import F
+from django.db.models.functions import Now
+from django.utils.dateparse import parse_datetime
+
+from mqadmin_sdk.zk import paths
+from registry.models import Instance, Publication
+from registry.statements import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from mqadmin_sdk.zk import Client, NodeData, TreeEvent
+
+logger = structlog.get_logger(__name__)
+
+ROOTS = (paths.CLUSTERS, paths.TOPICS, paths.GROUPS, paths.SHADOW, paths.SHADOW_INSTANCES)
+#: Names on the way from a root to an instance's node; 0: no instances there.
+_DEPTH = {paths.TOPICS: 2, paths.GROUPS: 2, paths.SHADOW_INSTANCES: 4, paths.CLUSTERS: 0, paths.SHADOW: 0}
+#: Seconds between full comparisons that nothing asked for.
+COMPARE_EVERY = 60.0
+KEEP_OFFLINE_DAYS = 7
+
+
+class Observer:
+    """Follows the trees. Callbacks of the watches only enqueue; one thread does the rest."""
+
+    def __init__(self, zookeeper: Client, *, woken: Callable[[], None] = lambda: None) -> None:
+        self._zookeeper = zookeeper
+        self._woken = woken  # there is new work for the publisher
+        self._events: queue.SimpleQueue[TreeEvent | None] = queue.SimpleQueue()
+        self._touched: set[str] = set()
+        self._to_compare: set[str] = set(ROOTS)
+        self._watched: set[str] = set()
+        self._next_compare = time.monotonic() + COMPARE_EVERY
+
+    def start(self) -> None:
+        """Set the watches; each root is compared as a whole when its watch stands."""
+        for root in ROOTS:
+            self._zookeeper.watch_tree(root, self._events.put)
+
+    def stop(self) -> None:
+        """Let `step` return at once."""
+        self._events.put(None)
+
+    @property
+    def state(self) -> str:
+        """`none`: no watch stands. `comparing`: it does, the state before it is being read. `live`: every change is seen."""
+        if self._watched != set(ROOTS):
+            return "none"
+        return "comparing" if self._to_compare else "live"
+
+    def step(self, timeout: float = 1.0) -> None:
+        """Wait for events and record what came of them. Raises the database's or ZooKeeper's error; nothing is forgotten then."""
+        self._collect(timeout)
+        if not self._zookeeper.connected:
+            return
+        if time.monotonic() > self._next_compare:
+            self._to_compare |= self._watched
+        for root in sorted(self._to_compare & self._watched):
+            self._compare(root)
+            self._to_compare.discard(root)
+            self._next_compare = time.monotonic() + COMPARE_EVERY
+        if self._touched:
+            touched = self._touched
+            self._look(sorted(touched))
+            self._touched = self._touched - touched
+
+    def compare_all(self) -> None:
+        """Ask for a full comparison at the next step."""
+        self._to_compare |= set(ROOTS)
+
+    def _collect(self, timeout: float) -> None:
+        waiting = 0.0 if self._touched else timeout
+        while True:
+            try:
+                event = self._events.get(timeout=waiting) if waiting else self._events.get_nowait()
+            except queue.Empty:
+                return
+            if event is None:
+                return
+            waiting = 0.0
+            if event.kind == "established":
+                self._watched.add(event.path)
+                self._to_compare.add(event.path)
+            elif event.kind == "interrupted":
+                self._watched.discard(event.path)
+            else:
+                self._touched.add(event.path)
+
+    # --- single nodes ---------------------------------------------------------------------------------------------------
+
+    def _look(self, touched: Sequence[str]) -> None:
+        """Read the nodes that events named, as they are now: the last state wins, however many events there were."""
+        instances = [path for path in touched if followed(path) is not None]
+        metadata = [path for path in touched if followed(path) is None]
+        if instances:
+            zxid, nodes = self._zookeeper.multi_read(instances)
+            found = {path: node for path, node in zip(instances, nodes, strict=True) if node is not None}
+            record(found)
+            gone = [path for path in instances if path not in found]
+            # Absent at this zxid: an incarnation that came later stays.
+            self._gone(Instance.objects.online().filter(znode__in=gone, czxid__lte=zxid))
+        if metadata:
+            self._check_drift(Publication.objects.filter(path__in=metadata))
+
+    def _gone(self, instances: Any) -> None:
+        followed_paths = set(instances.values_list("path", flat=True))
+        if followed_paths and instances.update(online=False, offline_at=Now()):
+            logger.info("instances_gone", paths=sorted(followed_paths)[:20])
+            # A retired node could not be deleted while they were below it.
+            waiting = Publication.objects.dirty().filter(path__in=followed_paths, deleted=True)
+            if waiting.update(next_attempt_at=Now(), attempts=0):
+                self._woken()
+
+    # --- whole trees ----------------------------------------------------------------------------------------------------
+
+    def _compare(self, root: str) -> None:
+        started = time.monotonic()
+        self._check_drift(Publication.objects.filter(path__startswith=f"{root}/"))
+        if _DEPTH[root]:
+            self._compare_instances(root)
+        logger.debug("compared", root=root, seconds=round(time.monotonic() - started, 3))
+
+    def _compare_instances(self, root: str) -> None:
+        # The database first: what it holds is then older than what is read below.
+        known = list(Instance.objects.filter(znode__startswith=f"{root}/").values("pk", "znode", "czxid", "mzxid", "online"))
+        self._zookeeper.sync(root)
+        level, zxid = [root], 0
+        for _depth in range(_DEPTH[root]):
+            read_at, children = self._zookeeper.multi_children(level)
+            zxid = zxid or read_at
+            level = [f"{parent}/{name}" for parent, names in zip(level, children, strict=True) for name in names or ()]
+        nodes = self._zookeeper.multi_read(level)[1] if level else []
+        found = {path: node for path, node in zip(level, nodes, strict=True) if node is not None and followed(path) is not None}
+        # Reports from a later transaction than the server has ever seen: its data was wiped or restored. Forget their order.
+        other_history = [row for row in known if row["mzxid"] > zxid]
+        for row in other_history:
+            same = Instance.objects.filter(pk=row["pk"], mzxid=row["mzxid"])
+            same.update(czxid=0, mzxid=0, online=False, offline_at=Now())
+        record(found)
+        gone = [row["pk"] for row in known if row["online"] and row["znode"] not in found and row["czxid"] <= zxid]
+        self._gone(Instance.objects.online().filter(pk__in=gone, czxid__lte=zxid))
+
+    # --- drift ----------------------------------------------------------------------------------------------------------
+
+    def _check_drift(self, publications: Any) -> None:
+        """Mark rows whose node differs although everything was published; a publisher reads the node again and decides."""
+        rows = list(
+            publications.filter(published_generation=F("generation"), drifted_at=None).only("path", "data", "deleted", "generation")
+        )
+        if not rows:
+            return
+        _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows])
+        drifted = 0
+        for row, node in zip(rows, nodes, strict=True):
+            differs = node is not None if row.deleted else node is None or node.data != bytes(row.data)
+            if differs:
+                # Only if nothing was published since the row was read.
+                same = Publication.objects.filter(
+                    pk=row.pk, generation=row.generation, published_generation=row.generation, drifted_at=None
+                )
+                drifted += same.update(drifted_at=Now(), next_attempt_at=Now())
+        if drifted:
+            logger.warning("drift_seen", nodes=drifted)
+            self._woken()
+
+
+def followed(znode: str) -> str | None:
+    """Return the path of the publication that an instance's node belongs to, or None if this is no instance's node."""
+    parent, _, name = znode.rpartition("/")
+    if parent.startswith(f"{paths.SHADOW_INSTANCES}/"):
+        parts = parent.removeprefix(f"{paths.SHADOW_INSTANCES}/").split("/")
+        return paths.shadow(*parts) if len(parts) == 3 and paths.parse_shadow_instance_name(name) else None
+    if parent.rpartition("/")[0] in {paths.TOPICS, paths.GROUPS} and paths.parse_instance_name(name):
+        return parent
+    return None
+
+
+def record(found: Mapping[str, NodeData]) -> None:
+    """Write down instances as they were read; older readings than the recorded ones are ignored."""
+    rows = [row for znode, node in found.items() if (row := describe(znode, node)) is not None]
+    for chunk in _chunks(rows, 500):
+        with connection.cursor() as cursor:
+            cursor.execute(sql("record_instances"), {"found": json.dumps(chunk)})
+
+
+def describe(znode: str, node: NodeData) -> dict[str, Any] | None:
+    """Return the row of an instance's node. Without our SDK's data it is a plain client: what it has applied is unknown."""
+    path, name = followed(znode), znode.rpartition("/")[2]
+    if path is None:
+        return None
+    said = paths.parse_shadow_instance_name(name) if path.startswith(f"{paths.SHADOW}/") else paths.parse_instance_name(name)
+    if said is None:
+        return None
+    report = _report(node.data)
+    generation = report.get("generation")
+    plain = not isinstance(report.get("sdk"), str)
+    return {
+        "znode": znode,
+        "path": path,
+        "node": name,
+        "ip": _text(said.ip, 255),
+        "role": said.role,
+        "sdk": _text(report.get("sdk"), 120) or _text(said.sdk, 120),
+        "app": _text(report.get("app"), 120),
+        "pid": pid if isinstance(pid := report.get("pid", said.pid), int) and 0 <= pid < 2**62 else None,
+        "state": _text(report.get("state"), 32),
+        "cluster": _text(report.get("cluster"), 120),
+        "applied_generation": generation if not plain and isinstance(generation, int) and 0 <= generation < 2**62 else None,
+        "applied_at": _moment(report.get("appliedAt")),
+        "error": _text(report.get("error"), 4000),
+        "plain": plain,
+        "czxid": node.stat.czxid,
+        "mzxid": node.stat.mzxid,
+        "online_since": datetime.fromtimestamp(node.stat.ctime / 1000, tz=UTC).isoformat(),
+    }
+
+
+def forget_old() -> int:
+    """Delete instances that have been gone for a week."""
+    return Instance.objects.filter(online=False, offline_at__lt=Now() - timedelta(days=KEEP_OFFLINE_DAYS)).delete()[0]
+
+
+def _report(data: bytes) -> dict[str, Any]:
+    try:
+        report = json.loads(data) if data else {}
+    except ValueError:
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _text(value: object, limit: int) -> str:
+    return value.replace("\x00", "")[:limit] if isinstance(value, str) else ""
+
+
+def _moment(value: object) -> str | None:
+    try:
+        moment: datetime | None = parse_datetime(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return moment.isoformat() if moment is not None and moment.tzinfo is not None else None
+
+
+def _chunks(rows: Sequence[dict[str, Any]], size: int) -> Iterable[Sequence[dict[str, Any]]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,19 @@
+-- The registrar's work: dirty or drifted rows whose turn it is and whose order across paths allows it now.
+-- `fresh` rows are a few moments old: the registrar that prefers their path takes them first.
+SELECT p.*,
+       p.changed_at <= now() AND p.changed_at > now() - interval '300 milliseconds' AND p.drifted_at IS NULL AS fresh
+  FROM registry_publication p
+ WHERE (p.published_generation < p.generation OR p.drifted_at IS NOT NULL)
+   AND p.next_attempt_at <= now()
+   AND CASE WHEN p.deleted
+            -- retiring: what depends on the path goes first
+            THEN NOT EXISTS (SELECT 1 FROM registry_publication d
+                              WHERE d.requires @> ARRAY[p.path]
+                                AND NOT (d.deleted AND d.published_generation = d.generation))
+            -- publishing: what the path requires stands first, in its last generation
+            ELSE NOT EXISTS (SELECT 1 FROM unnest(p.requires) AS r(path)
+                               LEFT JOIN registry_publication q ON q.path = r.path
+                              WHERE q.id IS NULL OR q.deleted OR q.published_generation < q.generation OR q.drifted_at IS NOT NULL)
+       END
+ ORDER BY p.changed_at, p.id
+ LIMIT %(limit)s
