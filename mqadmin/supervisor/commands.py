@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import secrets
+import shlex
 import signal
 import sys
 import time
@@ -177,7 +178,7 @@ def _programs(environment: dict[str, str], port: int) -> list[Program]:
         program(
             "web", "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
             "--blocking-threads", str(parked + 32),  # a waiting pull parks a thread
-            "--respawn-failed-workers", "--workers-kill-timeout", "3", "--log-level", "warning", "mqadmin.wsgi:application",
+            "--respawn-failed-workers", "--workers-kill-timeout", "3", "--log-level", "error", "mqadmin.wsgi:application",
         ),
         program(
             "worker", "-m", "celery", "-A", "mqadmin", "--skip-checks", "worker",
@@ -222,6 +223,9 @@ def _run(output: Output, home: Home, found: packages.Found, runner: Runner, port
     environment = base_environment(home)
     environment.update(_start_services(output, home, found, runner, durable=True))
     url = f"http://127.0.0.1:{port}"
+    static = home.path / "static"
+    static.mkdir(exist_ok=True)
+    environment.setdefault("MQADMIN_STATIC_ROOT", str(static))
     environment.update(MQADMIN_PORT=str(port), MQADMIN_URL=url)
     first = not home.credentials.exists()
     output.run(
@@ -250,6 +254,14 @@ def _run(output: Output, home: Home, found: packages.Found, runner: Runner, port
         runner.log(f"not ready after {READY_PATIENCE:.0f} s, going on: {unready}")
     runner.run_until_stopped()
     return 0
+
+
+def _keep_address(home: Home, url: str) -> None:
+    """Have the credentials file name today's address: it was written at the first start, perhaps on another port."""
+    lines = home.credentials.read_text().splitlines()
+    changed = [f"MQADMIN_URL={shlex.quote(url)}" if line.startswith("MQADMIN_URL=") else line for line in lines]
+    if changed != lines:
+        write_private(home.credentials, "\n".join(changed) + "\n")
 
 
 def _announce(output: Output, home: Home, url: str, *, first: bool) -> None:

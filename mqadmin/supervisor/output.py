@@ -31,7 +31,7 @@ class Output:
         self.terminal = os.isatty(self.descriptor)
         self._colour = self.terminal and "NO_COLOR" not in os.environ
         self._palette: dict[str, str] = {}
-        self._broken = False
+        self._broken = self._stuck = False
         self._poll = select.poll()
         self._poll.register(self.descriptor, select.POLLOUT)
         self.patience = 1.0  # seconds that one write may wait for a slow reader
@@ -40,8 +40,10 @@ class Output:
         """Write as it is; what a reader that is gone or stuck does not take is dropped."""
         data = text.encode(errors="replace")
         while data and not self._broken:
-            if not self._poll.poll(self.patience * 1000):
+            if not self._poll.poll(0 if self._stuck else self.patience * 1000):
+                self._stuck = True  # from here on nothing is waited for until the reader is back
                 return
+            self._stuck = False
             try:
                 data = data[os.write(self.descriptor, data[:PIPE_CHUNK]) :]
             except OSError:

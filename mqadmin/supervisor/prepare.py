@@ -21,7 +21,7 @@ def main() -> None:
 
     django.setup()
     call_command("migrate", interactive=False, verbosity=1, skip_checks=True)
-    call_command("create_people", file=arguments.credentials)
+    call_command("create_people", file=Path(arguments.credentials))
     uncompiled = [path for path in (CHECKOUT / "locale").glob("*/LC_MESSAGES/*.po") if not path.with_suffix(".mo").exists()]
     if uncompiled:
         call_command("compilemessages", verbosity=0, locale=sorted({path.parents[1].name for path in uncompiled}))

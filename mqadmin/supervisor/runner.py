@@ -297,7 +297,7 @@ def ending(status: int) -> str:
 
 def probe(port: int) -> tuple[bool, str]:
     """Ask /readyz; return whether all is ready, and the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()
