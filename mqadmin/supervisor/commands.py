@@ -181,7 +181,8 @@ def _programs(environment: dict[str, str], port: int) -> list[Program]:
             "--respawn-failed-workers", "--workers-kill-timeout", "3", "--log-level", "error", "mqadmin.wsgi:application",
         ),
         program(
-            "worker", "-m", "celery", "-A", "mqadmin", "--skip-checks", "worker",
+            "worker", "-W", "ignore::UserWarning:celery.platforms",  # that root runs it was a person's decision
+            "-m", "celery", "-A", "mqadmin", "--quiet", "--skip-checks", "worker",
             "--concurrency", "2", "--without-gossip", "--without-mingle", "--loglevel", "INFO",
         ),
         program("beat", "manage.py", "beat"),

@@ -215,7 +215,7 @@ class Runner:
         until = time.monotonic() + patience
         answer = "no answer"
         while time.monotonic() < until:
-            self.turn(0.2)
+            self.turn(0.3)
             if self.stop_signals:
                 raise KeyboardInterrupt
             ready, answer = probe(port)
