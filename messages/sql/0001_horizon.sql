@@ -88,6 +88,14 @@ BEGIN
   RETURN true;
 END $$;
 
+-- The partitions of a table with their bounds as text. A function, so that no cast of a bound is tried on another table's partition.
+CREATE FUNCTION mq_partitions(p_parent regclass) RETURNS TABLE (partition regclass, lo text, hi text) STABLE LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN QUERY SELECT c.oid::regclass, substring(pg_get_expr(c.relpartbound, c.oid) FROM $r$FROM \('([^']+)'\)$r$),
+                      substring(pg_get_expr(c.relpartbound, c.oid) FROM $r$TO \('([^']+)'\)$r$)
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = p_parent;
+END $$;
+
 -- The next missing partition of the given number of days from now on (ids) and of the given months (delayed). Returns its name,
 -- NULL when nothing is missing: the storekeeper calls it until then, one short transaction each.
 CREATE FUNCTION mq_upkeep(p_days int DEFAULT 14, p_months int DEFAULT 14, p_years int DEFAULT 12) RETURNS text LANGUAGE plpgsql AS $$
@@ -107,9 +115,7 @@ BEGIN
     RETURN 'mq_message_' || v_name;
   END IF;
   -- Delayed messages: months first, whole years beyond them (far-future partitions are coarse).
-  v_edge := coalesce((SELECT max(substring(pg_get_expr(c.relpartbound, c.oid) FROM $r$TO \('([^']+)'\)$r$)::timestamptz)
-                        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'mq_delayed'::regclass),
-                     date_trunc('month', clock_timestamp(), 'UTC') - interval '1 month');
+  v_edge := coalesce((SELECT max(p.hi::timestamptz) FROM mq_partitions('mq_delayed') p), date_trunc('month', clock_timestamp() - interval '2 days', 'UTC'));
   IF v_edge < date_trunc('month', clock_timestamp(), 'UTC') + make_interval(months => p_months) OR date_trunc('year', v_edge, 'UTC') <> v_edge THEN
     v_next := (v_edge AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC';
     v_name := to_char(v_edge AT TIME ZONE 'UTC', 'YYYYMM');

@@ -21,10 +21,7 @@ CREATE FUNCTION mq_lag(p_groups bigint[]) RETURNS TABLE (group_id bigint, topic_
 CREATE FUNCTION mq_topic_of(p_id bigint) RETURNS bigint STABLE LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 DECLARE v_name text; v_topic bigint := -9223372036854775808; v_found bigint;
 BEGIN
-  SELECT c.oid::regclass::text INTO v_name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-   WHERE i.inhparent = 'mq_message'::regclass
-     AND p_id >= substring(pg_get_expr(c.relpartbound, c.oid) FROM $r$FROM \('(\d+)'\)$r$)::bigint
-     AND p_id < substring(pg_get_expr(c.relpartbound, c.oid) FROM $r$TO \('(\d+)'\)$r$)::bigint;
+  SELECT p.partition::text INTO v_name FROM mq_partitions('mq_message') p WHERE p_id >= p.lo::bigint AND p_id < p.hi::bigint;
   IF v_name IS NULL THEN RETURN NULL; END IF;
   LOOP
     EXECUTE format('SELECT topic_id FROM %s WHERE topic_id > $1 ORDER BY topic_id, id LIMIT 1', v_name) INTO v_topic USING v_topic;

@@ -1,0 +1,194 @@
+"""Waiting for messages: a thread parks on an event without a database connection; one LISTEN connection per process wakes it.
+
+The storekeeper's ticks notify when the horizon has moved. The listener then asks, in one statement for all waiting groups, who has
+something to pull, and wakes ONE thread per group: 500 would only queue for the group's lock. A poll catches what no tick announces
+(a retry that becomes due) and what a lost connection has missed.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+from collections import deque
+from typing import Any
+
+import psycopg
+import structlog
+from django.conf import settings
+from django.db import connections
+
+POLL = 0.5  # seconds between two looks without a notification
+RETRY = 1.0  # seconds before a lost connection is opened anew
+CHANNEL = "mq_horizon"
+
+log = structlog.get_logger(__name__)
+
+
+class _Waiter:
+    __slots__ = ("event", "woken")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.woken = False
+
+
+class Lobby:
+    """The parked threads of one process and the thread that wakes them."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.pid = os.getpid()
+        self._lock = threading.Lock()
+        self._waiting: dict[int, deque[_Waiter]] = {}
+        self._parked = 0
+        self._closed = False
+        self._listener: threading.Thread | None = None
+        self._bell, self._push = socket.socketpair()
+        self._bell.setblocking(False)
+        self._push.setblocking(False)
+
+    @property
+    def parked(self) -> int:
+        """How many threads wait."""
+        return self._parked
+
+    def wait(self, group_id: int, timeout: float) -> bool:
+        """Park until the group has something to pull; False after `timeout` seconds, when the lobby is full and when it closes."""
+        waiter = _Waiter()
+        with self._lock:
+            if self._closed or self._parked >= self.capacity:
+                return False
+            self._parked += 1
+            self._waiting.setdefault(group_id, deque()).append(waiter)
+            if self._listener is None or not self._listener.is_alive():
+                self._listener = threading.Thread(target=self._listen, name="mq-listener", daemon=True)
+                self._listener.start()
+        self._ring()  # something may have come between the caller's empty pull and now
+        waiter.event.wait(timeout)
+        with self._lock:
+            self._parked -= 1
+            queue = self._waiting.get(group_id)
+            if queue is not None:
+                with contextlib.suppress(ValueError):
+                    queue.remove(waiter)
+                if not queue:
+                    del self._waiting[group_id]
+        return waiter.woken
+
+    def close(self) -> None:
+        """Wake all, for good: the process ends. Safe in a signal handler: takes no lock, so it cannot wait for the thread it interrupts."""
+        self._closed = True
+        self._ring()
+        for queue in list(self._waiting.values()):
+            for waiter in list(queue):
+                waiter.event.set()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):  # a full pipe rings already
+            self._push.send(b"!")
+
+    def _groups(self) -> list[int]:
+        with self._lock:
+            return list(self._waiting)
+
+    def _wake(self, group_ids: list[int]) -> None:
+        with self._lock:
+            for group_id in group_ids:
+                queue = self._waiting.get(group_id)
+                if queue:
+                    waiter = queue.popleft()
+                    waiter.woken = True
+                    waiter.event.set()
+
+    def _listen(self) -> None:
+        while not self._closed:
+            try:
+                with connect() as connection:
+                    connection.execute(f"LISTEN {CHANNEL}")
+                    self._serve(connection)
+            except psycopg.Error as error:
+                log.warning("waiting pulls poll by themselves: no LISTEN connection", error=str(error).strip())
+                self._pause(RETRY)
+
+    def _serve(self, connection: psycopg.Connection[Any]) -> None:
+        idle = 0
+        while not self._closed:
+            groups = self._groups()
+            if groups:
+                idle = 0
+                self._wake([row[0] for row in connection.execute("SELECT * FROM mq_ready(%s::bigint[])", (groups,)).fetchall()])
+            else:
+                idle += 1
+                if idle > 120:  # nobody has waited for a minute: give the connection back
+                    with self._lock:
+                        if not self._waiting:
+                            self._listener = None
+                            return
+            ready, _w, _x = select.select([self._bell.fileno(), connection.fileno()], [], [], POLL)
+            if self._bell.fileno() in ready:
+                self._drain()
+            if connection.fileno() in ready:
+                connection.execute("SELECT 1")  # reads what has come, notifications included
+
+    def _pause(self, seconds: float) -> None:
+        threading.Event().wait(seconds)
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._bell.recv(4096):
+                pass
+
+
+def connect() -> psycopg.Connection[Any]:
+    """A connection of its own, outside Django's pool, in autocommit."""
+    params = connections["default"].get_connection_params()
+    for name in ("context", "cursor_factory", "prepare_threshold", "pool"):
+        params.pop(name, None)
+    return psycopg.connect(**params, autocommit=True)
+
+
+_lobby: Lobby | None = None
+_making = threading.Lock()
+
+
+def lobby() -> Lobby:
+    """The lobby of this process; a forked child gets one of its own."""
+    global _lobby  # noqa: PLW0603 - one per process is the point
+    with _making:
+        if _lobby is None or _lobby.pid != os.getpid():
+            _lobby = Lobby(settings.MAX_WAITING_PULLS)
+        return _lobby
+
+
+def wait(group_id: int, timeout: float) -> bool:
+    """Park this thread until the group may have something to pull.
+
+    True: pull now. False: `timeout` seconds are over, too many threads wait already, or the process ends. Give the thread's
+    database connection back before.
+    """
+    return lobby().wait(group_id, timeout)
+
+
+def close() -> None:
+    """Wake all waiting threads of this process, for good."""
+    if _lobby is not None and _lobby.pid == os.getpid():
+        _lobby.close()
+
+
+def wake_on_signals() -> None:
+    """Have SIGTERM and SIGINT wake all waiting threads before the server's own handler, which is set later (Granian's worker)."""
+    original = signal.signal
+
+    def chained(number: int, handler: Any) -> Any:
+        if number not in {signal.SIGTERM, signal.SIGINT} or not callable(handler):
+            return original(number, handler)
+
+        def wake_first(received: int, frame: Any) -> Any:
+            close()
+            return handler(received, frame)
+
+        return original(number, wake_first)
+
+    signal.signal = chained  # type: ignore[assignment]
