@@ -1,11 +1,186 @@
-"""What the console's frame needs on every page."""
+"""What the console's frame needs on every page: the sidebar with its counts, the palette, the keys, who is signed in."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
+from django.utils.functional import SimpleLazyObject
+from django.utils.translation import get_language_info, pgettext
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as lazy
+
+from accounts.models import Application, User
+from clusters.models import Cluster
+from consumers.models import ConsumerGroup, ShadowTask
+from core.approvals.models import State
+from core.console.counting import count_all
+from registry.models import Instance, Publication, RegistrarHeartbeat
+from topics.models import Topic
 
 
-def shell(request: HttpRequest) -> dict[str, Any]:  # noqa: ARG001
-    """Environment for the coloured line and the badge."""
-    return {"env": {"kind": settings.ENVIRONMENT, "name": settings.ENVIRONMENT.upper()}}
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the sidebar; left out for those without its permission and while its page does not exist."""
+
+    id: str
+    icon: str
+    label: Any
+    url: str  # name within the namespace admin
+    key: str = ""  # after g
+    permission: str = ""
+    heat: str = ""
+    count: Callable[[], QuerySet[Any, Any]] | None = None
+
+
+SECTIONS: list[tuple[Any, list[Entry]]] = [
+    (
+        lazy("Traffic"),
+        [
+            Entry("overview", "overview", lazy("Overview"), "index", "o"),
+            Entry("topics", "topic", lazy("Topics"), "topics_list", "t", "topics.view_topic", count=lambda: Topic.objects.exclude(state=State.RETIRED)),
+            Entry(
+                "groups", "group", lazy("Consumer groups"), "consumers_list", "c", "consumers.view_consumergroup",
+                count=lambda: ConsumerGroup.objects.exclude(state=State.RETIRED),
+            ),
+            Entry("messages", "message", lazy("Messages"), "messages_list", "m", "topics.view_topic"),
+            Entry("dead", "dead", lazy("Dead letters"), "messages_dead", "d", "consumers.view_consumergroup", heat="hot"),
+            Entry("delayed", "clock", lazy("Delayed"), "messages_delayed", "l", "topics.view_topic"),
+        ],
+    ),
+    (
+        lazy("Change"),
+        [
+            Entry("requests", "request", lazy("Requests"), "requests", "q", "topics.view_topic", heat="warm"),
+            Entry(
+                "shadow", "shadow", lazy("Shadow groups"), "consumers_shadow", "s", "consumers.view_shadowtask",
+                count=lambda: ShadowTask.objects.filter(enabled=True),
+            ),
+        ],
+    ),
+    (
+        lazy("Infrastructure"),
+        [
+            Entry("clusters", "cluster", lazy("Clusters"), "clusters_list", "k", "clusters.view_cluster", count=lambda: Cluster.objects.all()),
+            Entry("instances", "instance", lazy("Instances"), "registry_instances", "i", "registry.view_instance", count=lambda: Instance.objects.online()),
+            Entry("publications", "tree", lazy("Publications"), "registry_publications", "p", "registry.view_publication", heat="warm", count=lambda: Publication.objects.dirty()),
+        ],
+    ),
+    (
+        lazy("Oversight"),
+        [
+            Entry("audit", "audit", lazy("Audit"), "audit_list", "a", "audit.view_auditentry"),
+            Entry("applications", "branch", lazy("Applications"), "accounts_application_changelist", "", "accounts.view_application", count=lambda: Application.objects.all()),
+            Entry("users", "user", lazy("People"), "accounts_user_changelist", "", "accounts.view_user"),
+            Entry("roles", "lock", lazy("Roles"), "auth_group_changelist", "", "auth.view_group"),
+            Entry("tokens", "key", lazy("API tokens"), "accounts_apitoken_changelist", "", "accounts.view_apitoken"),
+        ],
+    ),
+]  # fmt: skip
+
+
+def shell(request: HttpRequest) -> dict[str, Any]:
+    """Environment, and the frame, which costs its queries only on pages that draw it."""
+    return {
+        "env": {"kind": settings.ENVIRONMENT, "name": settings.ENVIRONMENT.upper()},
+        "frame": SimpleLazyObject(lambda: _frame(request)),
+        "languages": [{"code": code, "name": get_language_info(code)["name_local"]} for code, _name in settings.LANGUAGES],
+    }
+
+
+def _frame(request: HttpRequest) -> dict[str, Any]:
+    user = request.user
+    shown = []
+    for title, entries in SECTIONS:
+        allowed = [
+            (entry, url) for entry in entries if (not entry.permission or user.has_perm(entry.permission)) and (url := _url(entry.url))
+        ]
+        if allowed:
+            shown.append((title, allowed))
+    every = [entry for _title, entries in shown for entry, _url in entries]
+    asked = {entry.id: entry.count() for entry in every if entry.count}
+    if any(entry.id == "requests" for entry in every):
+        asked |= {
+            "request:topics": Topic.objects.filter(state=State.PENDING),
+            "request:groups": ConsumerGroup.objects.filter(state=State.PENDING),
+        }
+    counts: dict[str, int | None] = dict(
+        count_all(
+            {**asked, "registrar:alive": RegistrarHeartbeat.objects.alive(), "registrar:watching": RegistrarHeartbeat.objects.watching()}
+        )
+    )
+    counts["requests"] = (counts.get("request:topics") or 0) + (counts.get("request:groups") or 0)
+    counts.update({key: value() for key, value in extra_counts.items()})
+    sections = [
+        {
+            "title": title,
+            "entries": [{"entry": entry, "url": url, "count": counts.get(entry.id), "heat": entry.heat} for entry, url in entries],
+        }
+        for title, entries in shown
+    ]
+    return {
+        "sections": sections,
+        "initials": _initials(user),
+        "role": _role(user),
+        "registrar": _registrar(counts),
+        "keys": _keys(every),
+        "version": settings.VERSION,
+    }
+
+
+# Counts that no queryset gives, by the id of their entry; a room of the data plane adds its own (None: unknown).
+extra_counts: dict[str, Callable[[], int | None]] = {}
+
+
+def _url(name: str) -> str:
+    try:
+        return reverse(f"admin:{name}")
+    except NoReverseMatch:
+        return ""
+
+
+def _registrar(counts: dict[str, int | None]) -> dict[str, str]:
+    alive, watching = counts["registrar:alive"] or 0, counts["registrar:watching"] or 0
+    if not alive:
+        return {"tone": "bad", "text": _("No registrar"), "title": _("Changes wait in Postgres until a registrar publishes them.")}
+    if not watching:
+        return {
+            "tone": "warm",
+            "text": _("Registrar waits for ZooKeeper"),
+            "title": _("Changes are published when the connection is back."),
+        }
+    return {
+        "tone": "",
+        "text": _("Registrar {n} of {m}").format(n=watching, m=alive),
+        "title": _("Connected to ZooKeeper and watching instances."),
+    }
+
+
+def _initials(user: Any) -> str:
+    name = user.get_full_name() or user.get_username()
+    parts = [part for part in name.replace(".", " ").replace("-", " ").replace("_", " ").split() if part]
+    return ("".join(part[0] for part in parts[:2]) if len(parts) > 1 else name[:2]).upper()
+
+
+def _role(user: Any) -> str:
+    if isinstance(user, User) and user.is_superuser:
+        return _("Administrator")
+    return _("Operator")
+
+
+def _keys(entries: list[Entry]) -> list[dict[str, Any]]:
+    go = [(entry.label, ["g", entry.key]) for entry in entries if entry.key]
+    everywhere = [
+        (_("Search or jump to"), ["Ctrl", "K"]),
+        (_("Search this list"), ["/"]),
+        (_("Next or previous row"), ["j", "k"]),
+        (pgettext("key", "Open the row"), ["Enter"]),
+        (_("Refresh now"), ["r"]),
+        (_("Fold the sidebar"), ["["]),
+        (_("Close"), ["Esc"]),
+        (_("This help"), ["?"]),
+    ]
+    return [{"title": _("Everywhere"), "keys": everywhere}, {"title": _("Go to"), "keys": go}]

@@ -1,13 +1,40 @@
 """Django's admin as the operator's console."""
 
+from importlib import import_module
+from typing import Any
+
+from django.apps import apps
 from django.contrib import admin
+from django.http import HttpRequest
+from django.http.response import HttpResponse
+from django.urls import URLPattern, URLResolver, path
+from django.utils.module_loading import module_has_submodule
 from django.utils.translation import gettext_lazy as _
 
 
 class OpsAdminSite(admin.AdminSite):
-    """The console's site: Django's own pages in our theme, the overview as its index."""
+    """The console's site: Django's own pages in our theme, the rooms' pages (their `console.py`), the overview as its index."""
 
     site_title = "mqadmin"
     site_header = "mqadmin"
+    site_url = None
     index_title = _("Overview")
-    enable_nav_sidebar = False
+    enable_nav_sidebar = False  # the frame has its own
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        """The rooms' pages behind the login, then Django's own."""
+        from mqadmin import palette, requests
+
+        ours: list[URLPattern] = [path("find/", palette.find, name="find"), *requests.urlpatterns]
+        for config in apps.get_app_configs():
+            if config.module is not None and module_has_submodule(config.module, "console") and config.name != "core":
+                ours += import_module(f"{config.name}.console").urlpatterns
+        for pattern in ours:
+            pattern.callback = self.admin_view(pattern.callback)
+        return [*ours, *super().get_urls()]
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:  # noqa: ARG002
+        """What needs a human now."""
+        from mqadmin.overview import overview
+
+        return overview(request)

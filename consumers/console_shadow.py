@@ -1,0 +1,251 @@
+"""Shadow groups in the console: switched on with a duration and a reason, off by hand, all of them by one button."""
+
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import path, reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as lazy
+from django.utils.translation import ngettext
+
+from accounts.models import Application
+from consumers import shadow as services
+from consumers.models import ConsumerGroup, ShadowTask
+from core.approvals.models import State
+from core.console import approving
+from core.console.actions import NOT_ALLOWED, Action
+from core.console.lists import Filter, ListPage, View
+from core.console.pages import ConsoleForm, FormPage, ReasonForm, get, person
+from core.console.slots import Column
+from registry.status import statuses
+from topics.models import Topic
+
+
+def _tasks(_request: HttpRequest) -> list[tuple[str, str]]:
+    return [(task, task) for task in ShadowTask.objects.order_by("task").values_list("task", flat=True).distinct()[:200]]
+
+
+def _applications(_request: HttpRequest) -> list[tuple[str, str]]:
+    names = Application.objects.filter(shadow_tasks__isnull=False).distinct().order_by("name").values_list("name", flat=True)
+    return [(name, name) for name in names[:200]]
+
+
+class Shadows(ListPage[ShadowTask]):
+    """All shadow groups."""
+
+    permission = "consumers.view_shadowtask"
+    here = "shadow"
+    title = lazy("Shadow groups")
+    model = ShadowTask
+    template_name = "consumers/shadow.html"
+    columns = [
+        Column("on", lazy("State"), sort=("-enabled", "group__name")),
+        Column("group", lazy("Shadow group"), sort=("group__name",)),
+        Column("application", lazy("Application"), sort=("application__name", "group__name")),
+        Column("task", lazy("Stress test"), sort=("task", "group__name")),
+        Column("topic", lazy("Topic"), sort=("topic__name",), css="hide-m"),
+        Column("left", lazy("Time left"), sort=("lease_until",), css="num"),
+        Column("instances", lazy("Running"), title=lazy("Running consumers that have applied the switch, of all that run")),
+        Column("reason", lazy("Reason"), css="max hide-m"),
+        Column("switch", "", css="num"),
+    ]
+    search_fields = ("group__name", "application__name", "task", "topic__name")
+    default_sort = "group"
+    views = [
+        View("all", lazy("All"), lambda rows, _request: rows),
+        View("on", lazy("On"), lambda rows, _request: rows.filter(enabled=True), tone="warm"),
+    ]
+    filters = [
+        Filter("application", lazy("Application"), _applications, lambda rows, value: rows.filter(application__name=value)),
+        Filter("task", lazy("Stress test"), _tasks, lambda rows, value: rows.filter(task=value)),
+    ]
+
+    def annotated(self, queryset: QuerySet[ShadowTask, ShadowTask]) -> QuerySet[ShadowTask, ShadowTask]:
+        """Joins."""
+        return queryset.select_related("application", "group", "topic", "owner")
+
+    def decorate(self, rows: list[ShadowTask]) -> None:
+        """The publication and the switch of each."""
+        published = statuses([row.zookeeper_path for row in rows])
+        allowed = self.request.user.has_perm("consumers.switch_shadowtask")
+        for row in rows:
+            row.publication = published.get(row.zookeeper_path)  # type: ignore[attr-defined]
+            row.actions = switches(row, allowed=allowed)  # type: ignore[attr-defined]
+
+    def context(self) -> dict[str, Any]:
+        """What can be done with all of them."""
+        user = self.request.user
+        on = ShadowTask.objects.filter(enabled=True).count()
+        why: Any = "" if user.has_perm("consumers.switch_shadowtask") else NOT_ALLOWED
+        add = "" if user.has_perm("consumers.add_shadowtask") else NOT_ALLOWED
+        stop = _("Stop all") if not on else ngettext("Stop all: {n} is on", "Stop all: {n} are on", on).format(n=on)
+        return {
+            "add": Action(_("Add a shadow group"), reverse("admin:consumers_shadow_add"), "plus", "primary" if not on else "", why=add),
+            "stop_all": Action(
+                stop,
+                reverse("admin:consumers_shadow_stop_all"),
+                "stop",
+                "danger solid" if on else "danger",
+                why=why or ("" if on else _("No shadow group is on.")),
+            ),
+            "on_count": on,
+        }
+
+
+def switches(row: ShadowTask, *, allowed: bool) -> list[Action]:
+    """The buttons of a row."""
+    why: Any = "" if allowed else NOT_ALLOWED
+    if row.enabled:
+        return [
+            Action(_("Extend"), reverse("admin:consumers_shadow_start", args=[row.pk]), "", "s", why=why),
+            Action(_("Switch off"), reverse("admin:consumers_shadow_stop", args=[row.pk]), "", "s danger", why=why),
+        ]
+    if not why and row.group.state != State.ACTIVE:
+        why = _("The group is not active.")
+    return [Action(_("Switch on"), reverse("admin:consumers_shadow_start", args=[row.pk]), "", "s", why=why)]
+
+
+class AddForm(ConsoleForm):
+    """A shadow group; what fits together is the service's to say."""
+
+    application = forms.ModelChoiceField(queryset=Application.objects.none(), label=lazy("Application"))
+    task = forms.CharField(max_length=200, label=lazy("Stress test"), help_text=lazy("The stress test, for example stress-2026-11."))
+    group = forms.ModelChoiceField(
+        queryset=ConsumerGroup.objects.none(), label=lazy("Consumer group"), help_text=lazy("A group of this application.")
+    )
+    topic = forms.ModelChoiceField(
+        queryset=Topic.objects.none(), label=lazy("Topic"), help_text=lazy("One that the group is subscribed to.")
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["application"].queryset = approving.applications()  # type: ignore[attr-defined]
+        self.fields["group"].queryset = ConsumerGroup.objects.filter(state=State.ACTIVE).order_by("name")  # type: ignore[attr-defined]
+        self.fields["topic"].queryset = Topic.objects.filter(state=State.ACTIVE).order_by("name")  # type: ignore[attr-defined]
+
+
+class Add(FormPage):
+    """Add a shadow group, off."""
+
+    permission = "consumers.add_shadowtask"
+    here = "shadow"
+    title = lazy("Add a shadow group")
+    template_name = "consumers/shadow_form.html"
+    form_class = AddForm
+    submit_label = lazy("Add, switched off")
+
+    def context(self) -> dict[str, Any]:
+        """Where to go back to."""
+        return _around()
+
+    def perform(self, form: AddForm) -> str:
+        """Add it."""
+        services.create(actor=person(self.request), **form.cleaned_data)
+        return reverse("admin:consumers_shadow")
+
+    def success(self, form: AddForm) -> Any:
+        """What comes next."""
+        return _("{name} is added, switched off.").format(name=form.cleaned_data["group"].name)
+
+
+class StartForm(ReasonForm):
+    """How long, and why."""
+
+    minutes = forms.IntegerField(
+        label=lazy("Minutes"), initial=30, help_text=lazy("It ends by itself then, even if the control plane is gone. At most 1,440.")
+    )
+    field_order = ["minutes", "reason"]
+
+
+class ShadowAction(FormPage):
+    """A page that does one thing with one shadow group."""
+
+    permission = "consumers.switch_shadowtask"
+    here = "shadow"
+    template_name = "consumers/shadow_form.html"
+
+    def shadow(self) -> ShadowTask:
+        """The one of the address."""
+        return get(ShadowTask.objects.select_related("application", "group", "topic", "owner"), pk=self.kwargs["pk"])
+
+    def context(self) -> dict[str, Any]:
+        """It, beside the form."""
+        shadow = self.shadow()
+        return {**_around(), "title": str(self.title).format(name=shadow.group.name), "shadow": shadow}
+
+
+class Start(ShadowAction):
+    """Switch on, or give a new lease."""
+
+    title = lazy("Switch on {name}")
+    form_class = StartForm
+    submit_label = lazy("Switch on")
+
+    def perform(self, form: StartForm) -> str:
+        """Switch on."""
+        services.start(
+            actor=person(self.request), shadow=self.shadow(), minutes=form.cleaned_data["minutes"], reason=form.cleaned_data["reason"]
+        )
+        return reverse("admin:consumers_shadow")
+
+    def success(self, form: StartForm) -> Any:
+        """For how long."""
+        return _("{name} is on for {minutes} minutes.").format(name=self.shadow().group.name, minutes=form.cleaned_data["minutes"])
+
+
+class Stop(ShadowAction):
+    """Switch off."""
+
+    title = lazy("Switch off {name}")
+    form_class = ReasonForm
+    submit_label = lazy("Switch off")
+    tone = "danger solid"
+
+    def perform(self, form: ReasonForm) -> str:
+        """Switch off."""
+        services.stop(actor=person(self.request), shadow=self.shadow(), reason=form.cleaned_data["reason"])
+        return reverse("admin:consumers_shadow")
+
+    def success(self, form: ReasonForm) -> Any:  # noqa: ARG002
+        """Said plainly."""
+        return _("{name} is off.").format(name=self.shadow().group.name)
+
+
+class StopAll(FormPage):
+    """Switch everything off."""
+
+    permission = "consumers.switch_shadowtask"
+    here = "shadow"
+    title = lazy("Stop all shadow groups")
+    template_name = "consumers/shadow_form.html"
+    form_class = ReasonForm
+    submit_label = lazy("Stop all")
+    tone = "danger solid"
+
+    def context(self) -> dict[str, Any]:
+        """Which are on."""
+        return {**_around(), "on": ShadowTask.objects.filter(enabled=True).select_related("application", "group", "topic", "owner")}
+
+    def perform(self, form: ReasonForm) -> str:
+        """Stop them."""
+        self.stopped = services.stop_all(actor=person(self.request), reason=form.cleaned_data["reason"])
+        return reverse("admin:consumers_shadow")
+
+    def success(self, form: ReasonForm) -> Any:  # noqa: ARG002
+        """How many."""
+        return ngettext("{n} shadow group is switched off.", "{n} shadow groups are switched off.", self.stopped).format(n=self.stopped)
+
+
+def _around() -> dict[str, Any]:
+    return {"crumbs": [(_("Shadow groups"), reverse("admin:consumers_shadow"))], "back": reverse("admin:consumers_shadow")}
+
+
+urlpatterns = [
+    path("shadow/", Shadows.as_view(), name="consumers_shadow"),
+    path("shadow/add/", Add.as_view(), name="consumers_shadow_add"),
+    path("shadow/stop-all/", StopAll.as_view(), name="consumers_shadow_stop_all"),
+    path("shadow/<int:pk>/start/", Start.as_view(), name="consumers_shadow_start"),
+    path("shadow/<int:pk>/stop/", Stop.as_view(), name="consumers_shadow_stop"),
+]

@@ -1,0 +1,204 @@
+"""Publications and instances in the console: machine state, read-only; a publication can be tried again at once."""
+
+import json
+from typing import Any
+
+from django.contrib import messages as flash
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponseRedirect
+from django.http.response import HttpResponse
+from django.urls import path, reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as lazy
+
+from core.console import slots
+from core.console.actions import NOT_ALLOWED
+from core.console.lists import Filter, ListPage, View
+from core.console.pages import Page, get
+from core.console.slots import Column
+from mqadmin_sdk.zk import properties
+from registry import services
+from registry.models import Instance, Publication
+
+
+def decoded(data: bytes, kind: str) -> list[dict[str, Any]]:
+    """The keys and values of a node, in its order; `own` marks those that mqadmin adds. Bytes that are neither stay one raw line."""
+    try:
+        pairs = json.loads(data) if kind == Publication.Format.JSON else properties.loads(data)
+        items = pairs.items()
+    except (ValueError, AttributeError):
+        return [{"key": "", "value": data.decode("utf-8", "replace"), "own": False}]
+    return [
+        {
+            "key": key,
+            "value": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+            "own": key.startswith(properties.OWN_PREFIX),
+        }
+        for key, value in items
+    ]
+
+
+def publication_of(zookeeper_path: str) -> Publication | None:
+    """The publication of a topic, group or cluster with its applied counts and decoded node; None while it was never published."""
+    found = Publication.objects.with_applied_counts().filter(path=zookeeper_path).first()
+    if found is not None:
+        found.pairs = decoded(bytes(found.data), found.format)  # type: ignore[attr-defined]
+    return found
+
+
+def instances_at(zookeeper_path: str) -> QuerySet[Instance, Instance]:
+    """Who follows a path, those that are not all right first."""
+    return Instance.objects.at([zookeeper_path]).with_applied().order_by("-online", "applied", "app", "node")
+
+
+class Publications(ListPage[Publication]):
+    """What should stand in ZooKeeper, and whether it does."""
+
+    permission = "registry.view_publication"
+    here = "publications"
+    title = lazy("Publications")
+    model = Publication
+    template_name = "registry/publications.html"
+    columns = [
+        Column("path", lazy("Path"), sort=("path",)),
+        Column("state", lazy("State"), sort=("published_generation", "path")),
+        Column("generation", lazy("Generation"), sort=("generation",), css="num", title=lazy("Published, and wanted if it differs")),
+        Column("applied", lazy("Applied")),
+        Column("published", lazy("Published"), sort=("published_at",), css="num"),
+        Column("by", lazy("By"), css="hide-m"),
+        Column("foreign", lazy("Edited by others"), sort=("last_foreign_edit_at",)),
+        Column("error", lazy("Last error"), css="max"),
+    ]
+    search_fields = ("path", "last_error", "published_by")
+    default_sort = "path"
+    views = [
+        View("live", lazy("All"), lambda rows, _request: rows.live()),
+        View("waiting", lazy("Not out yet"), lambda rows, _request: rows.dirty(), tone="warm"),
+        View("failing", lazy("Failing"), lambda rows, _request: rows.failing(), tone="hot"),
+        View("drift", lazy("Drift"), lambda rows, _request: rows.filter(drifted_at__isnull=False), tone="hot"),
+        View("retired", lazy("Retired"), lambda rows, _request: rows.filter(deleted=True)),
+    ]
+
+    def annotated(self, queryset: QuerySet[Publication, Publication]) -> QuerySet[Publication, Publication]:
+        """Applied counts, only for the rows shown."""
+        return queryset.with_applied_counts().defer("data", "last_foreign_data")  # type: ignore[attr-defined,no-any-return]
+
+
+class PublicationDetail(Page):
+    """One node: what it should hold, who has it, what went wrong."""
+
+    permission = "registry.view_publication"
+    here = "publications"
+    template_name = "registry/publication.html"
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The node, its recipients, and the retry."""
+        row = publication_of(get(Publication.objects.all(), pk=pk).path)
+        assert row is not None  # the line before found it
+        return self.show(
+            {
+                "title": row.path,
+                "crumbs": [(_("Publications"), reverse("admin:registry_publications"))],
+                "publication": row,
+                "instances": instances_at(row.path)[:500] if request.user.has_perm("registry.view_instance") else None,
+                "dependants": Publication.objects.depending_on(row.path).live().order_by("path")[:50],
+                "retry_why": _retry_why(request, row),
+                "foreign": decoded(bytes(row.last_foreign_data), row.format) if row.last_foreign_data else None,
+            }
+        )
+
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Let the registrars try it at once."""
+        if not request.user.has_perm("registry.change_publication"):
+            raise PermissionDenied
+        row = get(Publication.objects.all(), pk=pk)
+        if services.retry(paths=[row.path]):
+            flash.info(request, _("The registrars try it now."))
+        else:
+            flash.info(request, _("Nothing to do: the node holds the last generation."))
+        return HttpResponseRedirect(reverse("admin:registry_publication", args=[pk]))
+
+
+def _retry_why(request: HttpRequest, row: Publication) -> Any:
+    if not request.user.has_perm("registry.change_publication"):
+        return NOT_ALLOWED
+    return "" if row.state in {"pending", "failing", "drifted"} else _("The node holds the last generation.")
+
+
+class Instances(ListPage[Instance]):
+    """Who is online, and what each has applied."""
+
+    permission = "registry.view_instance"
+    here = "instances"
+    title = lazy("Instances")
+    model = Instance
+    template_name = "registry/instances.html"
+    columns = [
+        Column("applied", lazy("Status"), sort=("-online", "applied")),
+        Column("app", lazy("Application"), sort=("app", "node")),
+        Column("ip", lazy("Address"), sort=("ip",)),
+        Column("role", lazy("Role"), sort=("role",), css="hide-m"),
+        Column("sdk", lazy("SDK"), sort=("sdk",), css="hide-m"),
+        Column("path", lazy("Follows"), sort=("path",)),
+        Column(
+            "generation", lazy("Generation"), sort=("applied_generation",), css="num", title=lazy("Applied, and published if it differs")
+        ),
+        Column("since", lazy("Since"), sort=("-online_since",), css="num"),
+        Column("error", lazy("Error or reason"), css="max"),
+    ]
+    search_fields = ("app", "ip", "sdk", "path", "node")
+    default_sort = "applied"
+    views = [
+        View("online", lazy("Online"), lambda rows, _request: rows.filter(online=True)),
+        View("outdated", lazy("Outdated"), lambda rows, _request: rows.filter(applied="outdated"), tone="warm"),
+        View("unknown", lazy("Unknown"), lambda rows, _request: rows.filter(applied="unknown")),
+        View("offline", lazy("Offline"), lambda rows, _request: rows.filter(online=False)),
+        View("all", lazy("All"), lambda rows, _request: rows),
+    ]
+    filters = [
+        Filter("role", lazy("Role"), lambda _request: Instance.Role.choices, lambda rows, value: rows.filter(role=value)),
+        Filter(
+            "app",
+            lazy("Application"),
+            lambda _request: [
+                (name, name) for name in Instance.objects.exclude(app="").order_by("app").values_list("app", flat=True).distinct()[:200]
+            ],
+            lambda rows, value: rows.filter(app=value),
+        ),
+    ]
+
+    def queryset(self) -> QuerySet[Instance, Instance]:
+        """With what each has applied, since views and sort need it."""
+        return Instance.objects.with_applied()
+
+    def context(self) -> dict[str, Any]:
+        """Whether what is shown can be relied on, and the publications to link to."""
+        return {"known": services.instances_known()}
+
+    def decorate(self, rows: list[Instance]) -> None:
+        """The publication that each follows, in one statement."""
+        ids = dict(Publication.objects.filter(path__in={row.path for row in rows}).values_list("path", "pk"))
+        for row in rows:
+            row.publication_pk = ids.get(row.path)  # type: ignore[attr-defined]
+
+
+def _find(user: Any, words: str) -> list[slots.Hit]:
+    hits = []
+    if user.has_perm("registry.view_publication") and words.startswith("/"):
+        rows = Publication.objects.filter(path__icontains=words).order_by("path").values_list("pk", "path")[:5]
+        hits += [slots.Hit("tree", name, _("Publication"), reverse("admin:registry_publication", args=[pk])) for pk, name in rows]
+    if user.has_perm("registry.view_instance"):
+        found = Instance.objects.online().filter(Q(ip__icontains=words) | Q(app__icontains=words))
+        apps = found.exclude(app="").order_by("app").values_list("app", flat=True).distinct()[:3]
+        hits += [slots.Hit("instance", app, _("Instances"), f"{reverse('admin:registry_instances')}?app={app}") for app in apps]
+    return hits
+
+
+slots.search(_find)
+
+urlpatterns = [
+    path("publications/", Publications.as_view(), name="registry_publications"),
+    path("publications/<int:pk>/", PublicationDetail.as_view(), name="registry_publication"),
+    path("instances/", Instances.as_view(), name="registry_instances"),
+]
