@@ -1,0 +1,12 @@
+"""The messages room over REST: a fast data plane of plain views, and resources for people and their tools."""
+
+from django.urls import URLPattern
+from rest_framework.routers import BaseRouter
+
+from messages.api import data_plane
+
+urlpatterns: list[URLPattern] = [*data_plane.urlpatterns]
+
+
+def register(router: BaseRouter) -> None:
+    """Nothing for the router: all addresses of this room lie below a topic or a group, or are found by a number."""

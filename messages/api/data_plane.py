@@ -1,0 +1,191 @@
+"""Send, pull, ack, next: plain Django views, since a DRF view costs more than the store's own work."""
+
+from collections.abc import Callable
+from functools import wraps
+from time import monotonic
+from typing import Any
+
+from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.urls import re_path
+from django.utils.translation import gettext as _
+from django.views.decorators.csrf import csrf_exempt
+
+from accounts.models import User
+from clusters.models import Kind
+from consumers.models import ConsumerGroup
+from core.api.authentication import authenticate
+from core.api.permissions import require
+from core.approvals.models import State
+from core.errors import FieldError, Problem, conflict, not_found
+from core.names import PATTERN
+from messages import services, waiting
+from messages.api import documents, wire
+from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS
+from messages.types import Batch, Outcome, Settled
+from topics.models import Topic
+
+MAX_WAIT_MS = 30_000
+DEFAULT_PULL = 10
+DEFAULT_VISIBILITY_MS = 60_000
+MAX_CONSUMER = 255
+_PULL = frozenset({"max", "wait_ms", "visibility_ms", "consumer"})
+_NEXT = _PULL | {"lease", "acks"}
+_ACKS = frozenset({"acks"})
+_ACK = frozenset({"lease", "id", "status", "delay_ms", "error"})
+View = Callable[[HttpRequest, str], HttpResponse]
+Handler = Callable[[User, str, dict[str, Any]], HttpResponse]
+
+
+def data_plane(permission: str, documentation: type) -> Callable[[Handler], View]:
+    """A POST of JSON with a token: method, credential, permission and body are checked before the handler sees them."""
+
+    def decorate(handler: Handler) -> View:
+        @csrf_exempt  # a token is asked for; a browser's cookies are not looked at
+        @wraps(handler)
+        def view(request: HttpRequest, name: str) -> HttpResponse:
+            if request.method != "POST":
+                raise Problem("method_not_allowed", _("Only POST is possible here."), status=405, headers={"Allow": "POST"})
+            user = authenticate(request)
+            require(user, permission)
+            return handler(user, name, wire.read_object(request))
+
+        vars(view).update(cls=documentation, initkwargs={})  # where drf-spectacular looks for what to say of a view
+        return view
+
+    return decorate
+
+
+def active_topic(name: str) -> int:
+    """The id of a topic that takes messages here. Problems: not_found, topic_not_active, not_on_builtin_store."""
+    row = Topic.objects.filter(name=name).values_list("pk", "state", "cluster__kind", "cluster__name").first()
+    if row is None:
+        raise not_found(_("topic"), name)
+    topic_id, state, kind, cluster = row
+    if state != State.ACTIVE:
+        raise conflict(
+            "topic_not_active",
+            _("The topic “{name}” is {state}.").format(name=name, state=State(state).label),
+            hint=_("Only an approved topic takes messages."),
+        )
+    if kind != Kind.BUILTIN:
+        raise conflict(
+            "not_on_builtin_store",
+            _("The topic “{name}” is on the cluster “{cluster}”, not in the built-in store.").format(name=name, cluster=cluster),
+            hint=_("Send to that cluster; the SDK does it by itself."),
+            extra={"cluster": cluster},
+        )
+    return int(topic_id)
+
+
+def active_group(name: str) -> int:
+    """The id of a group that may pull. Problems: not_found, group_not_active."""
+    row = ConsumerGroup.objects.filter(name=name).values_list("pk", "state").first()
+    if row is None:
+        raise not_found(_("consumer group"), name)
+    if row[1] != State.ACTIVE:
+        raise conflict(
+            "group_not_active",
+            _("The consumer group “{name}” is {state}.").format(name=name, state=State(row[1]).label),
+            hint=_("Only an approved group takes messages."),
+        )
+    return int(row[0])
+
+
+@data_plane("mq_messages.send_message", documents.SendDocs)
+def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:  # noqa: ARG001 - who sends is no part of a message
+    """Send one message or a batch; all or nothing."""
+    messages, is_batch = wire.new_messages(fields)
+    topic_id = active_topic(topic)
+    try:
+        accepted = services.send(topic_id=topic_id, messages=messages)
+    except Problem as problem:
+        if not is_batch:  # the store speaks of the first of a list; this caller sent no list
+            problem.errors = tuple(FieldError(error.pointer.removeprefix("/messages/0"), error.detail) for error in problem.errors)
+        raise
+    return wire.respond(
+        {
+            "messages": [
+                {"id": a.id, "state": a.state, "duplicate": a.duplicate, "deliver_at": wire.rfc3339(a.deliver_at)} for a in accepted
+            ]
+        },
+        status=201,
+    )
+
+
+@data_plane("mq_messages.consume_message", documents.PullDocs)
+def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
+    """Hand out messages under a lease; wait for some if there are none."""
+    wire.only(fields, _PULL)
+    take = _take(user, fields)
+    group_id = active_group(group)
+    found = services.pull(group_id=group_id, **take)
+    return wire.respond(wire.batch(_wait(found, group_id, fields, take)))
+
+
+@data_plane("mq_messages.consume_message", documents.AcksDocs)
+def acks(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:  # noqa: ARG001
+    """Settle messages of one or more leases, each lease in a commit of its own; one result per ack."""
+    wire.only(fields, _ACKS)
+    items = wire.acks_of(fields)
+    if not items:
+        raise wire.invalid("/acks", _("Give at least one ack."))
+    by_lease: dict[str, list[tuple[int, Outcome]]] = {}
+    for i, item in enumerate(items):
+        outcome = wire.outcome(item, f"/acks/{i}", _ACK)
+        lease = wire.lease_of(item, f"/acks/{i}")
+        if lease is None:
+            raise wire.no_lease(f"/acks/{i}/lease")
+        by_lease.setdefault(lease, []).append((i, outcome))
+    group_id = active_group(group)
+    results: list[Settled | None] = [None] * len(items)
+    for lease, numbered in by_lease.items():
+        settled = services.settle(group_id=group_id, lease=lease, outcomes=[outcome for _i, outcome in numbered])
+        for (i, _outcome), result in zip(numbered, settled, strict=True):
+            results[i] = result
+    return wire.respond({"acks": wire.settled(results)})
+
+
+@data_plane("mq_messages.consume_message", documents.NextDocs)
+def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
+    """Settle the previous lease and pull the next batch in one commit; wait if there is nothing."""
+    wire.only(fields, _NEXT)
+    lease = wire.lease_of(fields)
+    outcomes = [wire.outcome(item, f"/acks/{i}") for i, item in enumerate(wire.acks_of(fields))]
+    if outcomes and lease is None:
+        raise wire.no_lease("/lease")
+    take = _take(user, fields)
+    group_id = active_group(group)
+    settled, found = services.next(group_id=group_id, lease=lease, outcomes=outcomes, **take)
+    return wire.respond({"acks": wire.settled(settled), **wire.batch(_wait(found, group_id, fields, take))})
+
+
+def _take(user: User, fields: dict[str, Any]) -> dict[str, Any]:
+    wire.integer(fields, "wait_ms", default=0, low=0, high=MAX_WAIT_MS)
+    return {
+        "limit": wire.integer(fields, "max", default=DEFAULT_PULL, low=1, high=MAX_PULL),
+        "visibility_ms": wire.integer(fields, "visibility_ms", default=DEFAULT_VISIBILITY_MS, low=1, high=MAX_VISIBILITY_MS),
+        "consumer": wire.text(fields, "consumer", user.get_username(), MAX_CONSUMER),
+    }
+
+
+def _wait(found: Batch, group_id: int, fields: dict[str, Any], take: dict[str, Any]) -> Batch:
+    """Long poll: park until something is there; meanwhile this thread has no connection to the database."""
+    wait_ms = fields.get("wait_ms") or 0
+    end = monotonic() + wait_ms / 1000
+    while found.lease is None and found.reason == "empty" and (left := end - monotonic()) > 0:
+        if not connection.in_atomic_block:
+            connection.close()  # back to the pool
+        woken = waiting.wait(group_id, left)
+        found = services.pull(group_id=group_id, **take)
+        if not woken:
+            break
+    return found
+
+
+urlpatterns = [
+    re_path(rf"^topics/(?P<name>{PATTERN})/messages$", send, name="send"),
+    re_path(rf"^consumer-groups/(?P<name>{PATTERN})/pull$", pull, name="pull"),
+    re_path(rf"^consumer-groups/(?P<name>{PATTERN})/acks$", acks, name="acks"),
+    re_path(rf"^consumer-groups/(?P<name>{PATTERN})/next$", next_, name="next"),
+]

@@ -1,0 +1,188 @@
+"""What OpenAPI says of the data plane, whose views are no DRF views: shapes only, no code runs here."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.views import APIView
+
+from core.api.authentication import TokenAuthentication
+
+
+class NewMessageSerializer(serializers.Serializer[Any]):
+    """A message to send; `body` or `body_base64` must be there."""
+
+    body = serializers.CharField(required=False, help_text="Text, at most 1 MiB in UTF-8.")
+    body_base64 = serializers.CharField(required=False, help_text="Bytes.")
+    key = serializers.CharField(
+        required=False, allow_null=True, max_length=255, help_text="For finding it again, for example the order's number."
+    )
+    tag = serializers.CharField(required=False, allow_null=True, max_length=120, help_text="Groups subscribe to tags.")
+    sharding_key = serializers.CharField(required=False, allow_null=True, max_length=255)
+    headers = serializers.DictField(child=serializers.CharField(), required=False, allow_null=True)
+    deliver_at = serializers.DateTimeField(required=False, allow_null=True, help_text="RFC 3339; at most ten years ahead.")
+    delay_ms = serializers.IntegerField(required=False, allow_null=True, min_value=0, help_text="Instead of deliver_at.")
+    id = serializers.CharField(
+        required=False, allow_null=True, max_length=255, help_text="The producer's own id: sending it again returns the first result."
+    )
+
+
+class SendSerializer(NewMessageSerializer):
+    """One message; or `messages` alone, a list of up to 1000."""
+
+    messages = NewMessageSerializer(many=True, required=False)
+
+
+class AcceptedSerializer(serializers.Serializer[Any]):
+    """A message that is stored for good."""
+
+    id = serializers.IntegerField()
+    state = serializers.ChoiceField(["accepted", "delayed"])
+    duplicate = serializers.BooleanField(help_text="The producer's id was known: this is the first result.")
+    deliver_at = serializers.DateTimeField(allow_null=True)
+
+
+class SentSerializer(serializers.Serializer[Any]):
+    """The messages in the order given."""
+
+    messages = AcceptedSerializer(many=True)
+
+
+class PullSerializer(serializers.Serializer[Any]):
+    """What to hand out."""
+
+    max = serializers.IntegerField(required=False, min_value=1, max_value=1000, default=10)
+    wait_ms = serializers.IntegerField(
+        required=False, min_value=0, max_value=30_000, default=0, help_text="How long to wait when there is nothing."
+    )
+    visibility_ms = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=12 * 3600 * 1000,
+        default=60_000,
+        help_text="After so long without an ack the messages are handed out again.",
+    )
+    consumer = serializers.CharField(
+        required=False, max_length=255, help_text="Who pulls, as it is shown to people; the user name by default."
+    )
+
+
+class DeliverySerializer(serializers.Serializer[Any]):
+    """A message in a worker's hands."""
+
+    id = serializers.IntegerField()
+    topic = serializers.CharField()
+    key = serializers.CharField(allow_null=True)
+    tag = serializers.CharField()
+    sharding_key = serializers.CharField(allow_null=True)
+    headers = serializers.DictField(child=serializers.CharField())
+    body = serializers.CharField(required=False)
+    body_base64 = serializers.CharField(required=False, help_text="Instead of body when it is not UTF-8.")
+    attempt = serializers.IntegerField(help_text="From 1.")
+    sent_at = serializers.DateTimeField()
+    origin_id = serializers.IntegerField(allow_null=True, help_text="The id that the producer of a delayed message got.")
+
+
+class BatchSerializer(serializers.Serializer[Any]):
+    """Messages under one lease; without messages there is no lease and `reason` says why."""
+
+    lease = serializers.CharField(allow_null=True)
+    lease_until = serializers.DateTimeField(allow_null=True)
+    messages = DeliverySerializer(many=True)
+    reason = serializers.ChoiceField(["empty", "suspended", "not_subscribed", "retired"], allow_null=True)
+
+
+class OutcomeSerializer(serializers.Serializer[Any]):
+    """What became of one message."""
+
+    id = serializers.IntegerField()
+    status = serializers.ChoiceField(
+        ["succeeded", "failed", "later", "dead"],
+        help_text="failed: retried after the backoff, dead at the limit. later: retried, not counted. dead: a dead letter at once.",
+    )
+    delay_ms = serializers.IntegerField(required=False, allow_null=True, min_value=0, help_text="Instead of the group's backoff.")
+    error = serializers.CharField(required=False, allow_null=True, help_text="Why; the first 2000 characters are kept.")
+
+
+class AckSerializer(OutcomeSerializer):
+    """What became of one message of a lease."""
+
+    lease = serializers.CharField()
+
+
+class AcksSerializer(serializers.Serializer[Any]):
+    """Up to 1000."""
+
+    acks = AckSerializer(many=True)
+
+
+class NextSerializer(PullSerializer):
+    """The outcomes of the previous lease, and what to hand out next."""
+
+    lease = serializers.CharField(required=False, allow_null=True)
+    acks = OutcomeSerializer(many=True, required=False)
+
+
+class ItemProblemSerializer(serializers.Serializer[Any]):
+    """Why nothing was changed."""
+
+    code = serializers.ChoiceField(["lease_expired", "not_in_lease", "already_settled"])
+    detail = serializers.CharField()
+
+
+class SettledSerializer(serializers.Serializer[Any]):
+    """The message's status now; or null and a problem."""
+
+    index = serializers.IntegerField()
+    id = serializers.IntegerField()
+    status = serializers.ChoiceField(["succeeded", "later", "dead", "failed"], allow_null=True)
+    next_retry_at = serializers.DateTimeField(required=False, allow_null=True)
+    problem = ItemProblemSerializer(required=False)
+
+
+class SettledAllSerializer(serializers.Serializer[Any]):
+    """One result per ack, in their order."""
+
+    acks = SettledSerializer(many=True)
+
+
+class NextBatchSerializer(BatchSerializer):
+    """One result per ack, and the next batch."""
+
+    acks = SettledSerializer(many=True)
+
+
+class _Docs(APIView):
+    authentication_classes = [TokenAuthentication]
+
+
+class SendDocs(_Docs):
+    """POST topics/{name}/messages."""
+
+    @extend_schema(operation_id="send_messages", request=SendSerializer, responses={201: SentSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Send one message or a batch of up to 1000; all or nothing, in one commit."""
+
+
+class PullDocs(_Docs):
+    """POST consumer-groups/{name}/pull."""
+
+    @extend_schema(operation_id="pull_messages", request=PullSerializer, responses={200: BatchSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Hand out messages under a lease, due retries first; waits up to wait_ms when there is nothing."""
+
+
+class AcksDocs(_Docs):
+    """POST consumer-groups/{name}/acks."""
+
+    @extend_schema(operation_id="ack_messages", request=AcksSerializer, responses={200: SettledAllSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Settle messages; an ack that cannot be taken gets a problem of its own in the result."""
+
+
+class NextDocs(_Docs):
+    """POST consumer-groups/{name}/next."""
+
+    @extend_schema(operation_id="next_messages", request=NextSerializer, responses={200: NextBatchSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Settle the previous lease and pull the next batch in one commit: a consumer's normal way."""
