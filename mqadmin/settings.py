@@ -248,7 +248,8 @@ LOGGING = {
             ],
         }
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"without_probes": {"()": "core.logs.WithoutProbes"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["without_probes"]}},
     "root": {"handlers": ["stderr"], "level": env.str("MQADMIN_LOG_LEVEL", default="INFO").strip()},
     "loggers": {
         "django.server": {"level": "WARNING", "propagate": True, "handlers": []},

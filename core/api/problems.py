@@ -58,7 +58,11 @@ def document(
 def problem_response(*, status: int, code: str, detail: Any, headers: Mapping[str, str] | None = None, **more: Any) -> HttpResponse:
     """The problem document as a response of a plain Django view."""
     return JsonResponse(
-        document(status=status, code=code, detail=detail, **more), status=status, content_type=CONTENT_TYPE, headers=dict(headers or {})
+        document(status=status, code=code, detail=detail, **more),
+        status=status,
+        content_type=CONTENT_TYPE,
+        headers=dict(headers or {}),
+        json_dumps_params={"separators": (",", ":"), "ensure_ascii": False},
     )
 
 
