@@ -125,3 +125,13 @@ def zk_chroot():
         client.delete(path, recursive=True)
         client.stop()
         client.close()
+
+
+@pytest.fixture(scope="module")
+def store(django_db_setup, django_db_blocker):
+    """The message store on the test database, committing for real; tests use topics and groups of their own, so nothing is emptied."""
+    from django.db import connection
+
+    with django_db_blocker.unblock():
+        yield
+        connection.close()

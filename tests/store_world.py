@@ -1,0 +1,116 @@
+"""What the tests of the store share: topics and groups of their own (so that nothing has to be emptied), threads, raw sessions."""
+
+import threading
+import time
+from itertools import count
+
+from django.db import connection
+
+from clusters.drivers import builtin
+from messages import services, waiting
+from messages.types import NewMessage, Outcome
+
+_next = count(time.time_ns() // 1000)
+
+
+def new_id():
+    return next(_next)
+
+
+def new_group(*topics, max_attempts=3, backoff_ms=(0,), **subscription):
+    group = new_id()
+    builtin.create_group(group_id=group, max_attempts=max_attempts, backoff_ms=backoff_ms)
+    for topic in topics:
+        builtin.subscribe(group_id=group, topic_id=topic, **subscription)
+    return group
+
+
+def send(topic, *bodies, **fields):
+    return [a.id for a in services.send(topic_id=topic, messages=[NewMessage(b.encode(), **fields) for b in bodies])]
+
+
+def pull(group, limit=100, visibility_ms=60_000, consumer="w"):
+    return services.pull(group_id=group, limit=limit, visibility_ms=visibility_ms, consumer=consumer)
+
+
+def settle(group, batch, status="succeeded", messages=None, **fields):
+    outcomes = [Outcome(m.id, status, **fields) for m in (batch.messages if messages is None else messages)]
+    return services.settle(group_id=group, lease=batch.lease, outcomes=outcomes)
+
+
+def bodies(batch):
+    return [m.body.decode() for m in batch.messages]
+
+
+def counts(group):
+    c = services.counts(group_ids=[group])[group]
+    return {name: getattr(c, name) for name in c.__slots__ if name != "group_id" and getattr(c, name)}
+
+
+def status(message_id, group):
+    return next(s for s in services.message_status(message_id=message_id) if s.group_id == group)
+
+
+def sql(statement, *params):
+    """One statement in autocommit on the test's own connection; the first column of the first row."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, params)
+        row = cursor.fetchone() if cursor.description else None
+    return row[0] if row else None
+
+
+def session(**kwargs):
+    """A session beside Django's, as another process would have it."""
+    opened = waiting.connect()
+    opened.autocommit = kwargs.get("autocommit", True)
+    return opened
+
+
+def until(done, seconds=5.0):
+    """Poll until `done()` is true; the value, or an assertion."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = done()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s")
+
+
+class Threads:
+    """Threads with a database connection each; the first error of any is raised in the test."""
+
+    def __init__(self):
+        self.errors = []
+        self.threads = []
+
+    def start(self, work, *args):
+        def run():
+            try:
+                work(*args)
+            except BaseException as error:
+                self.errors.append(error)
+            finally:
+                connection.close()
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+        return thread
+
+    def join(self, seconds=30):
+        end = time.monotonic() + seconds
+        for thread in self.threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        assert not any(thread.is_alive() for thread in self.threads), "a thread hangs"
+        if self.errors:
+            raise self.errors[0]
+
+
+def expire_now(group):
+    """Let the leases of a group run out at once, as if their time had passed."""
+    sql("UPDATE mq_lease SET lease_until = clock_timestamp() - interval '1 ms' WHERE group_id = %s", group)
+    sql("UPDATE mq_exception SET lease_until = clock_timestamp() - interval '1 ms' WHERE group_id = %s AND status = 'P'", group)
+    services.expire()
+
+
