@@ -237,6 +237,7 @@ def _run(output: Output, home: Home, found: packages.Found, runner: Runner, port
         env=environment,
         tick=runner.tick,
     )
+    _keep_address(home, url)
     names = (
         "DATABASE_URL",
         "ZOOKEEPER_HOSTS",
