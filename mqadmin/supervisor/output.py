@@ -108,11 +108,11 @@ class Output:
     def _watch(self, process: subprocess.Popen[bytes], label: str, log: Path, started: float, tick: Callable[[], None]) -> None:
         said = started
         while collected(process) is None:
-            time.sleep(0.05)
+            time.sleep(0.1)
             tick()
             now = time.monotonic()
             if self.terminal:
-                width = os.get_terminal_size(self.descriptor).columns if self._colour else 80
+                width = os.get_terminal_size(self.descriptor).columns or 80
                 text = f"  {label} … {now - started:.0f} s  {last_line(log)}"
                 self.write("\r\x1b[K" + text[: max(width - 1, 20)])
             elif now - said >= QUIET_SECONDS:
