@@ -3,7 +3,6 @@
 from typing import Any
 
 from django import forms
-from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.http.response import HttpResponse
 from django.urls import path, reverse
@@ -176,7 +175,7 @@ class Edit(FormPage):
 def _find(user: Any, words: str) -> list[slots.Hit]:
     if not user.has_perm("clusters.view_cluster"):
         return []
-    rows: QuerySet[Cluster, Cluster] = Cluster.objects.filter(name__icontains=words)[:5]
+    rows = Cluster.objects.filter(name__icontains=words)[:5]
     return [slots.Hit("cluster", row.name, row.get_kind_display(), reverse("admin:clusters_detail", args=[row.name])) for row in rows]
 
 

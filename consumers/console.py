@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 from django import forms
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
-from django.forms.formsets import BaseFormSet
 from django.http import HttpRequest
 from django.http.response import HttpResponse
 from django.urls import path, reverse
@@ -222,9 +221,7 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
         self.fields["application"].queryset = approving.applications()  # type: ignore[attr-defined]
         self.fields["owner"].queryset = approving.people()  # type: ignore[attr-defined]
         initial = subscriptions or []
-        rows: type[BaseFormSet[SubscriptionForm]] = forms.formset_factory(
-            SubscriptionForm, extra=0 if initial else 1, can_delete=True, max_num=50
-        )
+        rows: Any = forms.formset_factory(SubscriptionForm, extra=0 if initial else 1, can_delete=True, max_num=50)
         names = list(Topic.objects.filter(state=State.ACTIVE).order_by("name").values_list("name", flat=True))
         self.rows = rows(data, prefix="subscriptions", initial=initial, form_kwargs={"topics": names})
 

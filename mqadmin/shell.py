@@ -41,9 +41,22 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
         lazy("Traffic"),
         [
             Entry("overview", "overview", lazy("Overview"), "index", "o"),
-            Entry("topics", "topic", lazy("Topics"), "topics_list", "t", "topics.view_topic", count=lambda: Topic.objects.exclude(state=State.RETIRED)),
             Entry(
-                "groups", "group", lazy("Consumer groups"), "consumers_list", "c", "consumers.view_consumergroup",
+                "topics",
+                "topic",
+                lazy("Topics"),
+                "topics_list",
+                "t",
+                "topics.view_topic",
+                count=lambda: Topic.objects.exclude(state=State.RETIRED),
+            ),
+            Entry(
+                "groups",
+                "group",
+                lazy("Consumer groups"),
+                "consumers_list",
+                "c",
+                "consumers.view_consumergroup",
                 count=lambda: ConsumerGroup.objects.exclude(state=State.RETIRED),
             ),
             Entry("messages", "message", lazy("Messages"), "messages_list", "m", "topics.view_topic"),
@@ -56,7 +69,12 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
         [
             Entry("requests", "request", lazy("Requests"), "requests", "q", "topics.view_topic", heat="warm"),
             Entry(
-                "shadow", "shadow", lazy("Shadow groups"), "consumers_shadow", "s", "consumers.view_shadowtask",
+                "shadow",
+                "shadow",
+                lazy("Shadow groups"),
+                "consumers_shadow",
+                "s",
+                "consumers.view_shadowtask",
                 count=lambda: ShadowTask.objects.filter(enabled=True),
             ),
         ],
@@ -64,22 +82,47 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
     (
         lazy("Infrastructure"),
         [
-            Entry("clusters", "cluster", lazy("Clusters"), "clusters_list", "k", "clusters.view_cluster", count=lambda: Cluster.objects.all()),
-            Entry("instances", "instance", lazy("Instances"), "registry_instances", "i", "registry.view_instance", count=lambda: Instance.objects.online()),
-            Entry("publications", "tree", lazy("Publications"), "registry_publications", "p", "registry.view_publication", heat="warm", count=lambda: Publication.objects.dirty()),
+            Entry("clusters", "cluster", lazy("Clusters"), "clusters_list", "k", "clusters.view_cluster", count=Cluster.objects.all),
+            Entry(
+                "instances",
+                "instance",
+                lazy("Instances"),
+                "registry_instances",
+                "i",
+                "registry.view_instance",
+                count=Instance.objects.online,
+            ),
+            Entry(
+                "publications",
+                "tree",
+                lazy("Publications"),
+                "registry_publications",
+                "p",
+                "registry.view_publication",
+                heat="warm",
+                count=Publication.objects.dirty,
+            ),
         ],
     ),
     (
         lazy("Oversight"),
         [
             Entry("audit", "audit", lazy("Audit"), "audit_list", "a", "audit.view_auditentry"),
-            Entry("applications", "branch", lazy("Applications"), "accounts_application_changelist", "", "accounts.view_application", count=lambda: Application.objects.all()),
+            Entry(
+                "applications",
+                "branch",
+                lazy("Applications"),
+                "accounts_application_changelist",
+                "",
+                "accounts.view_application",
+                count=Application.objects.all,
+            ),
             Entry("users", "user", lazy("People"), "accounts_user_changelist", "", "accounts.view_user"),
             Entry("roles", "lock", lazy("Roles"), "auth_group_changelist", "", "auth.view_group"),
             Entry("tokens", "key", lazy("API tokens"), "accounts_apitoken_changelist", "", "accounts.view_apitoken"),
         ],
     ),
-]  # fmt: skip
+]
 
 
 def shell(request: HttpRequest) -> dict[str, Any]:

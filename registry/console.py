@@ -49,7 +49,7 @@ def publication_of(zookeeper_path: str) -> Publication | None:
 
 def instances_at(zookeeper_path: str) -> QuerySet[Instance, Instance]:
     """Who follows a path, those that are not all right first."""
-    return Instance.objects.at([zookeeper_path]).with_applied().order_by("-online", "applied", "app", "node")
+    return Instance.objects.at([zookeeper_path]).with_applied().order_by("-online", "applied", "app", "node")  # type: ignore[misc]
 
 
 class Publications(ListPage[Publication]):

@@ -361,7 +361,7 @@ class Resubmit(TopicAction):
         services.resubmit(actor=person(self.request), topic=self.topic)
 
 
-class ClusterChoice(forms.ModelChoiceField):
+class ClusterChoice(forms.ModelChoiceField[Cluster]):
     """Clusters with their kind."""
 
     def label_from_instance(self, obj: Any) -> str:
@@ -417,6 +417,10 @@ class Reject(TopicAction):
         services.reject(actor=person(self.request), topic=self.topic, reason=form.cleaned_data["reason"])
 
 
+def _others(topic: Topic) -> QuerySet[Cluster, Cluster]:
+    return Cluster.objects.exclude(topics=topic).order_by("name")
+
+
 class MoveForm(ReasonForm):
     """Another cluster, and why."""
 
@@ -425,7 +429,7 @@ class MoveForm(ReasonForm):
 
     def __init__(self, *args: Any, topic: Topic, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["cluster"].queryset = Cluster.objects.exclude(pk=topic.cluster_id).order_by("name")  # type: ignore[attr-defined]
+        self.fields["cluster"].queryset = _others(topic)  # type: ignore[attr-defined]
 
 
 class Move(TopicAction):
@@ -453,7 +457,7 @@ class Move(TopicAction):
                 .exclude(group__state=State.RETIRED)
                 .order_by("group__name")[:200]
             ],
-            "other_clusters": Cluster.objects.exclude(pk=self.topic.cluster_id).exists(),
+            "other_clusters": _others(self.topic).exists(),
         }
 
     def run(self, form: MoveForm) -> None:

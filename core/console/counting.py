@@ -10,7 +10,9 @@ from django.db.models import QuerySet
 
 def count_all(parts: Mapping[str, QuerySet[Any, Any]]) -> dict[str, int]:
     """The number of rows of each queryset, in a single round trip."""
-    selects, params, result = [], [], dict.fromkeys(parts, 0)
+    selects: list[str] = []
+    params: list[Any] = []
+    result = dict.fromkeys(parts, 0)
     asked = []
     for key, queryset in parts.items():
         try:
@@ -18,7 +20,7 @@ def count_all(parts: Mapping[str, QuerySet[Any, Any]]) -> dict[str, int]:
         except EmptyResultSet:
             continue
         asked.append(key)
-        selects.append(f"(SELECT count(*) FROM ({sql}) AS counted)")
+        selects.append(f"(SELECT count(*) FROM ({sql}) AS counted)")  # noqa: S608 - text of Django's own compiler, values apart
         params.extend(values)
     if selects:
         with connection.cursor() as cursor:

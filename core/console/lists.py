@@ -37,7 +37,7 @@ class Filter:
     key: str
     label: Any
     options: Callable[[HttpRequest], Iterable[tuple[str, Any]]]
-    apply: Callable[[QuerySet[Any, Any], str], QuerySet[Any, Any]]
+    apply: Callable[[Any, str], QuerySet[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class View:
 
     key: str
     label: Any
-    apply: Callable[[QuerySet[Any, Any], HttpRequest], QuerySet[Any, Any]]
+    apply: Callable[[Any, HttpRequest], QuerySet[Any, Any]]
     tone: str = ""
 
 
@@ -79,7 +79,7 @@ class ListPage(Page, Generic[Row]):
 
     def get(self, request: HttpRequest, *_args: Any, **_kwargs: Any) -> HttpResponse:
         """The page that the address describes; parameters that make no sense fall back to their default."""
-        asked = {key: value.replace("\x00", "").strip() for key, value in request.GET.items()}
+        asked = {key: str(value).replace("\x00", "").strip() for key, value in request.GET.items()}
         words = asked.get("q", "")[:200]
         everything = self.queryset()
         view = next((view for view in self.views if view.key == asked.get("view")), self.views[0] if self.views else None)

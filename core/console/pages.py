@@ -44,12 +44,11 @@ def get(queryset: QuerySet[Thing, Thing], **lookup: Any) -> Thing:
     """One row, or the page “there is no such thing”; a NUL in the address is no such thing either."""
     if any("\x00" in str(value) for value in lookup.values()):
         raise Http404
-    try:
-        return queryset.get(**lookup)
-    except queryset.model.DoesNotExist:
-        raise Http404(
-            _("There is no {kind} “{name}”.").format(kind=queryset.model._meta.verbose_name, name=" ".join(str(v) for v in lookup.values()))
-        ) from None
+    found = queryset.filter(**lookup).first()
+    if found is None:
+        kind = queryset.model._meta.verbose_name  # noqa: SLF001 - Django's public API
+        raise Http404(_("There is no {kind} “{name}”.").format(kind=kind, name=" ".join(str(value) for value in lookup.values())))
+    return found
 
 
 class Page(View):
@@ -69,7 +68,7 @@ class Page(View):
         except Problem as problem:
             return self.refused(problem)
         except PermissionDenied:
-            permission = self.permission or "–"
+            permission = self.permission or _("to see any of it")
             return self.refused(
                 Problem(
                     "forbidden",

@@ -1,12 +1,11 @@
 """Template tags of the console: each returns one component. No style attributes: widths are SVG attributes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms, template
 from django.db import models
-from django.http import QueryDict
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.formats import date_format
@@ -137,14 +136,14 @@ def spark(values: Sequence[float], width: int = 64, height: int = 18, cls: str =
     points = [(round(i * step, 1), round(height - 2 - (height - 4) * value / top, 1)) for i, value in enumerate(values)]
     line = " ".join(f"{x},{y}" for x, y in points)
     return format_html(
-        '<svg class="spark {}" width="{}" height="{}" aria-hidden="true"><polygon class="area" points="0,{} {} {},{}"/><polyline points="{}"/>'
+        '<svg class="spark {}" width="{}" height="{}" aria-hidden="true"><polygon class="area" points="0,{} {} {},{}"/><polyline points="{}"/>'  # noqa: E501 - one picture
         '<circle class="end" cx="{}" cy="{}" r="1.8"/></svg>',
         cls, width, height, height, line, width, height, line, points[-1][0], points[-1][1],
     )  # fmt: skip
 
 
 @register.simple_tag
-def conv(applied: int, total: int, outdated: int = 0, unknown: int = 0, failed: int = 0, cls: str = "", text: Any = True) -> SafeString:
+def conv(applied: int, total: int, outdated: int = 0, unknown: int = 0, failed: int = 0, cls: str = "", text: Any = True) -> SafeString:  # noqa: PLR0917 - a tag's arguments
     """The convergence bar: applied, outdated, unknown and failed of all that are online."""
     x, rects = 0.0, []
     for name, count in (("applied", applied), ("outdated", outdated), ("unknown", unknown), ("failed", failed)):
@@ -190,6 +189,21 @@ def meter(values: Sequence[tuple[str, int]]) -> SafeString:
     )
 
 
+@register.simple_tag
+def meter_of(totals: Mapping[str, int]) -> SafeString:
+    """Like meter, from a mapping of status words to counts, in its order."""
+    return meter(list(totals.items()))
+
+
+@register.simple_tag
+def publication_state(row: Any) -> SafeString:
+    """The state of a publication in a word that cannot be taken for a request's state."""
+    if row is None:
+        return dash(_("Not published"))
+    words = {"pending": _("Not out yet"), "retired": _("Node gone")}
+    return pill(row.state, words.get(row.state), plain=True)
+
+
 @register.filter
 def n(value: Any) -> SafeString | str:
     """An integer with thousands separators; unknown is a dash, never 0."""
@@ -204,6 +218,7 @@ def z(value: Any) -> SafeString | str:
     return mark_safe('<span class="z">0</span>') if value == 0 and value is not None else n(value)
 
 
+@register.filter
 def span(duration: timedelta) -> str:
     """A length of time in its largest unit: 12 s, 5 min, 3 h, 9 d."""
     seconds = max(0, round(duration.total_seconds()))
@@ -288,14 +303,14 @@ def kind(cluster: Any) -> SafeString:
 @register.simple_tag(takes_context=True)
 def url_with(context: template.Context, **changes: Any) -> str:
     """The present address with some parameters changed; None takes one out, a change leads back to the first page."""
-    query: QueryDict = context["request"].GET.copy()
+    query = context["request"].GET.copy()
     if "page" not in changes:
         query.pop("page", None)
     for key, value in changes.items():
         query.pop(key, None)
         if value not in (None, ""):
             query[key] = str(value)
-    return "?" + query.urlencode()
+    return f"?{query.urlencode()}"
 
 
 @register.simple_tag(takes_context=True)
