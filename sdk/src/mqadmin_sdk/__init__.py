@@ -1,1 +1,20 @@
 """The SDK of mqadmin: an application connects, reads the metadata of its topics and groups, and follows every change."""
+
+from mqadmin_sdk.client import Client, NotConnectedError
+from mqadmin_sdk.metadata import BrokenNodeError, ClusterMetadata, GroupMetadata, NotPublishedError, ShadowGroup, TopicMetadata
+from mqadmin_sdk.subscriptions import ShadowSubscription, Subscription
+from mqadmin_sdk.version import VERSION
+
+__all__ = [
+    "BrokenNodeError",
+    "Client",
+    "ClusterMetadata",
+    "GroupMetadata",
+    "NotConnectedError",
+    "NotPublishedError",
+    "ShadowGroup",
+    "ShadowSubscription",
+    "Subscription",
+    "TopicMetadata",
+]
+__version__ = VERSION

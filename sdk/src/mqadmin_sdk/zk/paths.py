@@ -74,6 +74,7 @@ class InstanceName:
 def new_instance_name(role: Role, sdk: str, *, ip: str | None = None, now: datetime | None = None) -> str:
     """Name a new instance: address, role, SDK, local time to the millisecond, and a random part that no other instance has."""
     moment = (now or datetime.now()).isoformat(timespec="milliseconds")  # noqa: DTZ005 - the layout of ZMS asks for local time
+    sdk = sdk.replace("/", "-")  # a slash would begin another node
     return str(InstanceName(ip=ip or local_ip(), role=role, sdk=sdk, registered=moment, random=secrets.token_hex(4)))
 
 
