@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import secrets
 import shlex
@@ -185,9 +186,9 @@ def _programs(environment: dict[str, str], port: int) -> list[Program]:
             "-m", "celery", "-A", "mqadmin", "--quiet", "--skip-checks", "worker",
             "--concurrency", "2", "--without-gossip", "--without-mingle", "--loglevel", "INFO",
         ),
-        program("beat", "manage.py", "beat"),
-        program("registrar", "manage.py", "registrar"),
-        program("storekeeper", "manage.py", "storekeeper"),
+        program("beat", "manage.py", "beat", "--skip-checks"),
+        program("registrar", "manage.py", "registrar", "--skip-checks"),
+        program("storekeeper", "manage.py", "storekeeper", "--skip-checks"),
     ]  # fmt: skip
 
 
@@ -222,21 +223,26 @@ def _await_guard(home: Home, output: Output) -> None:
 
 def _run(output: Output, home: Home, found: packages.Found, runner: Runner, port: int) -> int:
     environment = base_environment(home)
-    environment.update(_start_services(output, home, found, runner, durable=True))
+    own = _start_services(output, home, found, runner, durable=True)
+    environment.update(own)
     url = f"http://127.0.0.1:{port}"
     static = home.path / "static"
     static.mkdir(exist_ok=True)
     environment.setdefault("MQADMIN_STATIC_ROOT", str(static))
     environment.update(MQADMIN_PORT=str(port), MQADMIN_URL=url)
-    first = not home.credentials.exists()
-    output.run(
-        "Preparing the database" if first else "Checking the database",
-        [str(provision.PYTHON), "-m", "mqadmin.supervisor.prepare", "--credentials", str(home.credentials)],
-        log=home.logs / "prepare.log",
-        cwd=CHECKOUT,
-        env=environment,
-        tick=runner.tick,
-    )
+    known = home.credentials.read_text() if home.credentials.exists() else ""
+    mark = _database_mark(environment["DATABASE_URL"]) if "DATABASE_URL" in own else ""
+    if not known or not mark or home.remembered("prepared") != mark:
+        output.run(
+            "Preparing the database",
+            [str(provision.PYTHON), "-m", "mqadmin.supervisor.prepare", "--credentials", str(home.credentials)],
+            log=home.logs / "prepare.log",
+            cwd=CHECKOUT,
+            env=environment,
+            tick=runner.tick,
+        )
+        home.remember("prepared", mark)
+    first = home.credentials.read_text() != known
     _keep_address(home, url)
     names = (
         "DATABASE_URL",
@@ -256,6 +262,17 @@ def _run(output: Output, home: Home, found: packages.Found, runner: Runner, port
         runner.log(f"not ready after {READY_PATIENCE:.0f} s, going on: {unready}")
     runner.run_until_stopped()
     return 0
+
+
+def _database_mark(url: str) -> str:
+    """Return what the preparation of our own database depends on; a database of the operator's own is looked at each time."""
+    digest = hashlib.sha256(url.encode())
+    for path in sorted(
+        [*CHECKOUT.glob("*/migrations/*.py"), *CHECKOUT.glob("*/*/migrations/*.py"), *CHECKOUT.glob("*/sql/*.sql"), provision.STAMP]
+    ):
+        if ".venv" not in path.relative_to(CHECKOUT).parts[:1] or path == provision.STAMP:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _keep_address(home: Home, url: str) -> None:

@@ -21,7 +21,12 @@ def main() -> None:
 
     django.setup()
     call_command("migrate", interactive=False, verbosity=1, skip_checks=True)
-    call_command("create_people", file=Path(arguments.credentials))
+    from django.contrib.auth import get_user_model
+
+    credentials = Path(arguments.credentials)
+    if credentials.exists() and not get_user_model().objects.exists():  # another database than the one they were made for
+        credentials.replace(credentials.with_name(f"{credentials.name}.before"))
+    call_command("create_people", file=credentials)
     uncompiled = [path for path in (CHECKOUT / "locale").glob("*/LC_MESSAGES/*.po") if not path.with_suffix(".mo").exists()]
     if uncompiled:
         call_command("compilemessages", verbosity=0, locale=sorted({path.parents[1].name for path in uncompiled}))
