@@ -214,6 +214,16 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_NAME_OVERRIDES": {
+        "RequestState": "core.approvals.models.State",
+        "MessageState": "messages.api.documents.STATES",
+        "MessageStatus": "messages.api.documents.STATUSES",
+        "OutcomeStatus": "messages.api.documents.OUTCOMES",
+        "EmptyBecause": "messages.api.documents.REASONS",
+        "RedriveState": "messages.models.Redrive.State",
+        "RedriveItemState": "messages.models.RedriveItem.State",
+        "RedriveItemReason": "messages.models.RedriveItem.Reason",
+    },
 }
 
 # --- Logs: one line an event, with the request id; JSON for machines -------------------------------------------------------

@@ -3,6 +3,7 @@
 import itertools
 from types import SimpleNamespace
 
+import psycopg
 import pytest
 
 _numbers = itertools.count(1)
@@ -10,6 +11,26 @@ STORE = [
     *("mq_message", "mq_delayed", "mq_lease", "mq_exception", "mq_history", "mq_group", "mq_cursor", "mq_span", "mq_topic", "mq_stat"),
     *("mq_producer_id", "mq_claim", "mq_redrive", "mq_redrive_item"),
 ]
+
+
+@pytest.fixture
+def statements(monkeypatch):
+    """How many statements went to Postgres, those beside Django's wrapper included: `statements(work)` counts."""
+    counted = [0]
+    execute = psycopg.Cursor.execute
+
+    def counting(self, *args, **kwargs):
+        counted[0] += 1
+        return execute(self, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", counting)
+
+    def count(work):
+        before = counted[0]
+        work()
+        return counted[0] - before
+
+    return count
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,11 @@ from rest_framework.views import APIView
 
 from core.api.authentication import TokenAuthentication
 
+STATES = ["accepted", "delayed"]
+OUTCOMES = ["succeeded", "failed", "later", "dead"]
+STATUSES = ["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
+REASONS = ["empty", "suspended", "not_subscribed", "retired"]
+
 
 class NewMessageSerializer(serializers.Serializer[Any]):
     """A message to send; `body` or `body_base64` must be there."""
@@ -37,7 +42,7 @@ class AcceptedSerializer(serializers.Serializer[Any]):
     """A message that is stored for good."""
 
     id = serializers.IntegerField()
-    state = serializers.ChoiceField(["accepted", "delayed"])
+    state = serializers.ChoiceField(STATES)
     duplicate = serializers.BooleanField(help_text="The producer's id was known: this is the first result.")
     deliver_at = serializers.DateTimeField(allow_null=True)
 
@@ -89,7 +94,7 @@ class BatchSerializer(serializers.Serializer[Any]):
     lease = serializers.CharField(allow_null=True)
     lease_until = serializers.DateTimeField(allow_null=True)
     messages = DeliverySerializer(many=True)
-    reason = serializers.ChoiceField(["empty", "suspended", "not_subscribed", "retired"], allow_null=True)
+    reason = serializers.ChoiceField(REASONS, allow_null=True)
 
 
 class OutcomeSerializer(serializers.Serializer[Any]):
@@ -97,7 +102,7 @@ class OutcomeSerializer(serializers.Serializer[Any]):
 
     id = serializers.IntegerField()
     status = serializers.ChoiceField(
-        ["succeeded", "failed", "later", "dead"],
+        OUTCOMES,
         help_text="failed: retried after the backoff, dead at the limit. later: retried, not counted. dead: a dead letter at once.",
     )
     delay_ms = serializers.IntegerField(required=False, allow_null=True, min_value=0, help_text="Instead of the group's backoff.")
@@ -135,7 +140,7 @@ class SettledSerializer(serializers.Serializer[Any]):
 
     index = serializers.IntegerField()
     id = serializers.IntegerField()
-    status = serializers.ChoiceField(["succeeded", "later", "dead", "failed"], allow_null=True)
+    status = serializers.ChoiceField(OUTCOMES, allow_null=True)
     next_retry_at = serializers.DateTimeField(required=False, allow_null=True)
     problem = ItemProblemSerializer(required=False)
 

@@ -1,0 +1,224 @@
+"""Messages and delayed messages as resources: find, read, cancel, reschedule."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from django.urls import URLPattern, re_path
+from django.utils.translation import gettext as _
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework import status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.utils.urls import remove_query_param, replace_query_param
+from rest_framework.views import APIView
+
+from core.api.schema import ProblemSerializer
+from core.api.views import actor
+from core.errors import Problem, not_found
+from messages import operating, services
+from messages.api import wire
+from messages.api.control_documents import (
+    DelayedPageSerializer,
+    FoundSerializer,
+    MessageSerializer,
+    RescheduleSerializer,
+    SearchPageSerializer,
+)
+from messages.db import fetch
+from messages.types import Page
+from topics.models import Topic
+
+ID = r"(?P<message_id>[0-9]{1,19})"
+BAD = {(400, "application/problem+json"): OpenApiResponse(ProblemSerializer)}
+_RESCHEDULE = frozenset({"deliver_at", "delay_ms", "reason"})
+
+
+def parameter(name: str, description: str = "", kind: Any = OpenApiTypes.STR, *, required: bool = False) -> OpenApiParameter:
+    """A query parameter in OpenAPI."""
+    return OpenApiParameter(name, kind, OpenApiParameter.QUERY, required=required, description=description)
+
+
+PAGE = [parameter("limit", "1 to 500, 50 if not given", OpenApiTypes.INT), parameter("cursor")]
+RANGE = [parameter("from", "RFC 3339", OpenApiTypes.DATETIME), parameter("to", "RFC 3339", OpenApiTypes.DATETIME)]
+
+
+class Query:
+    """The query parameters of a request, read strictly."""
+
+    def __init__(self, request: Request) -> None:
+        self.given = request.query_params
+        self.request = request
+
+    def text(self, name: str) -> str | None:
+        """A value; None when it is missing or empty. What the database cannot hold is found nowhere."""
+        value = self.given.get(name) or None
+        if value is not None and "\x00" in value:
+            raise wire.invalid(f"/{name}", _("“{name}” has a character that cannot be stored.").format(name=name))
+        return value
+
+    def moment(self, name: str) -> datetime | None:
+        """A time; a + that became a blank on the way is taken as +."""
+        value = self.text(name)
+        return None if value is None else wire.moment(value[:19] + value[19:].replace(" ", "+"), f"/{name}")
+
+    def number(self, name: str, highest: int = 2**63 - 1) -> int | None:
+        """A positive number."""
+        value = self.text(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdigit() and len(value) <= 19 and 0 < int(value) <= highest):
+            raise wire.invalid(f"/{name}", _("“{name}” must be {low} to {high}.").format(name=name, low=1, high=highest))
+        return int(value)
+
+    def page(self) -> dict[str, Any]:
+        """`limit` and `cursor`."""
+        return {"limit": self.number("limit", 500) or 50, "cursor": self.text("cursor")}
+
+    def topic_id(self) -> int | None:
+        """The id of the topic that is named. Problem: not_found."""
+        name = self.text("topic")
+        return None if name is None else topic_id_of(name)
+
+    def answer(self, page: Page[Any], results: Any, **more: Any) -> Response:
+        """A page with the address of the next one."""
+        address = self.request.build_absolute_uri()
+        following = replace_query_param(remove_query_param(address, "cursor"), "cursor", page.next) if page.next else None
+        return Response({"results": results, "next": following, **more})
+
+
+def topic_id_of(name: str) -> int:
+    """The id of a topic. Problem: not_found."""
+    found = Topic.objects.filter(name=name).values_list("pk", flat=True).first()
+    if found is None:
+        raise not_found(_("topic"), name)
+    return found
+
+
+class MessagesView(APIView):
+    """Search the messages of a topic."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+
+    @extend_schema(
+        operation_id="search_messages",
+        parameters=[
+            parameter("topic", required=True),
+            parameter("key"),
+            parameter("tag"),
+            parameter("id", "of the message", OpenApiTypes.INT64),
+            *RANGE,
+            *PAGE,
+        ],
+        responses={200: SearchPageSerializer, **BAD},
+    )
+    def get(self, request: Request) -> Response:
+        """Newest first; each page looks at a bounded number of messages and says how far back it got."""
+        query = Query(request)
+        topic_id = query.topic_id()
+        if topic_id is None:
+            raise wire.invalid("/topic", _("Name the topic to search: ?topic=…"))
+        page = services.search(
+            topic_id=topic_id,
+            sent_from=query.moment("from"),
+            sent_to=query.moment("to"),
+            message_id=query.number("id"),
+            key=query.text("key"),
+            tag=query.text("tag"),
+            **query.page(),
+        )
+        return query.answer(page, FoundSerializer(page.items, many=True).data, searched_to=searched_to(page))
+
+
+def searched_to(page: Page[Any]) -> str | None:
+    """How far back a page of a search got; None when it searched all."""
+    if page.next is None:
+        return None
+    at: datetime = fetch("SELECT mq_time_of(%s::bigint)", (int(page.next),))[0][0]
+    return wire.rfc3339(at)
+
+
+class MessageView(APIView):
+    """One message."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+
+    @extend_schema(operation_id="retrieve_message", responses=MessageSerializer)
+    def get(self, request: Request, message_id: str) -> Response:  # noqa: ARG002
+        """With its body and its status in every group; the id of a delayed message finds it before and after its delivery."""
+        message = services.message(message_id=int(message_id))
+        groups = services.message_status(message_id=int(message_id))
+        return Response(MessageSerializer(message, context={"groups": groups}).data)
+
+
+class DelayedMessagesView(APIView):
+    """Delayed messages."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+
+    @extend_schema(
+        operation_id="list_delayed_messages", parameters=[parameter("topic"), *RANGE, *PAGE], responses={200: DelayedPageSerializer, **BAD}
+    )
+    def get(self, request: Request) -> Response:
+        """Next due first; `from` and `to` bound the delivery time."""
+        query = Query(request)
+        page = services.delayed_messages(
+            topic_id=query.topic_id(), due_from=query.moment("from"), due_to=query.moment("to"), **query.page()
+        )
+        return query.answer(page, FoundSerializer(page.items, many=True).data)
+
+
+class DelayedMessageView(APIView):
+    """One delayed message."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {
+        "get": "mq_messages.view_message",
+        "patch": "mq_messages.change_delayed",
+        "delete": "mq_messages.change_delayed",
+    }
+
+    @extend_schema(operation_id="retrieve_delayed_message", responses=FoundSerializer)
+    def get(self, request: Request, message_id: str) -> Response:  # noqa: ARG002
+        """As long as it is delayed; afterwards it is found under messages/."""
+        message = services.message(message_id=int(message_id))
+        if message.state != "delayed":
+            hint = _("It has been delivered to its topic: see messages/{id}.").format(id=message.id)
+            raise Problem("not_delayed", _("Message {id} is not delayed.").format(id=message_id), status=404, hint=hint)
+        return Response(FoundSerializer(message).data)
+
+    @extend_schema(operation_id="reschedule_delayed_message", request=RescheduleSerializer, responses=FoundSerializer)
+    def patch(self, request: Request, message_id: str) -> Response:
+        """Deliver it at another time."""
+        fields = json_object(request)
+        wire.only(fields, _RESCHEDULE)
+        if fields.get("deliver_at") is None and fields.get("delay_ms") is None:
+            raise wire.invalid("/deliver_at", _("Give either “deliver_at” or “delay_ms”."))
+        deliver_at = wire.delivery_time(fields) or datetime.now(UTC)
+        reason = wire.text(fields, "reason", "", 2000)
+        operating.reschedule_delayed(actor=actor(request), message_id=int(message_id), deliver_at=deliver_at, reason=reason)
+        return Response(FoundSerializer(services.message(message_id=int(message_id))).data)
+
+    @extend_schema(
+        operation_id="cancel_delayed_message", request=None, parameters=[parameter("reason", "kept in the audit")], responses={204: None}
+    )
+    def delete(self, request: Request, message_id: str) -> Response:
+        """Cancel it: it is gone."""
+        reason = (Query(request).text("reason") or "")[:2000]
+        operating.cancel_delayed(actor=actor(request), message_id=int(message_id), reason=reason)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def json_object(request: Request) -> Mapping[str, Any]:
+    """The body of a DRF request, an object."""
+    if not isinstance(request.data, dict):
+        raise Problem("invalid", _("The body must be a JSON object."), hint=_("Send Content-Type: application/json."))
+    return request.data
+
+
+urlpatterns: list[URLPattern] = [
+    re_path(r"^messages$", MessagesView.as_view(), name="messages"),
+    re_path(rf"^messages/{ID}$", MessageView.as_view(), name="message"),
+    re_path(r"^delayed-messages$", DelayedMessagesView.as_view(), name="delayed-messages"),
+    re_path(rf"^delayed-messages/{ID}$", DelayedMessageView.as_view(), name="delayed-message"),
+]

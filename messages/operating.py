@@ -1,0 +1,55 @@
+"""What people do to messages by hand: the store's verbs with an audit entry in the same transaction."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from django.db import transaction
+
+from accounts.models import User
+from consumers.models import ConsumerGroup
+from core.audit.services import record
+from messages import services
+from messages.models import Redrive
+from messages.types import Accepted, DeadFilter, NewMessage
+from topics.models import Topic
+
+INLINE = 1000  # messages of a redrive that are done before its first answer; the worker does the rest
+
+
+def send(*, actor: User, topic_id: int, message: NewMessage) -> Accepted:
+    """Send one message by hand; the audit keeps that it was sent, not its body. Problems: those of the store's send."""
+    # Until the commit no consumer gets any later message: a send by hand is rare, and its audit entry takes a millisecond.
+    with transaction.atomic():
+        accepted = services.send(topic_id=topic_id, messages=[message])[0]
+        after = {"topic": Topic.objects.values_list("name", flat=True).get(pk=topic_id), "key": message.key, "tag": message.tag}
+        record(actor=actor, action="send", kind="message", name=str(accepted.id), after=after)
+    return accepted
+
+
+def cancel_delayed(*, actor: User, message_id: int, reason: str = "") -> None:
+    """Cancel a delayed message: it is gone. Problems: not_found, not_delayed."""
+    with transaction.atomic():
+        topic_id = services.cancel_delayed(message_id=message_id)
+        topic = Topic.objects.filter(pk=topic_id).values_list("name", flat=True).first()
+        record(actor=actor, action="cancel", kind="delayed message", name=str(message_id), before={"topic": topic}, reason=reason)
+
+
+def reschedule_delayed(*, actor: User, message_id: int, deliver_at: datetime, reason: str = "") -> None:
+    """Deliver a delayed message at another time. Problems: not_found, not_delayed, delay_out_of_range."""
+    with transaction.atomic():
+        before = services.reschedule_delayed(message_id=message_id, deliver_at=deliver_at)
+        times = {"before": {"deliver_at": before.isoformat()}, "after": {"deliver_at": deliver_at.isoformat()}}
+        record(actor=actor, action="reschedule", kind="delayed message", name=str(message_id), reason=reason, **times)
+
+
+def redrive(
+    *, actor: User, group: ConsumerGroup, ids: Sequence[int] | None = None, only: DeadFilter | None = None, reason: str = ""
+) -> Redrive:
+    """Begin to redrive dead letters and do the first of them at once; Celery goes on. Problems: invalid_redrive, not_found."""
+    with transaction.atomic():
+        job = services.start_redrive(group_id=group.pk, ids=ids, only=only, actor=actor, reason=reason)
+        after = {"redrive": job.pk, "messages": job.total, "filter": job.filter}
+        record(actor=actor, action="redrive", kind="consumer group", name=group.name, after=after, reason=reason)
+    services.redrive_step(redrive_id=job.pk, limit=INLINE)
+    job.refresh_from_db()
+    return job
