@@ -57,7 +57,7 @@ class Terminal:
     """A program that runs on in a terminal of its own; `expect` waits for what it prints next."""
 
     def __init__(self, commands, cwd, env):
-        self.lines, self.read_to = [], 0
+        self.lines, self.seen = [], set()
         self.process = subprocess.Popen(
             ["bash", "-c", commands.replace("\nMQADMIN_", "\nexec env MQADMIN_")],
             cwd=cwd,
@@ -77,12 +77,12 @@ class Terminal:
     def expect(self, pattern, seconds=15.0):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for position in range(self.read_to, len(self.lines)):
-                if re.search(f"^{pattern}", self.lines[position]):
-                    self.read_to = position + 1
+            for position, line in enumerate(list(self.lines)):
+                if position not in self.seen and re.search(f"^{pattern}", line):
+                    self.seen.add(position)
                     return
             time.sleep(0.05)
-        raise AssertionError(f"{pattern!r} did not come; after line {self.read_to} there is: {self.lines}")
+        raise AssertionError(f"{pattern!r} did not come; there is: {self.lines}")
 
     def close(self):
         self.process.terminate()

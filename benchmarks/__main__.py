@@ -1,0 +1,34 @@
+"""`make bench`: every benchmark in turn, each beside its floor in the same run, as a table of ratios.
+
+Absolute times mean little on a shared machine; the ratio of two measurements of one run means something. Arguments name the benchmarks.
+"""
+
+import importlib
+import os
+import sys
+
+import django
+
+NAMES = ("publication", "store", "rest")
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, all by default, and print a Markdown table."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mqadmin.settings")
+    django.setup()
+    unknown = set(names) - set(NAMES)
+    if unknown:
+        print(f"There is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.", file=sys.stderr)
+        return 2
+    rows = []
+    for name in names or NAMES:
+        print(f"running {name} …", flush=True)
+        rows += importlib.import_module(f"benchmarks.{name}").run()
+    print("\n| benchmark | measured | floor | unit | ratio | |\n|---|---:|---:|---|---:|---|")
+    for row in rows:
+        print(f"| {row.name} | {row.measured:,.3g} | {row.floor:,.3g} | {row.unit} | **{row.ratio:.2f}** | {row.note} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
