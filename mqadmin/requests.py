@@ -83,7 +83,7 @@ def _row(user: Any, thing: Any, room: str, model: str, wants: str) -> dict[str, 
     if thing.state == State.PENDING:
         why = why_not(user, f"{app}.approve_{model}", thing, [State.PENDING], four_eyes=True)
         actions = [
-            Action(_("Reject"), reverse(f"admin:{room}_reject", args=[thing.name]), "", "s danger", why=why),
+            Action(_("Reject"), reverse(f"admin:{room}_reject", args=[thing.name]), "", "s", why=why),
             Action(_("Approve"), reverse(f"admin:{room}_approve", args=[thing.name]), "", "s", why=why),
         ]
     else:

@@ -4,17 +4,17 @@ from django.urls import path
 from django.utils.translation import gettext_lazy as lazy
 
 from core.audit.models import AuditEntry
-from core.audit.reading import changes
+from core.audit.reading import changes, said
 from core.console.lists import Filter, ListPage
 from core.console.slots import Column
 
 
 def _kinds(_request: object) -> list[tuple[str, str]]:
-    return [(kind, kind) for kind in AuditEntry.objects.order_by("kind").values_list("kind", flat=True).distinct()[:50]]
+    return [(kind, said(kind)) for kind in AuditEntry.objects.order_by("kind").values_list("kind", flat=True).distinct()[:50]]
 
 
 def _who(_request: object) -> list[tuple[str, str]]:
-    return [(name, name) for name in AuditEntry.objects.order_by("actor_name").values_list("actor_name", flat=True).distinct()[:100]]
+    return [(name, said(name)) for name in AuditEntry.objects.order_by("actor_name").values_list("actor_name", flat=True).distinct()[:100]]
 
 
 class Audit(ListPage[AuditEntry]):

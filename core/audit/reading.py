@@ -3,7 +3,43 @@
 import json
 from typing import Any
 
+from django.utils.translation import gettext_lazy as _
+
 from core.audit.models import AuditEntry
+
+# What services record stays as it is in the database; people read it in their language.
+WORDS = {
+    "apply": _("apply"),
+    "approve": _("approve"),
+    "cancel": _("cancel"),
+    "change": _("change"),
+    "create": _("create"),
+    "edit": _("edit"),
+    "move": _("move"),
+    "redrive": _("redrive"),
+    "reject": _("reject"),
+    "reschedule": _("reschedule"),
+    "resume": _("resume"),
+    "retire": _("retire"),
+    "send": _("send"),
+    "submit again": _("submit again"),
+    "suspend": _("suspend"),
+    "switch off": _("switch off"),
+    "switch on": _("switch on"),
+    "cluster": _("cluster"),
+    "consumer group": _("consumer group"),
+    "delayed message": _("delayed message"),
+    "message": _("message"),
+    "dead letter": _("dead letter"),
+    "shadow group": _("shadow group"),
+    "topic": _("topic"),
+    "system": _("system"),
+}
+
+
+def said(recorded: str) -> str:
+    """A recorded word in the reader's language; one that we do not know stays as it is."""
+    return str(WORDS.get(recorded, recorded))
 
 
 def changes(entry: AuditEntry) -> str:

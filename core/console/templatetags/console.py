@@ -14,9 +14,11 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext, pgettext
 
+from core.audit.reading import said
 from core.console.actions import Action
 
 register = template.Library()
+register.filter("said", said)
 
 # Each status has a shape of its own, so that nothing is told by colour alone.
 SHAPES = {
