@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections import deque
 from typing import Any
 
@@ -20,6 +21,7 @@ from django.conf import settings
 from django.db import connections
 
 POLL = 0.5  # seconds between two looks without a notification
+HOLD = 0.05  # seconds in which a woken thread pulls before another of its group is woken: 500 would queue for one lock
 RETRY = 1.0  # seconds before a lost connection is opened anew
 CHANNEL = "mq_horizon"
 
@@ -43,6 +45,7 @@ class Lobby:
         self._lock = threading.Lock()
         self._waiting: dict[int, deque[_Waiter]] = {}
         self._parked = 0
+        self._woken_at: dict[int, float] = {}
         self._closed = False
         self._listener: threading.Thread | None = None
         self._bell, self._push = socket.socketpair()
@@ -93,14 +96,23 @@ class Lobby:
         with self._lock:
             return list(self._waiting)
 
-    def _wake(self, group_ids: list[int]) -> None:
+    def _wake(self, group_ids: list[int]) -> float:
+        """Wake one thread per ready group; returns after how many seconds to look again."""
+        now = time.monotonic()
+        again = POLL
         with self._lock:
+            self._woken_at = {g: at for g, at in self._woken_at.items() if now - at < HOLD}
             for group_id in group_ids:
                 queue = self._waiting.get(group_id)
-                if queue:
+                if queue and group_id in self._woken_at:
+                    again = HOLD
+                elif queue:
+                    self._woken_at[group_id] = now
                     waiter = queue.popleft()
                     waiter.woken = True
                     waiter.event.set()
+                    again = HOLD if queue else again
+        return again
 
     def _listen(self) -> None:
         while not self._closed:
@@ -115,10 +127,12 @@ class Lobby:
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         idle = 0
         while not self._closed:
+            again = POLL
             groups = self._groups()
             if groups:
                 idle = 0
-                self._wake([row[0] for row in connection.execute("SELECT * FROM mq_ready(%s::bigint[])", (groups,)).fetchall()])
+                ready = connection.execute("SELECT * FROM mq_ready(%s::bigint[])", (groups,)).fetchall()
+                again = self._wake([row[0] for row in ready])
             else:
                 idle += 1
                 if idle > 120:  # nobody has waited for a minute: give the connection back
@@ -126,10 +140,10 @@ class Lobby:
                         if not self._waiting:
                             self._listener = None
                             return
-            ready, _w, _x = select.select([self._bell.fileno(), connection.fileno()], [], [], POLL)
-            if self._bell.fileno() in ready:
+            readable, _w, _x = select.select([self._bell.fileno(), connection.fileno()], [], [], again)
+            if self._bell.fileno() in readable:
                 self._drain()
-            if connection.fileno() in ready:
+            if connection.fileno() in readable:
                 connection.execute("SELECT 1")  # reads what has come, notifications included
 
     def _pause(self, seconds: float) -> None:

@@ -112,5 +112,3 @@ def expire_now(group):
     sql("UPDATE mq_lease SET lease_until = clock_timestamp() - interval '1 ms' WHERE group_id = %s", group)
     sql("UPDATE mq_exception SET lease_until = clock_timestamp() - interval '1 ms' WHERE group_id = %s AND status = 'P'", group)
     services.expire()
-
-

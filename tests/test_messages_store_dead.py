@@ -116,7 +116,7 @@ def test_steps_are_bounded_and_a_killed_step_changes_nothing():
     redrive = services.start_redrive(group_id=group, only=DeadFilter())
     assert services.redrive_step(redrive_id=redrive.pk, limit=10) is True
     assert counts(group) == {"dead": 15, "later": 10}
-    with pytest.raises(RuntimeError), transaction.atomic():
+    with pytest.raises(RuntimeError), transaction.atomic():  # noqa: PT012
         services.redrive_step(redrive_id=redrive.pk, limit=10)
         raise RuntimeError  # the worker is killed before its commit
     assert counts(group) == {"dead": 15, "later": 10}
@@ -184,7 +184,9 @@ def test_results_come_in_pages():
         services.redrive_results(redrive_id=0)
 
 
-@pytest.mark.parametrize("bad", [{}, {"ids": [1], "only": DeadFilter()}, {"ids": []}, {"ids": [0]}, {"ids": [2**63]}, {"ids": list(range(1, 1002))}])
+@pytest.mark.parametrize(
+    "bad", [{}, {"ids": [1], "only": DeadFilter()}, {"ids": []}, {"ids": [0]}, {"ids": [2**63]}, {"ids": list(range(1, 1002))}]
+)
 def test_it_refuses_a_redrive_that_makes_no_sense(bad):
     group = new_group(new_id())
     before = Redrive.objects.count()

@@ -37,7 +37,13 @@ def test_fault_15_a_delayed_message_keeps_its_identity_before_and_after_promotio
     time.sleep(0.35)
     assert services.promote() >= 1
     (delivered,) = (batch := pull(group)).messages
-    assert (delivered.origin_id, delivered.key, delivered.tag, delivered.headers, delivered.sharding_key) == (message, "k", "t", {"h": "1"}, "s")
+    assert (delivered.origin_id, delivered.key, delivered.tag, delivered.headers, delivered.sharding_key) == (
+        message,
+        "k",
+        "t",
+        {"h": "1"},
+        "s",
+    )
     after = services.message(message_id=message)
     assert (after.id, after.origin_id, after.state) == (delivered.id, message, "accepted")
     settle(group, batch)

@@ -68,7 +68,12 @@ def test_failed_is_retried_after_the_groups_backoff_and_dead_at_the_limit(topic)
         if attempt < 3:
             assert result.status == "later"
             now = status(message, group)
-            assert (now.status, now.attempts, now.last_error, now.next_retry_at) == ("later", attempt, f"boom {attempt}", result.next_retry_at)
+            assert (now.status, now.attempts, now.last_error, now.next_retry_at) == (
+                "later",
+                attempt,
+                f"boom {attempt}",
+                result.next_retry_at,
+            )
             assert pull(group).messages == []
             waits.append(sql("SELECT extract(epoch FROM due_at - last_at)::float8 FROM mq_exception WHERE group_id = %s", group))
             time.sleep(waits[-1] + 0.01)
@@ -97,7 +102,14 @@ def test_dead_goes_to_the_dead_letters_at_once_with_its_reason(topic):
     (message,) = send(topic, "x", key="k", tag="t")
     settle(group, pull(group, consumer="w9"), "dead", error="cannot be parsed")
     (letter,) = services.dead_letters(group_id=group).items
-    assert (letter.id, letter.reason, letter.attempts, letter.key, letter.tag, letter.consumer) == (message, "cannot be parsed", 1, "k", "t", "w9")
+    assert (letter.id, letter.reason, letter.attempts, letter.key, letter.tag, letter.consumer) == (
+        message,
+        "cannot be parsed",
+        1,
+        "k",
+        "t",
+        "w9",
+    )
     assert letter.first_failed_at == letter.last_failed_at
     assert services.message(message_id=letter.id).body == b"x"
 
@@ -275,7 +287,10 @@ def test_changed_settings_hold_for_what_is_already_in_workers_hands(topic):
     assert settle(group, batch, "failed")[0].status == "dead"
 
 
-@pytest.mark.parametrize(("limit", "visibility", "code"), [(0, 1000, "invalid_limit"), (1001, 1000, "invalid_limit"), (1, 0, "invalid_visibility"), (1, 10**9, "invalid_visibility")])
+@pytest.mark.parametrize(
+    ("limit", "visibility", "code"),
+    [(0, 1000, "invalid_limit"), (1001, 1000, "invalid_limit"), (1, 0, "invalid_visibility"), (1, 10**9, "invalid_visibility")],
+)
 def test_it_refuses_a_pull_out_of_bounds(topic, limit, visibility, code):
     group = new_group(topic)
     with pytest.raises(Problem) as refused:

@@ -107,7 +107,7 @@ def test_a_rolled_back_send_leaves_nothing_not_even_its_claim():
     topic = new_id()
     group = new_group(topic)
     m = [NewMessage(b"x", producer_id="p")]
-    with pytest.raises(RuntimeError), transaction.atomic():
+    with pytest.raises(RuntimeError), transaction.atomic():  # noqa: PT012
         services.send(topic_id=topic, messages=m)
         raise RuntimeError
     assert pull(group).messages == []

@@ -110,6 +110,9 @@ BEGIN
     -- the messages of this lease in their order: the same rows as at the pull, since the log is append-only and (lo, hi] closed
     v_ids := ARRAY(SELECT m.id FROM mq_message m WHERE m.topic_id = l.topic_id AND m.id > l.lo AND m.id <= l.hi
                      AND (l.tags IS NULL OR m.tag = ANY (l.tags)) ORDER BY m.id);
+    IF cardinality(v_ids) <> l.n THEN   -- somebody went round the horizon: say so instead of settling the wrong ones
+      RAISE EXCEPTION 'the log has changed inside a lease' USING ERRCODE = 'data_corrupted';
+    END IF;
     IF v_all AND l.acked IS NULL AND v_ids = p_ids THEN   -- the whole lease succeeded
       DELETE FROM mq_lease q WHERE q.group_id = p_group AND q.token = p_token AND q.topic_id = l.topic_id AND q.lane = l.lane;
       INSERT INTO mq_history (group_id, topic_id, lo, hi, token, pulled_at, settled_at, n, attempts, retried, consumer)

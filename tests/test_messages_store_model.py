@@ -1,0 +1,216 @@
+"""The whole store against a small model in memory: counts and the status of every message, after every step of a random run."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from clusters.drivers import builtin
+from core import tags as tag_expressions
+from messages import services
+from messages.types import DeadFilter, NewMessage, Outcome
+from tests.store_world import counts, expire_now, new_group, new_id, pull, sql
+
+pytestmark = pytest.mark.usefixtures("store")
+MAX_ATTEMPTS = 2
+
+
+@dataclass
+class Group:
+    """What a person would write down: per message its status, attempts and whether it goes alone."""
+
+    id: int
+    filters: dict
+    active: dict
+    status: dict = field(default_factory=dict)  # id -> word
+    attempts: dict = field(default_factory=dict)
+    alone: set = field(default_factory=set)
+    leases: dict = field(default_factory=dict)  # token -> set of ids not yet settled, handed out together
+    sizes: dict = field(default_factory=dict)
+
+    def arrive(self, topic, message_id, tag):
+        wanted = self.active[topic] and (self.filters[topic] is None or tag in self.filters[topic])
+        self.status[message_id] = "waiting" if wanted else "not_subscribed"
+
+    def fail(self, message_id, topic, *, counted, dead=False):
+        self.attempts[message_id] = self.attempts.get(message_id, 0) + counted
+        if dead or (counted and self.attempts[message_id] >= MAX_ATTEMPTS):
+            self.status[message_id] = "dead"
+        else:
+            self.status[message_id] = "later" if self.active[topic] else "failed"
+
+
+tag = st.sampled_from("ab")
+expression = st.sampled_from(["*", "a", "b", "a || b", "c"])
+which_topic = st.integers(0, 1)
+which_group = st.integers(0, 1)
+STEP = st.one_of(
+    st.tuples(st.just("send"), which_topic, st.lists(tag, min_size=1, max_size=5)),
+    st.tuples(st.just("pull"), which_group, st.integers(1, 6)),
+    st.tuples(st.just("pull"), which_group, st.integers(1, 6)),
+    st.tuples(
+        st.just("settle"),
+        which_group,
+        st.lists(st.sampled_from(["succeeded", "succeeded", "failed", "later", "dead", None]), min_size=6, max_size=6),
+    ),
+    st.tuples(st.just("next"), which_group, st.lists(st.sampled_from(["succeeded", "failed", None]), min_size=6, max_size=6)),
+    st.tuples(st.just("expire"), which_group),
+    st.tuples(st.just("redrive"), which_group),
+    st.tuples(st.just("filter"), which_group, which_topic, expression),
+    st.tuples(st.just("unsubscribe"), which_group, which_topic),
+    st.tuples(st.just("resubscribe"), which_group, which_topic, expression, st.booleans()),
+    st.tuples(st.just("cut"), which_group),
+)
+
+
+class World:
+    def __init__(self):
+        self.topics = [new_id(), new_id()]
+        self.messages = {}  # id -> (topic, tag)
+        filters = [None, ["a"]]
+        self.groups = []
+        for f in filters:
+            made = new_group(*self.topics, max_attempts=MAX_ATTEMPTS, tag_expression="*" if f is None else " || ".join(f))
+            self.groups.append(Group(made, dict.fromkeys(self.topics, f), dict.fromkeys(self.topics, True)))
+
+    def send(self, topic, tags):
+        topic = self.topics[topic]
+        for accepted, t in zip(services.send(topic_id=topic, messages=[NewMessage(b"", tag=t) for t in tags]), tags, strict=True):
+            self.messages[accepted.id] = (topic, t)
+            for group in self.groups:
+                group.arrive(topic, accepted.id, t)
+        services.tick()
+
+    def handed_out(self, group, batch, limit):
+        ids = {m.id for m in batch.messages}
+        due = {i for i, s in group.status.items() if s == "later"}
+        waiting = {i for i, s in group.status.items() if s == "waiting"}
+        assert len(ids) == len(batch.messages)
+        assert ids <= due | waiting
+        if due & group.alone:
+            assert len(ids) == 1 or not ids & group.alone
+        if not due & group.alone:
+            assert len(ids) == min(limit, len(due) + len(waiting))
+            assert len(ids & due) == min(limit, len(due))
+        elif due or waiting:
+            assert ids
+        for m in batch.messages:
+            assert m.attempt == group.attempts.get(m.id, 0) + 1
+            group.status[m.id] = "processing"
+        if ids:
+            group.leases[batch.lease] = ids
+            group.sizes[batch.lease] = len(ids)
+
+    def settled(self, group, lease, outcomes, results):
+        for outcome, result in zip(outcomes, results, strict=True):
+            held = group.leases.get(lease, set())
+            if outcome.id not in held:
+                assert result.problem_code
+                continue
+            assert result.problem_code is None
+            held.discard(outcome.id)
+            group.alone.discard(outcome.id)
+            if outcome.status == "succeeded":
+                group.status[outcome.id] = "succeeded"
+            else:
+                group.fail(outcome.id, self.messages[outcome.id][0], counted=outcome.status != "later", dead=outcome.status == "dead")
+            assert result.status == group.status[outcome.id]
+        if not group.leases.get(lease, {1}):
+            del group.leases[lease]
+
+    def outcomes(self, group, words):
+        lease = next(iter(group.leases), None)
+        if lease is None:
+            return None, []
+        return lease, [Outcome(i, w) for i, w in zip(sorted(group.leases[lease]), words, strict=False) if w]
+
+    def step(self, name, group=None, *args):
+        if name == "send":
+            self.send(group, *args)
+            return
+        g = self.groups[group]
+        if name == "pull":
+            self.handed_out(g, pull(g.id, limit=args[0]), args[0])
+        elif name == "settle":
+            lease, outcomes = self.outcomes(g, args[0])
+            if outcomes:
+                self.settled(g, lease, outcomes, services.settle(group_id=g.id, lease=lease, outcomes=outcomes))
+        elif name == "next":
+            lease, outcomes = self.outcomes(g, args[0])
+            results, batch = services.next(group_id=g.id, lease=lease, outcomes=outcomes, limit=4, visibility_ms=60_000, consumer="w")
+            self.settled(g, lease, outcomes, results)
+            self.handed_out(g, batch, 4)
+        elif name == "expire":
+            expire_now(g.id)
+            for lease, held in g.leases.items():
+                for i in held:
+                    counted = g.sizes[lease] == 1
+                    g.fail(i, self.messages[i][0], counted=counted)
+                    g.alone.add(i)
+            g.leases = {}
+        elif name == "redrive":
+            redrive = services.start_redrive(group_id=g.id, only=DeadFilter())
+            while services.redrive_step(redrive_id=redrive.pk, limit=2):
+                pass
+            for i, s in g.status.items():
+                if s == "dead" and g.active[self.messages[i][0]]:
+                    g.status[i], g.attempts[i] = "later", 0
+                    g.alone.discard(i)
+        elif name == "cut":
+            sql("SELECT mq_cut(1000000, 3)")
+        else:
+            self.subscription(name, g, *args)
+
+    def subscription(self, name, g, topic, expression=None, latest=False):
+        topic = self.topics[topic]
+        mine = [i for i, (t, _tag) in self.messages.items() if t == topic]
+        if name == "unsubscribe":
+            builtin.unsubscribe(group_id=g.id, topic_id=topic)
+            if g.active[topic]:
+                for i in mine:
+                    g.status[i] = {"waiting": "skipped", "later": "failed"}.get(g.status[i], g.status[i])
+            g.active[topic] = False
+            return
+        if name == "filter" and not g.active[topic]:
+            return
+        if name == "resubscribe" and g.active[topic]:
+            return
+        # what has not been handed out yet is seen by the new filter
+        position = max([0, *(i for i in mine if g.status[i] not in {"waiting", "skipped", "not_subscribed"})])
+        stood = sql("SELECT pos FROM mq_cursor WHERE group_id = %s AND topic_id = %s", g.id, topic)
+        assert stood >= position
+        builtin.subscribe(group_id=g.id, topic_id=topic, tag_expression=expression, consume_from="latest" if latest else "earliest")
+        g.filters[topic], was_active = tag_expressions.parse(expression), g.active[topic]
+        g.active[topic] = True
+        if was_active or not latest:
+            for i in mine:
+                if i > stood:
+                    g.arrive(topic, i, self.messages[i][1])
+
+    def check(self):
+        for g in self.groups:
+            for i in self.messages:
+                real = next(s for s in services.message_status(message_id=i) if s.group_id == g.id)
+                assert real.status == g.status[i], (g.id, i, real, g.status[i])
+            expected = {}
+            for word in g.status.values():
+                if word != "not_subscribed":
+                    expected[word] = expected.get(word, 0) + 1
+            assert counts(g.id) == expected
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(STEP, min_size=5, max_size=25))
+def test_counts_and_statuses_equal_the_model(steps):
+    world = World()
+    for step in steps:
+        note(step)
+        world.step(*step)
+    world.check()

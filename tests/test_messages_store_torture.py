@@ -1,0 +1,271 @@
+"""Torture: senders that sleep and roll back, workers that crash and fail, two tickers. Nothing lost, nothing acked twice, counts exact.
+
+The same run with each negative control must lose messages: it shows that this test can fail.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from itertools import combinations_with_replacement
+
+import pytest
+from django.db import DatabaseError, OperationalError, connection, transaction
+
+from clusters.drivers import builtin
+from messages import services
+from messages.types import DeadFilter, NewMessage, Outcome
+from tests.store_world import Threads, counts, new_group, new_id, session, sql
+
+pytestmark = pytest.mark.usefixtures("store")
+SECONDS = 4.0
+SEED = int(os.environ.get("MQADMIN_TEST_SEED", time.time_ns() % 1_000_000))
+
+
+class RollbackError(Exception):
+    pass
+
+
+def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03)):
+    """Run it; returns (ids committed, ids acked, times each was acked, the group)."""
+    topic, lock = new_id(), threading.Lock()
+    group = new_group(topic, max_attempts=1000, backoff_ms=(0, 5, 20))
+    committed, acked = set(), {}
+    end = time.monotonic() + seconds
+    threads, quiet = Threads(), threading.Event()
+
+    def sender(rng):
+        while time.monotonic() < end:
+            try:
+                with transaction.atomic():
+                    ids = send(topic, rng.choice([1, 1, 3, 30]), rng)
+                    time.sleep(rng.choice(linger))
+                    if rng.random() < 0.2:
+                        raise RollbackError  # noqa: TRY301
+                with lock:
+                    committed.update(ids)
+            except RollbackError:
+                pass
+            time.sleep(rng.random() * 0.01)
+
+    def worker(rng):
+        lease, outcomes = None, []
+        while not quiet.is_set():
+            settled, batch = services.next(
+                group_id=group, lease=lease, outcomes=outcomes, limit=rng.choice([1, 5, 50]), visibility_ms=250, consumer="w"
+            )
+            with lock:
+                for s in settled:
+                    if s.status == "succeeded":
+                        acked[s.id] = acked.get(s.id, 0) + 1
+            lease, outcomes = (
+                batch.lease,
+                [Outcome(m.id, rng.choices(["succeeded", "failed", "later"], [8, 1, 1])[0]) for m in batch.messages],
+            )
+            if rng.random() < 0.08 and time.monotonic() < end:  # crash
+                lease, outcomes = None, []
+            if not batch.messages:
+                lease, outcomes = None, []
+                time.sleep(0.01)
+
+    def ticker():
+        while not quiet.is_set():
+            tick()
+            time.sleep(0.005)
+
+    def expirer():
+        while not quiet.is_set():
+            services.expire()
+            time.sleep(0.02)
+
+    for i in range(4):
+        threads.start(sender, random.Random(SEED + i))
+    for i in range(4):
+        threads.start(worker, random.Random(SEED + 100 + i))
+    for work in (ticker, ticker, expirer):
+        threads.start(work)
+    time.sleep(seconds)
+    last, since = None, time.monotonic()
+    while time.monotonic() < end + 12:
+        now = len(acked), len(committed)
+        if now != last:
+            last, since = now, time.monotonic()
+        if now[0] >= now[1] or time.monotonic() - since > 1.0:
+            break
+        time.sleep(0.05)
+    time.sleep(0.1)
+    quiet.set()
+    threads.join()
+    return committed, acked, group
+
+
+def send_well(topic, n, _rng):
+    return [a.id for a in services.send(topic_id=topic, messages=[NewMessage(b"x")] * n)]
+
+
+def send_nextval_first(topic, n, rng):
+    """The fault of the laboratory: ids drawn, then a while, then the lock."""
+    ids = [sql("SELECT nextval('mq_id_seq')") for _ in range(n)]
+    time.sleep(rng.choice([0, 0.01]))
+    for i in ids:
+        sql("INSERT INTO mq_message (topic_id, id, body) VALUES (%s, %s, 'x')", topic, i)
+    return ids
+
+
+def tick_without_looking():
+    """The other fault: closing at the last value without asking who might still commit."""
+    sql("UPDATE mq_horizon SET closed_id = greatest(closed_id, (SELECT last_value FROM mq_id_seq))")
+
+
+def test_torture_loses_nothing_acks_nothing_twice_and_counts_exactly():
+    print(f"seed {SEED}")
+    committed, acked, group = torture(send=send_well, tick=services.tick, seconds=SECONDS)
+    assert len(committed) > 100
+    assert committed - acked.keys() == set(), f"lost; seed {SEED}"
+    assert acked.keys() - committed == set(), f"delivered although rolled back; seed {SEED}"
+    assert {i: n for i, n in acked.items() if n > 1} == {}, f"acked twice; seed {SEED}"
+    assert counts(group) == {"succeeded": len(committed)}
+
+
+@pytest.mark.parametrize("control", ["nextval before the lock", "no lock check"])
+def test_torture_negative_control_loses_messages(control):
+    send, tick = (send_nextval_first, services.tick) if control == "nextval before the lock" else (send_well, tick_without_looking)
+    for _try in range(3):
+        try:
+            committed, acked, _group = torture(send=send, tick=tick, seconds=1.5, linger=(0.01, 0.05))
+        except DatabaseError as error:  # a message that came up inside a lease
+            assert "changed inside a lease" in str(error)  # noqa: PT017
+            return
+        if committed - acked.keys():
+            return
+    pytest.fail(f"the control lost nothing: the torture proves nothing; seed {SEED}")
+
+
+def kill_in_the_middle(program, env, after):
+    with subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "go\n"
+        time.sleep(after)
+        process.kill()
+        return process.stdout.read().split()
+
+
+def test_kill_9_of_senders_and_workers_as_processes_loses_nothing():
+    topic = new_id()
+    group = new_group(topic, max_attempts=1000)
+    db = connection.settings_dict
+    url = f"postgres://{db['USER']}:{db['PASSWORD']}@{db['HOST']}:{db['PORT']}/{db['NAME']}"
+    env = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "mqadmin.settings"}
+    head = "import django; django.setup(); from messages import services as s; from messages.types import *; print('go', flush=True)\n"
+    sender = head + f"while True: print(*(a.id for a in s.send(topic_id={topic}, messages=[NewMessage(b'x')] * 25)), flush=True)"
+    worker = head + (
+        "lease, done = None, []\n"
+        "while True:\n"
+        f"  settled, b = s.next(group_id={group}, lease=lease, outcomes=done, limit=20, visibility_ms=300, consumer='w')\n"
+        "  print(*(x.id for x in settled if x.status == 'succeeded'), flush=True)\n"
+        "  lease, done = b.lease, [Outcome(m.id, 'succeeded') for m in b.messages]\n"
+    )
+    told, acked, threads = [], [], Threads()
+    for after in (0.4, 0.7):
+        threads.start(lambda after=after: told.extend(kill_in_the_middle(sender, env, after)))
+        threads.start(lambda after=after: acked.extend(kill_in_the_middle(worker, env, after)))
+    threads.join()
+    told = {int(i) for i in told[:-1] if len(i) == len(told[0])}  # the last line may be cut
+    got = {int(i) for i in acked if len(i) == len(told and str(next(iter(told))))}
+    time.sleep(0.35)
+    services.expire()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and not counts(group).keys() <= {"succeeded"}:
+        batch = services.pull(group_id=group, limit=1000, visibility_ms=60_000, consumer="w")
+        if batch.lease:
+            done = services.settle(group_id=group, lease=batch.lease, outcomes=[Outcome(m.id, "succeeded") for m in batch.messages])
+            assert not {s.id for s in done} & got, "an acked message came back"
+            got |= {s.id for s in done}
+    assert told
+    stored = sql("SELECT count(*) FROM mq_message WHERE topic_id = %s", topic)
+    assert counts(group) == {"succeeded": stored}
+    assert sql("SELECT count(*) FROM mq_message WHERE topic_id = %s AND id = ANY (%s)", topic, list(told)) == len(told)
+
+
+def test_fault_11_no_pair_of_verbs_deadlocks():
+    topics = [new_id(), new_id()]
+    groups = [new_group(*topics, max_attempts=3), new_group(*reversed(topics), max_attempts=3)]
+    rng, ran = random.Random(SEED), {}
+
+    def pull_settle():
+        g = rng.choice(groups)
+        batch = services.pull(group_id=g, limit=rng.randint(1, 20), visibility_ms=rng.choice([1, 5000]), consumer="w")
+        if batch.lease:
+            words = ["succeeded", "failed", "later", "dead"]
+            services.settle(group_id=g, lease=batch.lease, outcomes=[Outcome(m.id, rng.choice(words), 0) for m in batch.messages[::-1]])
+
+    def next_():
+        g = rng.choice(groups)
+        batch = services.pull(group_id=g, limit=5, visibility_ms=5000, consumer="w")
+        done = [Outcome(m.id, rng.choice(["succeeded", "failed"])) for m in batch.messages]
+        services.next(group_id=g, lease=batch.lease, outcomes=done, limit=5, visibility_ms=5000, consumer="w")
+
+    def redrive():
+        made = services.start_redrive(group_id=rng.choice(groups), only=DeadFilter())
+        while services.redrive_step(redrive_id=made.pk, limit=3):
+            pass
+
+    def resubscribe():
+        g, t = rng.choice(groups), rng.choice(topics)
+        rng.choice([builtin.unsubscribe, builtin.subscribe, builtin.subscribe])(group_id=g, topic_id=t)
+
+    def change():
+        builtin.update_group(group_id=rng.choice(groups), max_attempts=rng.randint(1, 4), backoff_ms=[0], suspended=False)
+
+    def send():
+        batch = [NewMessage(b"x", producer_id=f"{rng.randint(0, 400)}") for _ in range(rng.randint(1, 40))]
+        services.send(topic_id=rng.choice(topics), messages=batch)
+
+    def delay():
+        from datetime import UTC, datetime
+
+        (a,) = services.send(topic_id=rng.choice(topics), messages=[NewMessage(b"x", deliver_at=datetime.now(UTC))])
+        try:
+            rng.choice([services.promote, lambda: services.cancel_delayed(message_id=a.id)])()
+        except Exception as error:
+            assert getattr(error, "code", "") in {"not_found", "not_delayed"}, error  # noqa: PT017
+
+    def housekeeping():
+        sql("SELECT mq_cut(1000, 10)")
+        sql("SELECT mq_purge_claims('1 s')")
+        sql("SELECT mq_upkeep()")
+        services.counts(group_ids=groups)
+
+    def retire():
+        builtin.retire_topic(topic_id=rng.choice(topics))
+
+    verbs = [pull_settle, next_, services.expire, redrive, resubscribe, change, send, delay, housekeeping, retire, services.tick]
+    for first, second in combinations_with_replacement(verbs, 2):
+        threads, end = Threads(), time.monotonic() + 0.06
+
+        def run(verb, end=end):
+            sql("SET deadlock_timeout = '20ms'")
+            while time.monotonic() < end:
+                verb()
+                ran[verb.__name__] = ran.get(verb.__name__, 0) + 1
+
+        for verb in (first, second, second):
+            threads.start(run, verb)
+        try:
+            threads.join()
+        except OperationalError as error:
+            pytest.fail(f"{first.__name__} against {second.__name__}: {error}; seed {SEED}")
+    assert set(ran) == {v.__name__ for v in verbs}
+    for group in groups:  # after all of that the counters still tell what the rows say
+        found = services.counts(group_ids=[group])[group]
+        rows = dict(
+            session().execute("SELECT status::text, count(*) FROM mq_exception WHERE group_id = %s GROUP BY 1", (group,)).fetchall()
+        )
+        leased = sql("SELECT coalesce(sum(left_n), 0) FROM mq_lease WHERE group_id = %s", group)
+        assert (found.later, found.dead, found.failed, found.processing) == (
+            rows.get("L", 0),
+            rows.get("D", 0),
+            rows.get("F", 0),
+            rows.get("P", 0) + leased,
+        )
