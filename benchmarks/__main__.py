@@ -8,6 +8,7 @@ import os
 import sys
 
 import django
+from django.core.management import call_command
 
 NAMES = ("publication", "store", "rest")
 
@@ -16,6 +17,7 @@ def main(names: list[str]) -> int:
     """Run the named benchmarks, all by default, and print a Markdown table."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mqadmin.settings")
     django.setup()
+    call_command("migrate", interactive=False, verbosity=0)
     unknown = set(names) - set(NAMES)
     if unknown:
         print(f"There is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.", file=sys.stderr)

@@ -367,4 +367,4 @@ def demo(arguments: list[str]) -> int:
         raise CannotContinueError(f"mqadmin at {url} is not ready: {answer}")
     os.chdir(CHECKOUT)
     sys.stdout.flush()
-    os.execve(provision.PYTHON, [str(provision.PYTHON), "manage.py", "demo", *arguments], environment)  # noqa: S606
+    os.execve(provision.PYTHON, [str(provision.PYTHON), "-m", "mqadmin.demo", *arguments], environment)  # noqa: S606
