@@ -43,7 +43,10 @@ def processes_of(home: Path) -> dict[int, str]:
             continue
         with contextlib.suppress(OSError):
             command = guard.title(pid)
-            about = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
+            # Redis overwrites both with its title: there the working directory tells.
+            about = b"\0".join(
+                [*(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("environ", "cmdline")), bytes(Path(f"/proc/{pid}/cwd").readlink())]
+            )
             if needle in about or command.startswith(tuple(titles)):
                 found[pid] = command
     return found
