@@ -272,3 +272,4 @@ LOGGING = {
     },
 }
 DJANGO_STRUCTLOG_CELERY_ENABLED = False
+DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False  # half a millisecond a request; the audit has REMOTE_ADDR

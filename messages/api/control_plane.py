@@ -131,12 +131,9 @@ class MessagesView(APIView):
         return query.answer(page, FoundSerializer(page.items, many=True).data, searched_to=searched_to(page))
 
 
-def searched_to(page: Page[Any]) -> str | None:
+def searched_to(page: Page[Any]) -> datetime | None:
     """How far back a page of a search got; None when it searched all."""
-    if page.next is None:
-        return None
-    at: datetime = fetch("SELECT mq_time_of(%s::bigint)", (int(page.next),))[0][0]
-    return wire.rfc3339(at)
+    return None if page.next is None else fetch("SELECT mq_time_of(%s::bigint)", (int(page.next),))[0][0]
 
 
 class MessageView(APIView):

@@ -12,18 +12,15 @@ from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 
 from accounts.models import User
-from clusters.models import Kind
-from consumers.models import ConsumerGroup
 from core.api.authentication import authenticate
 from core.api.permissions import require
-from core.approvals.models import State
-from core.errors import FieldError, Problem, conflict, not_found
+from core.errors import FieldError, Problem
 from core.names import PATTERN
 from messages import services, waiting
 from messages.api import documents, wire
+from messages.api.lookup import active_group, active_topic
 from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS
 from messages.types import Batch, Outcome, Settled
-from topics.models import Topic
 
 MAX_WAIT_MS = 30_000
 DEFAULT_PULL = 10
@@ -56,42 +53,6 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
     return decorate
 
 
-def active_topic(name: str) -> int:
-    """The id of a topic that takes messages here. Problems: not_found, topic_not_active, not_on_builtin_store."""
-    row = Topic.objects.filter(name=name).values_list("pk", "state", "cluster__kind", "cluster__name").first()
-    if row is None:
-        raise not_found(_("topic"), name)
-    topic_id, state, kind, cluster = row
-    if state != State.ACTIVE:
-        raise conflict(
-            "topic_not_active",
-            _("The topic “{name}” is {state}.").format(name=name, state=State(state).label),
-            hint=_("Only an approved topic takes messages."),
-        )
-    if kind != Kind.BUILTIN:
-        raise conflict(
-            "not_on_builtin_store",
-            _("The topic “{name}” is on the cluster “{cluster}”, not in the built-in store.").format(name=name, cluster=cluster),
-            hint=_("Send to that cluster; the SDK does it by itself."),
-            extra={"cluster": cluster},
-        )
-    return int(topic_id)
-
-
-def active_group(name: str) -> int:
-    """The id of a group that may pull. Problems: not_found, group_not_active."""
-    row = ConsumerGroup.objects.filter(name=name).values_list("pk", "state").first()
-    if row is None:
-        raise not_found(_("consumer group"), name)
-    if row[1] != State.ACTIVE:
-        raise conflict(
-            "group_not_active",
-            _("The consumer group “{name}” is {state}.").format(name=name, state=State(row[1]).label),
-            hint=_("Only an approved group takes messages."),
-        )
-    return int(row[0])
-
-
 @data_plane("mq_messages.send_message", documents.SendDocs)
 def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:  # noqa: ARG001 - who sends is no part of a message
     """Send one message or a batch; all or nothing."""
@@ -104,11 +65,7 @@ def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:  # noq
             problem.errors = tuple(FieldError(error.pointer.removeprefix("/messages/0"), error.detail) for error in problem.errors)
         raise
     return wire.respond(
-        {
-            "messages": [
-                {"id": a.id, "state": a.state, "duplicate": a.duplicate, "deliver_at": wire.rfc3339(a.deliver_at)} for a in accepted
-            ]
-        },
+        {"messages": [{"id": a.id, "state": a.state, "duplicate": a.duplicate, "deliver_at": a.deliver_at} for a in accepted]},
         status=201,
     )
 
