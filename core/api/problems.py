@@ -52,7 +52,7 @@ def document(
         body["hint"] = str(hint)
     if errors:
         body["errors"] = [{"pointer": error.pointer, "detail": str(error.detail)} for error in errors]
-    return {**(extra or {}), **body}
+    return {**body, **{key: value for key, value in (extra or {}).items() if key not in body}}
 
 
 def problem_response(*, status: int, code: str, detail: Any, headers: Mapping[str, str] | None = None, **more: Any) -> HttpResponse:
