@@ -127,6 +127,23 @@ def zk_chroot():
         client.close()
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(
+    django_test_environment, django_db_blocker, django_db_use_migrations, django_db_keepdb, django_db_createdb, django_db_modify_db_settings
+):
+    """Always set the test database up when it is asked for: pytest-django's own looks for its marker only, and tests that
+    commit (`store`, `world`) do without it; they would run in the developer's own database."""
+    from django.test.utils import setup_databases, teardown_databases
+
+    kwargs = {"keepdb": True} if django_db_keepdb and not django_db_createdb else {}
+    with django_db_blocker.unblock():
+        made = setup_databases(verbosity=0, interactive=False, aliases={"default"}, **kwargs)
+    yield
+    if not django_db_keepdb:
+        with django_db_blocker.unblock():
+            teardown_databases(made, verbosity=0)
+
+
 @pytest.fixture(scope="module")
 def store(django_db_setup, django_db_blocker):
     """The message store on the test database, committing for real; tests use topics and groups of their own, so nothing is emptied."""

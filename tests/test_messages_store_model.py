@@ -201,7 +201,7 @@ class World:
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=False,
     print_blob=True,

@@ -135,8 +135,8 @@ def test_torture_negative_control_loses_messages(control):
     for _try in range(3):
         try:
             committed, acked, _group = torture(send=send, tick=tick, seconds=1.5, linger=(0.01, 0.05))
-        except DatabaseError as error:  # a message that came up inside a lease
-            assert "changed inside a lease" in str(error)  # noqa: PT017
+        except DatabaseError as error:  # the store's own guards saw it before a message was lost
+            assert any(words in str(error) for words in ("changed inside a lease", "below the horizon"))  # noqa: PT017
             return
         if committed - acked.keys():
             return
