@@ -128,7 +128,7 @@ def zk_chroot():
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(
+def django_db_setup(  # noqa: PLR0917 - fixtures
     django_test_environment, django_db_blocker, django_db_use_migrations, django_db_keepdb, django_db_createdb, django_db_modify_db_settings
 ):
     """Always set the test database up when it is asked for: pytest-django's own looks for its marker only, and tests that
