@@ -221,7 +221,7 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
         self.fields["application"].queryset = approving.applications()  # type: ignore[attr-defined]
         self.fields["owner"].queryset = approving.people()  # type: ignore[attr-defined]
         initial = subscriptions or []
-        rows: Any = forms.formset_factory(SubscriptionForm, extra=0 if initial else 1, can_delete=True, max_num=50)
+        rows: Any = forms.formset_factory(SubscriptionForm, extra=0 if initial else 1, can_delete=True, max_num=50, absolute_max=60)
         names = list(Topic.objects.filter(state=State.ACTIVE).order_by("name").values_list("name", flat=True))
         self.rows = rows(data, prefix="subscriptions", initial=initial, form_kwargs={"topics": names})
 

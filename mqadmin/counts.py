@@ -24,6 +24,10 @@ def _elsewhere() -> SafeString:
     return dash(_("Its messages are on a broker cluster; what waits there is not read yet"))
 
 
+def _idle() -> SafeString:
+    return dash(_("Nothing flows unless it is active"))
+
+
 def _kinds(ids: Sequence[int], field: str) -> dict[int, set[str]]:
     """The broker kinds behind each group (field group_id) or topic (field topic_id), in one statement."""
     found: dict[int, set[str]] = {}
@@ -40,10 +44,10 @@ def _known(waiting: int, kinds: set[str]) -> bool:
 def group_cells(rows: Sequence[Any]) -> dict[int, list[Any]]:
     """Waiting, behind, later and dead of groups."""
     ids = [row.pk for row in rows if row.state == State.ACTIVE]
+    cells: dict[int, list[Any]] = {row.pk: [_idle()] * 4 for row in rows}
     if not ids:
-        return {}
+        return cells
     counts, lags, kinds = store.counts(group_ids=ids), store.lag(group_ids=ids), _kinds(ids, "group_id")
-    cells: dict[int, list[Any]] = {}
     for pk in ids:
         count, lag = counts[pk], lags[pk]
         if _known(lag.messages, kinds.get(pk, set())):
@@ -58,12 +62,10 @@ def topic_cells(rows: Sequence[Any]) -> dict[int, list[Any]]:
     """The worst lag of a topic's groups and their dead letters together."""
     ids = [row.pk for row in rows if row.state == State.ACTIVE]
     groups = list(Subscription.objects.filter(topic__in=ids, group__state=State.ACTIVE).values_list("group_id", flat=True).distinct())
-    if not ids:
-        return {}
+    cells: dict[int, list[Any]] = {row.pk: [_idle()] * 2 for row in rows}
     sql = "SELECT topic_id, max(waiting), sum(dead)::bigint FROM mq_counts(%s::bigint[]) GROUP BY 1"
     found = {topic_id: (waiting, dead) for topic_id, waiting, dead in fetch(sql, (groups,))} if groups else {}
     kinds = {row.pk: {row.cluster.kind} if row.cluster else set() for row in rows}
-    cells: dict[int, list[Any]] = {}
     for pk in ids:
         waiting, dead = found.get(pk, (0, 0))
         cells[pk] = [waiting if _known(waiting, kinds[pk]) else _elsewhere(), _dead(dead)]

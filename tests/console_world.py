@@ -1,0 +1,89 @@
+"""What the console's tests show: topics and groups in every state, made through the services."""
+
+from types import SimpleNamespace
+
+from accounts.models import Application, User
+from clusters import services as clusters
+from clusters.models import Cluster
+from consumers import services as consumers
+from consumers import shadow as shadows
+from registry.models import Instance, Publication, RegistrarHeartbeat
+from topics import services as topics
+
+PASSWORD = "correct horse battery"
+
+
+def make_people():
+    """Two administrators, and one who may only look."""
+    from django.contrib.auth.models import Permission
+
+    alice = User.objects.create_superuser("alice", password=PASSWORD)
+    bob = User.objects.create_superuser("bob", password=PASSWORD)
+    reader = User.objects.create_user("reader", password=PASSWORD, is_staff=True)
+    reader.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
+    nobody = User.objects.create_user("nobody", password=PASSWORD, is_staff=True)
+    return SimpleNamespace(alice=alice, bob=bob, reader=reader, nobody=nobody)
+
+
+def topic(people, application, name, *, state="active", cluster=None):
+    made = topics.apply(
+        actor=people.alice, name=name, application=application, owner=people.alice, expected_rate=100, message_bytes=1200, partitions=4,
+        ordered=False, reason="orders",
+    )  # fmt: skip
+    if state in {"active", "retired"}:
+        topics.approve(actor=people.bob, topic=made, cluster=cluster or Cluster.objects.get(name="builtin"))
+    if state == "rejected":
+        topics.reject(actor=people.bob, topic=made, reason="use another topic")
+    if state == "retired":
+        RegistrarHeartbeat.objects.create(host="h", pid=1, zookeeper="connected", watch="live")
+        topics.retire(actor=people.bob, topic=made, reason="no longer sent")
+        RegistrarHeartbeat.objects.all().delete()
+    return made
+
+
+def group(people, application, name, subscriptions, *, state="active"):
+    made = consumers.apply(
+        actor=people.alice, name=name, application=application, owner=people.bob, consume_from="earliest", max_attempts=5, backoff_ms=1000,
+        backoff_max_ms=60_000, subscriptions=subscriptions, reason="bills",
+    )  # fmt: skip
+    if state in {"active", "suspended"}:
+        consumers.approve(actor=people.bob, group=made)
+    if state == "rejected":
+        consumers.reject(actor=people.bob, group=made, reason="there is one already")
+    if state == "suspended":
+        consumers.suspend(actor=people.alice, group=made, reason="billing is down")
+    return made
+
+
+def instance(thing, *, number=1, **changes):
+    values = {
+        "path": thing.zookeeper_path, "node": f"n{number}", "znode": f"{thing.zookeeper_path}/n{number}", "ip": f"10.0.0.{number}",
+        "role": "consumer", "sdk": "python 1.0", "app": "order-service", "pid": number, "applied_generation": 1,
+        "czxid": number, "mzxid": number,
+    }  # fmt: skip
+    return Instance.objects.create(**{**values, **changes})
+
+
+def make_world():
+    """A bit of everything."""
+    people = make_people()
+    application = Application.objects.create(name="order-service", owner=people.alice)
+    kafka = clusters.create(actor=people.alice, name="kfk-a", kind="kafka", address="10.0.0.1:9092", description="orders")
+    order = topic(people, application, "order_topic")
+    paid = topic(people, application, "paid%topic", cluster=kafka)
+    topic(people, application, "pending_topic", state="pending")
+    topic(people, application, "rejected_topic", state="rejected")
+    topic(people, application, "retired_topic", state="retired")
+    bill = group(people, application, "bill_group", [("order_topic", "created || paid"), ("paid%topic", "*")])
+    group(people, application, "pending_group", [("order_topic", "*")], state="pending")
+    group(people, application, "rejected_group", [("order_topic", "*")], state="rejected")
+    group(people, application, "suspended_group", [("order_topic", "*")], state="suspended")
+    shadow = shadows.create(actor=people.alice, application=application, task="stress", group=bill, topic=order)
+    shadows.start(actor=people.alice, shadow=shadow, minutes=30, reason="rehearsal")
+    Publication.objects.filter(path=order.zookeeper_path).update(published_generation=1)
+    Publication.objects.filter(path=paid.zookeeper_path).update(last_error="connection lost", attempts=3)
+    instance(order)
+    instance(order, number=2, applied_generation=0)
+    instance(order, number=3, plain=True, applied_generation=None, app="", sdk="")
+    instance(bill, number=4, online=False)
+    return SimpleNamespace(people=people, application=application, order=order, paid=paid, bill=bill, shadow=shadow, kafka=kafka)
