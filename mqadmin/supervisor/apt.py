@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LOCK = Path("/run/mqadmin-apt.lock")
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_ASIDE = Path("/usr/sbin/policy-rc.d.before-mqadmin")
 POLICY_TEXT = "#!/bin/sh\n# Put here by mqadmin while it installs packages: no service is started meanwhile.\nexit 101\n"
@@ -86,6 +88,8 @@ def main(packages: list[str]) -> None:
     # An interrupt must not leave a half-configured package or our switches behind: finish the package step, then end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # another copy may be at it, and `restore` would take its switches away
     restore()
     if apt_get("update") != 0:
         sys.stdout.write("apt-get update failed; trying with the lists that are there\n")

@@ -348,7 +348,7 @@ def lint(output: Output) -> int:
 
 def bench(output: Output, arguments: list[str]) -> int:
     """Run the benchmarks on durable private services."""
-    with private_services(output, "bench", tools=True, durable=True) as (runner, environment):
+    with private_services(output, "bench", tools=False, durable=True) as (runner, environment):
         return runner.run_task(task([str(provision.PYTHON), "-m", "benchmarks", *arguments], environment))
 
 

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mqadmin.supervisor.home import CannotContinueError
-from mqadmin.supervisor.processes import collected, watch
+from mqadmin.supervisor.processes import collected, die_with_parent, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,11 +70,13 @@ class Output:
         cwd: Path,
         env: dict[str, str] | None = None,
         own_session: bool = True,
+        finish: bool = False,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         """Run a command that takes a while: its output goes to the log file, progress to the person.
 
-        Raises CannotContinueError with the last lines of the log when it fails. `tick` is called several times a second.
+        Raises CannotContinueError with the last lines of the log when it fails. `tick` is called several times a second. A command
+        that must `finish` goes on when this process is killed.
         """
         started = time.monotonic()
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,14 @@ class Output:
             begin = sink.tell()
             self.write(f"  {label} …" + ("" if self.terminal else "\n"))
             process = subprocess.Popen(  # noqa: S603
-                argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, cwd=cwd, env=env, start_new_session=own_session
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=env,
+                start_new_session=own_session,
+                preexec_fn=None if finish else lambda: die_with_parent(signal.SIGKILL),  # noqa: PLW1509  one thread only
             )
             watch(process)
             try:
