@@ -75,9 +75,10 @@ def _send_batch(cursor: psycopg.Cursor[Any], topic_id: int, messages: Sequence[N
             results[i] = Accepted(message_id, "delayed", deliver_at=messages[i].deliver_at)
     now = [i for i in new if messages[i].deliver_at is None]
     if now:
-        for i, message_id in zip(now, _insert(cursor, topic_id, [messages[i] for i in now], delayed=False), strict=True):
+        whole = claim if len(now) == len(messages) else None
+        for i, message_id in zip(now, _insert(cursor, topic_id, [messages[i] for i in now], delayed=False, claim=whole), strict=True):
             results[i] = Accepted(message_id, "accepted")
-    if claim is not None and new:
+    if claim is not None and new and not (len(now) == len(messages) >= COPY_FROM):
         ids = [r.id if r is not None else None for r in results]
         due = [messages[i].deliver_at for i in range(len(messages))] if delayed else None
         cursor.execute("SELECT mq_record_claim(%s::bigint, %s::bigint[], %s::timestamptz[])", (claim, ids, due))
@@ -89,8 +90,11 @@ def _send_batch(cursor: psycopg.Cursor[Any], topic_id: int, messages: Sequence[N
     return [r for r in results if r is not None]
 
 
-def _insert(cursor: psycopg.Cursor[Any], topic_id: int, rows: list[NewMessage], *, delayed: bool) -> list[int]:
-    """Lock, draw ids, insert: by mq_append for a few, by COPY for many; delayed ones wait in a table of their own."""
+def _insert(cursor: psycopg.Cursor[Any], topic_id: int, rows: list[NewMessage], *, delayed: bool, claim: int | None = None) -> list[int]:
+    """Lock, draw ids, insert: by mq_append for a few, by COPY for many (which records the claim as well).
+
+    Delayed ones wait in a table of their own.
+    """
     ids: list[int]
     if delayed or len(rows) < COPY_FROM:
         arrays = (
@@ -109,7 +113,10 @@ def _insert(cursor: psycopg.Cursor[Any], topic_id: int, rows: list[NewMessage], 
         assert found is not None
         ids = found[0]
         return ids
-    found = cursor.execute("SELECT mq_draw_ids(%s::int)", (len(rows),), binary=True).fetchone()
+    if claim is None:
+        found = cursor.execute("SELECT mq_draw_ids(%s::int)", (len(rows),), binary=True).fetchone()
+    else:
+        found = cursor.execute("SELECT mq_draw_ids(%s::int, %s::bigint)", (len(rows), claim), binary=True).fetchone()
     assert found is not None
     ids = found[0]
     with cursor.copy(f"COPY mq_message ({_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
@@ -148,10 +155,12 @@ def _check(messages: Sequence[NewMessage]) -> None:
                 errors=[_at(i, "tag", detail)],
             )
         for name, value in (("key", m.key), ("sharding_key", m.sharding_key), ("id", m.producer_id)):
-            if value is not None and not 0 < len(value) <= MAX_TEXT:
+            if value is None:
+                continue
+            if not 0 < len(value) <= MAX_TEXT:
                 detail = _("“{name}” must have 1 to {n} characters.").format(name=name, n=MAX_TEXT)
                 raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
-            if value is not None and not _storable(value):
+            if not _storable(value):
                 detail = _("“{name}” has a character that cannot be stored.").format(name=name)
                 raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
         if m.headers:
@@ -186,7 +195,10 @@ def _aware(i: int, value: datetime) -> datetime:
 
 def _storable(text: str) -> bool:
     """Postgres stores neither NUL nor lone surrogates."""
-    return "\x00" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+    try:
+        return b"\x00" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _at(i: int, name: str, detail: str) -> FieldError:

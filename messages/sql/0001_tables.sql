@@ -160,7 +160,7 @@ CREATE TABLE mq_producer_id (
     topic_id    bigint NOT NULL,
     claim       bigint NOT NULL,
     ord         int    NOT NULL,                             -- 1-based place in mq_claim.ids
-    producer_id text   NOT NULL,
+    producer_id text   COLLATE "C" NOT NULL,              -- claims are inserted in this order
     PRIMARY KEY (topic_id, producer_id)
 );
 CREATE INDEX mq_producer_id_claim ON mq_producer_id (claim);                                -- purge after the time to live
