@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from django.db import connection
-from django.db.models import F
 from django.db.models.functions import Now
 from django.utils.dateparse import parse_datetime
 
@@ -30,6 +29,8 @@ ROOTS = (paths.CLUSTERS, paths.TOPICS, paths.GROUPS, paths.SHADOW, paths.SHADOW_
 _DEPTH = {paths.TOPICS: 2, paths.GROUPS: 2, paths.SHADOW_INSTANCES: 4, paths.CLUSTERS: 0, paths.SHADOW: 0}
 #: Seconds between full comparisons that nothing asked for.
 COMPARE_EVERY = 60.0
+#: Seconds until a node is looked at again whose publication was on its way.
+LOOK_AGAIN = 1.0
 KEEP_OFFLINE_DAYS = 7
 
 
@@ -44,6 +45,8 @@ class Observer:
         self._to_compare: set[str] = set(ROOTS)
         self._watched: set[str] = set()
         self._next_compare = time.monotonic() + COMPARE_EVERY
+        self._again: set[str] = set()  # nodes to look at once more, when their publication has been recorded
+        self._again_at = 0.0
 
     def start(self) -> None:
         """Set the watches; each root is compared as a whole when its watch stands."""
@@ -72,6 +75,10 @@ class Observer:
             self._compare(root)
             self._to_compare.discard(root)
             self._next_compare = time.monotonic() + COMPARE_EVERY
+        if self._again and time.monotonic() > self._again_at:
+            self._again_at = time.monotonic() + LOOK_AGAIN
+            self._touched |= self._again
+            self._again.clear()
         if self._touched:
             touched = self._touched
             self._look(sorted(touched))
@@ -157,21 +164,22 @@ class Observer:
 
     def _check_drift(self, publications: Any) -> None:
         """Mark rows whose node differs although everything was published; a publisher reads the node again and decides."""
-        rows = list(
-            publications.filter(published_generation=F("generation"), drifted_at=None).only("path", "data", "deleted", "generation")
-        )
+        rows = list(publications.only("path", "data", "deleted", "generation", "published_generation"))
         if not rows:
             return
         _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows])
         drifted = 0
         for row, node in zip(rows, nodes, strict=True):
-            differs = node is not None if row.deleted else node is None or node.data != bytes(row.data)
-            if differs:
-                # Only if nothing was published since the row was read.
-                same = Publication.objects.filter(
-                    pk=row.pk, generation=row.generation, published_generation=row.generation, drifted_at=None
-                )
-                drifted += same.update(drifted_at=Now(), next_attempt_at=Now())
+            if node is None if row.deleted else node is not None and node.data == bytes(row.data):
+                continue
+            if row.published_generation < row.generation:
+                # On its way. If somebody edits the node between the write and its record, only another look finds it.
+                self._again.add(row.path)
+                continue
+            # Only if nothing was published since the row was read. A row that is marked already is marked anew: a repair that is being
+            # recorded just now clears only the mark that it has seen.
+            same = Publication.objects.filter(pk=row.pk, generation=row.generation, published_generation=row.generation)
+            drifted += same.update(drifted_at=Now())
         if drifted:
             logger.warning("drift_seen", nodes=drifted)
             self._woken()

@@ -258,6 +258,7 @@ class Publisher:
                     "versions": [version for _row, version, _written in done],
                     "digests": ["" if row.deleted else rendering.digest(bytes(row.data)) for row, _version, _written in done],
                     "written": [written for _row, _version, written in done],
+                    "drifted": [row.drifted_at for row, _version, _written in done],
                 },
             )
         result.published += len(done)

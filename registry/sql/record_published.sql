@@ -8,9 +8,11 @@ UPDATE registry_publication p
        last_attempt_at = now(),
        last_error = '',
        attempts = 0,
-       drifted_at = CASE WHEN p.generation = w.generation THEN NULL ELSE p.drifted_at END
-  FROM unnest(%(ids)s::bigint[], %(generations)s::bigint[], %(versions)s::int[], %(digests)s::text[], %(written)s::bool[])
-       AS w(id, generation, version, digest, written)
+       -- a drift that was seen since the node was read is not the one that was dealt with
+       drifted_at = CASE WHEN p.generation = w.generation AND p.drifted_at IS NOT DISTINCT FROM w.drifted_at THEN NULL ELSE p.drifted_at END
+  FROM unnest(%(ids)s::bigint[], %(generations)s::bigint[], %(versions)s::int[], %(digests)s::text[], %(written)s::bool[],
+              %(drifted)s::timestamptz[])
+       AS w(id, generation, version, digest, written, drifted_at)
  WHERE p.id = w.id
    AND p.published_generation <= w.generation
    AND p.generation >= w.generation
