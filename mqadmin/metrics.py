@@ -23,8 +23,8 @@ GAUGES = [
         "mqadmin_publication_lag_seconds",
         "Age of the oldest change that is not in ZooKeeper yet",
         "",
-        "SELECT '', coalesce(extract(epoch FROM now() - min(changed_at)), 0) FROM registry_publication"
-        " WHERE published_generation < generation",
+        """SELECT '', coalesce(extract(epoch FROM now() - min(changed_at)), 0)
+             FROM registry_publication WHERE published_generation < generation""",
     ),
     (
         "mqadmin_instances_online",
