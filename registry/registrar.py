@@ -151,6 +151,7 @@ class Registrar:
             return self._prepared
         try:
             self._zookeeper.check_server()
+            self._zookeeper.ensure_chroot()
             self._own()
             for root in ROOTS:
                 self._zookeeper.ensure_path(root)

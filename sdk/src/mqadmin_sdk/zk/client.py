@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import ConnectionLoss, KazooException, SessionExpiredError
+from kazoo.exceptions import ConnectionLoss, KazooException, NodeExistsError, SessionExpiredError
 from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.paths import _prefix_root
-from kazoo.protocol.serialization import Watch
+from kazoo.protocol.serialization import Create, Watch
 from kazoo.protocol.states import EVENT_TYPE_MAP, Callback, KazooState, KeeperState
 from kazoo.retry import KazooRetry
+from kazoo.security import OPEN_ACL_UNSAFE
 
 from mqadmin_sdk.zk.protocol import AddWatch, MultiRead, RemoveWatches
 
@@ -248,6 +250,14 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
     def session_timeout(self) -> float:
         """Seconds that the server lets the session live without a sign."""
         return self._connection.negotiated or self._session_timeout / 1000
+
+    def ensure_chroot(self) -> None:
+        """Create the nodes that the connection string's chroot names; kazoo creates only the last of them, and a wipe takes them all."""
+        for path in [*ancestors(self.chroot), self.chroot] if self.chroot else []:
+            result = self.handler.async_result()
+            self._call(Create(path, b"", self.default_acl or OPEN_ACL_UNSAFE, 0), result)
+            with contextlib.suppress(NodeExistsError):
+                result.get()
 
     def check_server(self) -> tuple[int, ...] | None:
         """Return the server's version; None if it does not say. Raises ServerTooOldError below 3.6."""
