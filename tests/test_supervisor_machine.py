@@ -16,7 +16,7 @@ from mqadmin.supervisor.commands import web_port
 from mqadmin.supervisor.home import CannotContinueError, Home, read_env, write_private
 from mqadmin.supervisor.output import Output
 
-NOTHING = packages.Found(postgres=[], java="", zookeeper="", redis="", gettext="", chromium="")
+NOTHING = packages.Found(postgres=[], java="", zookeeper="", redis="", gettext="", chromium="", curl="")
 EVERYTHING = packages.Found(
     postgres=[(15, Path("/pg"))], java="/java", zookeeper="/zk.jar", redis="/redis", gettext="/msgfmt", chromium="/chromium"
 )

@@ -29,6 +29,7 @@ DEBIAN = {
     "redis": ["redis-server"],
     "gettext": ["gettext"],
     "chromium": ["chromium", "fonts-noto-cjk"],
+    "curl": ["curl"],
 }
 SPOKEN = {
     "postgres": "PostgreSQL",
@@ -37,9 +38,10 @@ SPOKEN = {
     "redis": "Redis",
     "gettext": "gettext",
     "chromium": "Chromium",
+    "curl": "curl",
 }
 OWN_INSTEAD = {"postgres": "DATABASE_URL", "zookeeper": "ZOOKEEPER_HOSTS", "java": "ZOOKEEPER_HOSTS", "redis": "CELERY_BROKER_URL"}
-OPTIONAL = {"gettext", "chromium"}
+OPTIONAL = {"gettext", "chromium", "curl"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Found:
     redis: str
     gettext: str
     chromium: str
+    curl: str
 
 
 def which(*names: str) -> str:
@@ -69,6 +72,7 @@ def find() -> Found:
         redis=which("redis-server", "valkey-server"),
         gettext=which("msgfmt"),
         chromium=which("chromium", "chromium-browser", "google-chrome"),
+        curl=which("curl"),
     )
 
 
