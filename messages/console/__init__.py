@@ -1,0 +1,39 @@
+"""Messages in the console: browse, read, send, the delayed ones, the dead ones and their redrives."""
+
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext_lazy
+
+from core.console import slots
+from messages.console import browsing, dead, delayed, sending
+
+urlpatterns: list[URLPattern] = [
+    path("messages/", browsing.Messages.as_view(), name="messages_list"),
+    path("messages/send/", sending.Send.as_view(), name="messages_send"),
+    path("messages/<int:message_id>/", browsing.Detail.as_view(), name="messages_detail"),
+    path("messages/<int:message_id>/body/", browsing.Body.as_view(), name="messages_body"),
+    path("delayed/", delayed.Delayed.as_view(), name="messages_delayed"),
+    path("delayed/<int:message_id>/reschedule/", delayed.Reschedule.as_view(), name="messages_reschedule"),
+    path("delayed/<int:message_id>/cancel/", delayed.Cancel.as_view(), name="messages_cancel"),
+    path("dead-letters/", dead.DeadLetters.as_view(), name="messages_dead"),
+    path("dead-letters/redrives/", dead.Redrives.as_view(), name="messages_redrives"),
+    path("dead-letters/redrives/<int:redrive>/", dead.Job.as_view(), name="messages_redrive"),
+]
+
+slots.tab(
+    "topic",
+    slots.Tab(
+        gettext_lazy("Messages"),
+        lambda topic: f"{reverse('admin:messages_list')}?topic={topic.name}",
+        permission="mq_messages.view_message",
+        key="messages",
+    ),
+)
+slots.tab(
+    "group",
+    slots.Tab(
+        gettext_lazy("Dead letters"),
+        lambda group: f"{reverse('admin:messages_dead')}?group={group.name}",
+        permission="mq_messages.view_message",
+        key="dead",
+    ),
+)

@@ -1,0 +1,236 @@
+"""Dead letters of a group, the same failures together; redriven one by one, selected, or all that match; the job's page."""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.contrib import messages as flash
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import urlencode
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from consumers.models import ConsumerGroup
+from core.approvals.models import State
+from core.console.actions import NOT_ALLOWED
+from core.console.pages import Page, get, person
+from core.errors import Problem
+from messages import operating, reading, services
+from messages.models import Redrive, RedriveItem
+from messages.names import group_names
+from messages.types import DeadFilter
+from topics.models import Topic
+
+ROWS = 100
+MAX_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The filter of the address."""
+
+    topic: str
+    words: str
+    key: str
+
+    @classmethod
+    def of(cls, given: Any) -> "Asked":
+        """From GET or POST; what the database cannot hold is left out."""
+        return cls(*(given.get(name, "").replace("\x00", "").strip()[:300] for name in ("topic", "reason", "key")))
+
+    def only(self, until: datetime | None = None) -> DeadFilter | None:
+        """As the store takes it; None when the topic does not exist."""
+        topic_id = Topic.objects.filter(name=self.topic).values_list("pk", flat=True).first() if self.topic else None
+        if self.topic and topic_id is None:
+            return None
+        return DeadFilter(topic_id=topic_id, key=self.key or None, reason_contains=self.words or None, failed_to=until)
+
+
+class DeadLetters(Page):
+    """Without a group: the groups that have some. With one: causes, the list, and the form that redrives."""
+
+    permission = "mq_messages.view_message"
+    here = "dead"
+    title = gettext_lazy("Dead letters")
+    template_name = "messages/dead.html"
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        """The page that the address describes."""
+        name = request.GET.get("group", "")
+        return self._of_group(request, get(ConsumerGroup.objects.all(), name=name)) if name else self._all()
+
+    def _all(self) -> HttpResponse:
+        groups = list(ConsumerGroup.objects.filter(state=State.ACTIVE).select_related("owner").order_by("name")[:2000])
+        counts = services.counts(group_ids=[group.pk for group in groups])
+        rows = [{"group": group, "counts": counts[group.pk]} for group in groups if counts[group.pk].dead]
+        rows.sort(key=lambda row: -row["counts"].dead)  # type: ignore[attr-defined]
+        return self.show(
+            {"groups": rows, "total": sum(row["counts"].dead for row in rows), "running": running()},  # type: ignore[attr-defined]
+            template="messages/dead_groups.html",
+        )
+
+    def _of_group(self, request: HttpRequest, group: ConsumerGroup) -> HttpResponse:
+        asked, now = Asked.of(request.GET), timezone.now()
+        only = asked.only()
+        cursor = request.GET.get("cursor") or None
+        page = None
+        if only is not None:
+            try:
+                page = services.dead_letters(group_id=group.pk, only=only, limit=ROWS, cursor=cursor)
+            except Problem as problem:
+                if problem.code != "invalid_cursor":
+                    raise
+                page = services.dead_letters(group_id=group.pk, only=only, limit=ROWS)
+        narrowed = asked != Asked("", "", "")
+        matching = reading.count_dead(group_id=group.pk, only=only) if only is not None else 0
+        why = "" if request.user.has_perm("mq_messages.add_redrive") else NOT_ALLOWED
+        if not why and group.state != State.ACTIVE:
+            why = _("The group is not active: nobody would get them.")
+        return self.show(
+            {
+                "crumbs": [(_("Dead letters"), reverse("admin:messages_dead"))],
+                "title": group.name,
+                "group": group,
+                "rows": page.items if page else [],
+                "next": page.next if page else None,
+                "first_page": cursor is None,
+                "causes": reading.causes(group_id=group.pk),
+                "total": services.counts(group_ids=[group.pk])[group.pk].dead,
+                "matching": matching,
+                "matching_more": matching >= reading.COUNTED,
+                "asked": asked,
+                "narrowed": narrowed,
+                "frozen": now,
+                "why_not": why,
+                "running": running(group.pk),
+            }
+        )
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """Redrive one, the selected ones, or all that matched when the page was drawn."""
+        if not request.user.has_perm("mq_messages.add_redrive"):
+            from django.core.exceptions import PermissionDenied
+
+            raise PermissionDenied
+        group = get(ConsumerGroup.objects.all(), name=request.POST.get("group", ""))
+        asked = Asked.of(request.POST)
+        reason = request.POST.get("why", "").replace("\x00", "").strip()[:MAX_REASON]
+        one = request.POST.get("one", "")
+        picked = [one] if one else request.POST.getlist("ids")
+        try:
+            if one or request.POST.get("scope") != "all":
+                ids = [int(i) for i in picked if i.isascii() and i.isdigit() and len(i) <= 18]
+                if not ids:
+                    raise Problem("nothing_selected", _("No message is selected."), hint=_("Tick some, or choose all that match."))  # noqa: TRY301
+                job = operating.redrive(actor=person(request), group=group, ids=ids, reason=reason)
+            else:
+                only = asked.only(_frozen(request.POST.get("frozen", "")))
+                if only is None:
+                    raise Problem("not_found", _("There is no topic “{name}”.").format(name=asked.topic), status=404)  # noqa: TRY301
+                job = operating.redrive(actor=person(request), group=group, only=only, reason=reason)
+        except Problem as problem:
+            flash.error(request, str(problem))
+            back = {"group": group.name, **{k: v for k, v in zip(("topic", "reason", "key"), asdict(asked).values(), strict=True) if v}}
+            return HttpResponseRedirect(f"{reverse('admin:messages_dead')}?{urlencode(back)}")
+        return HttpResponseRedirect(reverse("admin:messages_redrive", args=[job.pk]))
+
+
+def _frozen(value: str) -> datetime:
+    """When the page was drawn: what died later was not seen by the person who decides."""
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        moment = datetime.now(UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def running(group_id: int | None = None) -> int:
+    """How many redrives are not finished."""
+    jobs = Redrive.objects.filter(state=Redrive.State.RUNNING)
+    return (jobs if group_id is None else jobs.filter(group_id=group_id)).count()
+
+
+class Redrives(Page):
+    """All redrives, newest first."""
+
+    permission = "mq_messages.view_redrive"
+    here = "dead"
+    title = gettext_lazy("Redrives")
+    template_name = "messages/redrives.html"
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        """Those before `?before=`; of one group with `?group=`."""
+        jobs = Redrive.objects.select_related("actor").order_by("-pk")
+        name = request.GET.get("group", "")
+        if name:
+            jobs = jobs.filter(group_id=get(ConsumerGroup.objects.all(), name=name).pk)
+        before = request.GET.get("before", "")
+        if before.isascii() and before.isdigit() and len(before) <= 18:
+            jobs = jobs.filter(pk__lt=int(before))
+        found = list(jobs[: ROWS + 1])
+        names = group_names({job.group_id for job in found})
+        return self.show(
+            {
+                "crumbs": [(_("Dead letters"), reverse("admin:messages_dead"))],
+                "rows": [{"job": job, "group": names[job.group_id]} for job in found[:ROWS]],
+                "group": name,
+                "next": found[ROWS - 1].pk if len(found) > ROWS else None,
+                "first_page": not before,
+            }
+        )
+
+
+class Job(Page):
+    """One redrive: how far it is, and what became of each message."""
+
+    permission = "mq_messages.view_redrive"
+    here = "dead"
+    template_name = "messages/redrive.html"
+
+    def get(self, request: HttpRequest, redrive: int) -> HttpResponse:
+        """Refused ones first to be seen: they have a tab of their own."""
+        job = get(Redrive.objects.select_related("actor"), pk=redrive) if redrive < 2**63 else None
+        if job is None:
+            raise Http404
+        state = request.GET.get("state", "")
+        state = state if state in RedriveItem.State.values else ""
+        items = job.items.order_by("message_id")
+        if state:
+            items = items.filter(state=state)
+        after = request.GET.get("after", "")
+        if after.isascii() and after.isdigit() and len(after) <= 18:
+            items = items.filter(message_id__gt=int(after))
+        found = list(items[: ROWS + 1])
+        name = group_names([job.group_id])[job.group_id]
+        pending = job.total - job.redriven - job.refused
+        done = job.redriven + job.refused
+        dead_url = f"{reverse('admin:messages_dead')}?{urlencode({'group': name})}"
+        return self.show(
+            {
+                "title": _("Redrive {id}").format(id=job.pk),
+                "crumbs": [
+                    (_("Dead letters"), reverse("admin:messages_dead")),
+                    (name, dead_url),
+                    (_("Redrives"), reverse("admin:messages_redrives")),
+                ],
+                "job": job,
+                "group": name,
+                "done": done,
+                "pending": pending,
+                "percent": round(100 * done / job.total, 1) if job.total else 100.0,
+                "good": round(100 * job.redriven / job.total, 2) if job.total else 0,
+                "bad": round(100 * job.refused / job.total, 2) if job.total else 0,
+                "rows": found[:ROWS],
+                "next": found[ROWS - 1].message_id if len(found) > ROWS else None,
+                "first_page": not after,
+                "tabs": [
+                    {"key": "", "label": _("All"), "count": job.total, "on": not state},
+                    {"key": "redriven", "label": _("Redriven"), "count": job.redriven, "on": state == "redriven"},
+                    {"key": "refused", "label": _("Refused"), "count": job.refused, "on": state == "refused", "tone": "hot"},
+                    {"key": "pending", "label": _("Pending"), "count": pending, "on": state == "pending"},
+                ],
+                "summary": ngettext("{n} message", "{n} messages", job.total).format(n=f"{job.total:,}"),
+            }
+        )

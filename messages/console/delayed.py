@@ -1,0 +1,151 @@
+"""Delayed messages: what is due when, moved to another time or cancelled."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django import forms
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from core.console.actions import NOT_ALLOWED
+from core.console.pages import FormPage, OptionalReasonForm, Page, ReasonForm, person
+from core.errors import Problem, conflict
+from messages import operating, reading, services
+from messages.api.wire import invalid
+from messages.types import StoredMessage
+from topics.models import Topic
+
+ROWS = 100
+SPANS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7)}
+
+
+class Delayed(Page):
+    """Next due first."""
+
+    permission = "mq_messages.view_message"
+    here = "delayed"
+    title = gettext_lazy("Delayed")
+    template_name = "messages/delayed.html"
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        """The page that the address describes; parameters that make no sense fall back to their default."""
+        name = request.GET.get("topic", "").replace("\x00", "").strip()
+        topic_id = Topic.objects.filter(name=name).values_list("pk", flat=True).first() if name else None
+        due = request.GET.get("due", "")
+        until = timezone.now() + SPANS[due] if due in SPANS else None
+        page = None
+        if not name or topic_id is not None:
+            try:
+                page = services.delayed_messages(topic_id=topic_id, due_to=until, limit=ROWS, cursor=request.GET.get("cursor") or None)
+            except Problem as problem:
+                if problem.code != "invalid_cursor":
+                    raise
+                page = services.delayed_messages(topic_id=topic_id, due_to=until, limit=ROWS)
+        items = page.items if page else []
+        lines = reading.delayed_previews([m.id for m in items]) if items else {}
+        ranges = (("", _("All")), ("1h", _("Next hour")), ("24h", _("Next day")), ("7d", _("Next 7 days")))
+        return self.show(
+            {
+                "rows": [{"m": m, "preview": lines.get(m.id, "")} for m in items],
+                "topic": name,
+                "topics": list(Topic.objects.order_by("name").values_list("name", flat=True)[:500]),
+                "unknown_topic": bool(name) and topic_id is None,
+                "ranges": [{"key": key, "label": label, "on": key == (due if due in SPANS else "")} for key, label in ranges],
+                "narrowed": bool(name) or due in SPANS,
+                "next": page.next if page else None,
+                "first_page": "cursor" not in request.GET,
+                "why_not": "" if request.user.has_perm("mq_messages.change_delayed") else NOT_ALLOWED,
+            }
+        )
+
+
+class DelayedAction(FormPage):
+    """A page that does one thing with one delayed message."""
+
+    permission = "mq_messages.change_delayed"
+    here = "delayed"
+    template_name = "messages/delayed_action.html"
+
+    def message(self) -> StoredMessage:
+        """The message of the address. Problems: not_found, not_delayed."""
+        found = services.message(message_id=self.kwargs["message_id"])
+        if found.state != "delayed":
+            hint = _("It has been delivered to its topic.")
+            raise conflict("not_delayed", _("Message {id} is no longer delayed.").format(id=found.id), hint=hint)
+        return found
+
+    def check(self) -> None:
+        """Refuse before anything is filled in."""
+        self.message()
+
+    def context(self) -> dict[str, Any]:
+        """The message beside the form."""
+        back = reverse("admin:messages_delayed")
+        return {"crumbs": [(_("Delayed"), back)], "back": back, "m": self.message()}
+
+
+class RescheduleForm(OptionalReasonForm):
+    """A time, or a delay from now."""
+
+    deliver_at = forms.DateTimeField(
+        label=gettext_lazy("Deliver at"),
+        required=False,
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local", "step": "1"}, format="%Y-%m-%dT%H:%M:%S"),
+        input_formats=["%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M"],
+    )
+    delay = forms.IntegerField(
+        label=gettext_lazy("Or in so many seconds"),
+        required=False,
+        min_value=0,
+        max_value=3650 * 86_400,
+        help_text=gettext_lazy("From now; 0 delivers it at once."),
+    )
+    field_order = ["deliver_at", "delay", "reason"]
+
+
+class Reschedule(DelayedAction):
+    """Another time."""
+
+    title = gettext_lazy("Deliver at another time")
+    form_class = RescheduleForm
+    submit_label = gettext_lazy("Reschedule")
+
+    def initial(self) -> dict[str, Any]:
+        """When it is due now."""
+        return {"deliver_at": self.message().deliver_at}
+
+    def perform(self, form: RescheduleForm) -> str:
+        """A delay wins over the time, which the form has filled in by itself."""
+        data = form.cleaned_data
+        if data["delay"] is None and data["deliver_at"] is None:
+            raise invalid("/deliver_at", _("Give a time or a delay."))
+        deliver_at = data["deliver_at"] if data["delay"] is None else datetime.now(UTC) + timedelta(seconds=data["delay"])
+        operating.reschedule_delayed(
+            actor=person(self.request), message_id=self.kwargs["message_id"], deliver_at=deliver_at, reason=data["reason"]
+        )
+        return reverse("admin:messages_delayed")
+
+    def success(self, form: RescheduleForm) -> Any:  # noqa: ARG002
+        """In one sentence."""
+        return _("Message {id} is due at another time now.").format(id=self.kwargs["message_id"])
+
+
+class Cancel(DelayedAction):
+    """It is gone afterwards."""
+
+    title = gettext_lazy("Cancel a delayed message")
+    form_class = ReasonForm
+    submit_label = gettext_lazy("Cancel the message")
+    tone = "danger solid"
+
+    def perform(self, form: ReasonForm) -> str:
+        """Cancel."""
+        operating.cancel_delayed(actor=person(self.request), message_id=self.kwargs["message_id"], reason=form.cleaned_data["reason"])
+        return reverse("admin:messages_delayed")
+
+    def success(self, form: ReasonForm) -> Any:  # noqa: ARG002
+        """In one sentence."""
+        return _("Message {id} is cancelled; no group will get it.").format(id=self.kwargs["message_id"])

@@ -1,0 +1,151 @@
+"""What the console reads beside the store's verbs: a page of statuses, previews, causes of death; and how a body is shown."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
+
+from messages.db import fetch
+from messages.names import group_names
+from messages.querysets import DEAD_WHERE
+from messages.types import STATUS_WORDS, DeadFilter
+
+PREVIEW = 160  # bytes of a body in a list
+SHOWN = 64 * 1024  # bytes of a body on a page
+HEX = 4096
+CAUSES_OF = 20_000  # newest dead letters that causes are counted of
+COUNTED = 100_000  # an exact count ends here
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Dead letters of one group with the same reason."""
+
+    reason: str
+    messages: int
+    first: datetime
+    last: datetime
+
+
+def statuses_of(*, topic_id: int, message_ids: Sequence[int], groups: int = 8) -> tuple[list[str], dict[int, list[tuple[str, str]]]]:
+    """Names of the topic's first groups, and per message pairs (group, status) in their order; one statement for all messages."""
+    rows = fetch(
+        "SELECT x.id, s.group_id, s.status FROM unnest(%s::bigint[]) x(id) CROSS JOIN LATERAL mq_status(%s::bigint, x.id) s",
+        (list(message_ids), topic_id),
+    )
+    names = group_names({row[1] for row in rows})
+    shown = sorted(names, key=lambda group_id: names[group_id])[:groups]
+    by_message: dict[int, dict[int, str]] = {message_id: {} for message_id in message_ids}
+    for message_id, group_id, letter in rows:
+        by_message[message_id][group_id] = STATUS_WORDS[letter]
+    pairs = {
+        message_id: [(names[group_id], found[group_id]) for group_id in shown if group_id in found]
+        for message_id, found in by_message.items()
+    }
+    return [names[group_id] for group_id in shown], pairs
+
+
+def previews(*, topic_id: int, message_ids: Sequence[int]) -> dict[int, str]:
+    """The beginnings of bodies, in one line each; bytes that are no text are said to be so."""
+    rows = fetch(
+        "SELECT m.id, substring(m.body FROM 1 FOR %s::int) FROM mq_message m WHERE m.topic_id = %s::bigint AND m.id = ANY (%s::bigint[])",
+        (PREVIEW, topic_id, list(message_ids)),
+    )
+    return {message_id: one_line(body) for message_id, body in rows}
+
+
+def delayed_previews(message_ids: Sequence[int]) -> dict[int, str]:
+    """The same for messages that are not delivered yet."""
+    sql = "SELECT d.id, substring(d.body FROM 1 FOR %s::int) FROM mq_delayed d WHERE d.id = ANY (%s::bigint[])"
+    return {message_id: one_line(body) for message_id, body in fetch(sql, (PREVIEW, list(message_ids)))}
+
+
+def one_line(body: bytes) -> str:
+    """A preview: text without line breaks, or hexadecimal digits. The last character may be cut in the middle."""
+    text = (
+        as_text(body) if len(body) < PREVIEW else next((t for cut in range(4) if (t := as_text(body[: PREVIEW - cut])) is not None), None)
+    )
+    return body[:24].hex(" ") if text is None else " ".join(text.split())
+
+
+def as_text(body: bytes) -> str | None:
+    """The body if it is printable text in UTF-8."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if any(c < " " and c not in "\t\r\n" for c in text) else text
+
+
+def causes(*, group_id: int) -> list[Cause]:
+    """Reasons of the newest dead letters of a group, most frequent first."""
+    rows = fetch(
+        """
+        SELECT reason, count(*), min(at), max(at) FROM (
+          SELECT left(coalesce(e.error, ''), 300) AS reason, e.last_at AS at FROM mq_exception e
+           WHERE e.group_id = %s::bigint AND e.status = 'D' ORDER BY e.msg_id DESC LIMIT %s::int) x
+         GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 6
+        """,
+        (group_id, CAUSES_OF),
+    )
+    return [Cause(*row) for row in rows]
+
+
+def count_dead(*, group_id: int, only: DeadFilter) -> int:
+    """How many dead letters match, counted up to a limit."""
+    rows: list[tuple[int]] = fetch(
+        "SELECT count(*) FROM (SELECT 1 FROM mq_exception e JOIN mq_message m ON m.topic_id = e.topic_id AND m.id = e.msg_id"  # noqa: S608
+        f" WHERE {DEAD_WHERE} LIMIT %(most)s::int) x",
+        {**asdict(only), "group": group_id, "most": COUNTED},
+    )
+    return rows[0][0]
+
+
+_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null|[{}\[\],:]')
+
+
+def pretty(text: str) -> SafeString | None:
+    """JSON indented and coloured, its numbers and escapes as they were sent; None for what is no JSON object or array."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return mark_safe("".join(_indented(_TOKEN.findall(text))))  # noqa: S308 - each part of it is escaped
+
+
+def _indented(parts: list[str]) -> Iterator[str]:
+    depth = 0
+    for i, part in enumerate(parts):
+        following = parts[i + 1] if i + 1 < len(parts) else ""
+        if part in "{[":
+            yield part
+            if following not in {"}", "]"}:
+                depth += 1
+                yield "\n" + "  " * depth
+        elif part in "}]":
+            if parts[i - 1] not in {"{", "["}:
+                depth -= 1
+                yield "\n" + "  " * depth
+            yield part
+        elif part == ",":
+            yield ",\n" + "  " * depth
+        elif part == ":":
+            yield ": "
+        else:
+            css = "jl" if part[0] in "tfn" else "jn" if part[0] != '"' else "jk" if following == ":" else "js"
+            yield f'<span class="{css}">{escape(part)}</span>'
+
+
+def hex_dump(body: bytes) -> str:
+    """Offset, bytes, characters, of the beginning."""
+    lines = []
+    for at in range(0, min(len(body), HEX), 16):
+        part = body[at : at + 16]
+        lines.append(f"{at:06x}  {part.hex(' '):<47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in part)}")
+    return "\n".join(lines)
