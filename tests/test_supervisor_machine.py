@@ -18,7 +18,7 @@ from mqadmin.supervisor.output import Output
 
 NOTHING = packages.Found(postgres=[], java="", zookeeper="", redis="", gettext="", chromium="", curl="")
 EVERYTHING = packages.Found(
-    postgres=[(15, Path("/pg"))], java="/java", zookeeper="/zk.jar", redis="/redis", gettext="/msgfmt", chromium="/chromium"
+    postgres=[(15, Path("/pg"))], java="/java", zookeeper="/zk.jar", redis="/redis", gettext="/msgfmt", chromium="/chromium", curl="/curl"
 )
 
 
