@@ -23,7 +23,10 @@ class ApplicationAdmin(admin.ModelAdmin[Application]):
     list_display = ["name", "owner", "description", "created_at"]
     list_select_related = ["owner"]
     search_fields = ["name", "description", "owner__username"]
-    autocomplete_fields = ["owner"]
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """The person who adds it answers for it, unless they say otherwise."""
+        return {"owner": request.user.pk}
 
     def get_readonly_fields(self, request: HttpRequest, obj: Application | None = None) -> list[str]:  # noqa: ARG002
         """The name stands in ZooKeeper and in SDKs' configuration."""
@@ -46,7 +49,6 @@ class ApiTokenAdmin(admin.ModelAdmin[ApiToken]):
     list_display = ["name", "user", "hint", "created_at", "expires_at", "last_used_at"]
     list_select_related = ["user"]
     search_fields = ["name", "user__username"]
-    autocomplete_fields = ["user"]
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """Ninety days, for oneself."""

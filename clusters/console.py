@@ -7,8 +7,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponse
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from clusters import services
 from clusters.models import Cluster, Kind
@@ -26,21 +25,21 @@ class Clusters(ListPage[Cluster]):
 
     permission = "clusters.view_cluster"
     here = "clusters"
-    title = lazy("Clusters")
+    title = gettext_lazy("Clusters")
     model = Cluster
     template_name = "clusters/list.html"
     slot = "clusters"
     columns = [
-        Column("name", lazy("Name"), sort=("name",)),
-        Column("kind", lazy("Kind"), sort=("kind", "name")),
-        Column("address", lazy("Address"), css="max"),
+        Column("name", gettext_lazy("Name"), sort=("name",)),
+        Column("kind", gettext_lazy("Kind"), sort=("kind", "name")),
+        Column("address", gettext_lazy("Address"), css="max"),
         SLOT,
-        Column("state", lazy("In ZooKeeper")),
-        Column("changed", lazy("Changed"), sort=("changed_at", "name"), css="num"),
+        Column("state", gettext_lazy("In ZooKeeper")),
+        Column("changed", gettext_lazy("Changed"), sort=("changed_at", "name"), css="num"),
     ]
     search_fields = ("name", "address", "description")
     default_sort = "name"
-    filters = [Filter("kind", lazy("Kind"), lambda _request: Kind.choices, lambda rows, value: rows.filter(kind=value))]
+    filters = [Filter("kind", gettext_lazy("Kind"), lambda _request: Kind.choices, lambda rows, value: rows.filter(kind=value))]
 
     def decorate(self, rows: list[Cluster]) -> None:
         """The publication of each, in one statement."""
@@ -88,17 +87,19 @@ class AddressForm(ConsoleForm):
 
     address = forms.CharField(
         max_length=2000,
-        label=lazy("Address"),
-        help_text=lazy("Kafka and RabbitMQ: host:port,host:port. RocketMQ name servers: host:port;host:port."),
+        label=gettext_lazy("Address"),
+        help_text=gettext_lazy("Kafka and RabbitMQ: host:port,host:port. RocketMQ name servers: host:port;host:port."),
     )
-    description = forms.CharField(max_length=500, required=False, label=lazy("Description"))
+    description = forms.CharField(max_length=500, required=False, label=gettext_lazy("Description"))
 
 
 class AddForm(AddressForm):
     """A new cluster."""
 
-    name = forms.CharField(max_length=200, label=lazy("Name"), help_text=lazy("Becomes the node /zms/cluster/NAME and cannot be changed."))
-    kind = forms.ChoiceField(choices=[choice for choice in Kind.choices if choice[0] != Kind.BUILTIN], label=lazy("Kind"))
+    name = forms.CharField(
+        max_length=200, label=gettext_lazy("Name"), help_text=gettext_lazy("Becomes the node /zms/cluster/NAME and cannot be changed.")
+    )
+    kind = forms.ChoiceField(choices=[choice for choice in Kind.choices if choice[0] != Kind.BUILTIN], label=gettext_lazy("Kind"))
     field_order = ["name", "kind", "address", "description"]
 
 
@@ -107,10 +108,10 @@ class Add(FormPage):
 
     permission = "clusters.add_cluster"
     here = "clusters"
-    title = lazy("Add a cluster")
+    title = gettext_lazy("Add a cluster")
     template_name = "clusters/form.html"
     form_class = AddForm
-    submit_label = lazy("Add")
+    submit_label = gettext_lazy("Add")
 
     def context(self) -> dict[str, Any]:
         """Where to go back to."""
@@ -133,7 +134,7 @@ class Edit(FormPage):
     here = "clusters"
     template_name = "clusters/form.html"
     form_class = AddressForm
-    submit_label = lazy("Save and publish")
+    submit_label = gettext_lazy("Save and publish")
 
     def cluster(self) -> Cluster:
         """The cluster of the address."""

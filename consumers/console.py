@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponse
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
+from django.utils.translation import gettext_lazy
 
 from accounts.models import Application, User
 from consumers import console_shadow, services
@@ -43,38 +43,42 @@ class Groups(ListPage[ConsumerGroup]):
 
     permission = "consumers.view_consumergroup"
     here = "groups"
-    title = lazy("Consumer groups")
+    title = gettext_lazy("Consumer groups")
     model = ConsumerGroup
     template_name = "consumers/list.html"
     slot = "groups"
     columns = [
-        Column("name", lazy("Name"), sort=("name",)),
-        Column("status", lazy("Status"), sort=("state", "suspended", "name")),
-        Column("topics", lazy("Topics")),
-        Column("application", lazy("Application"), sort=("application__name", "name"), css="hide-m"),
-        Column("owner", lazy("Owner"), sort=("owner__username", "name"), css="hide-m"),
+        Column("name", gettext_lazy("Name"), sort=("name",)),
+        Column("status", gettext_lazy("Status"), sort=("state", "suspended", "name")),
+        Column("topics", gettext_lazy("Topics")),
+        Column("application", gettext_lazy("Application"), sort=("application__name", "name"), css="hide-m"),
+        Column("owner", gettext_lazy("Owner"), sort=("owner__username", "name"), css="hide-m"),
         SLOT,
-        Column("generation", lazy("Generation"), title=lazy("Published generation, and how many of the online instances have applied it")),
-        Column("changed", lazy("Changed"), sort=("changed_at", "name"), css="num"),
+        Column(
+            "generation",
+            gettext_lazy("Generation"),
+            title=gettext_lazy("Published generation, and how many of the online instances have applied it"),
+        ),
+        Column("changed", gettext_lazy("Changed"), sort=("changed_at", "name"), css="num"),
     ]
     search_fields = ("name", "owner__username", "application__name", "subscriptions__topic__name")
     default_sort = "name"
     views = [
-        View("all", lazy("All"), lambda rows, _request: rows.exclude(state=State.RETIRED)),
+        View("all", gettext_lazy("All"), lambda rows, _request: rows.exclude(state=State.RETIRED)),
         View(
             "mine",
-            lazy("Mine"),
+            gettext_lazy("Mine"),
             lambda rows, request: rows.exclude(state=State.RETIRED).filter(Q(owner=request.user.pk) | Q(requested_by=request.user.pk)),
         ),
-        View("pending", lazy("To approve"), lambda rows, _request: rows.filter(state=State.PENDING), tone="warm"),
-        View("suspended", lazy("Suspended"), lambda rows, _request: rows.filter(state=State.ACTIVE, suspended=True), tone="warm"),
-        View("rejected", lazy("Rejected"), lambda rows, _request: rows.filter(state=State.REJECTED)),
-        View("retired", lazy("Retired"), lambda rows, _request: rows.filter(state=State.RETIRED)),
+        View("pending", gettext_lazy("To approve"), lambda rows, _request: rows.filter(state=State.PENDING), tone="warm"),
+        View("suspended", gettext_lazy("Suspended"), lambda rows, _request: rows.filter(state=State.ACTIVE, suspended=True), tone="warm"),
+        View("rejected", gettext_lazy("Rejected"), lambda rows, _request: rows.filter(state=State.REJECTED)),
+        View("retired", gettext_lazy("Retired"), lambda rows, _request: rows.filter(state=State.RETIRED)),
     ]
     filters = [
-        Filter("status", lazy("Status"), lambda _request: State.choices, lambda rows, value: rows.filter(state=value)),
-        Filter("application", lazy("Application"), _applications, lambda rows, value: rows.filter(application__name=value)),
-        Filter("owner", lazy("Owner"), _owners, lambda rows, value: rows.filter(owner__username=value)),
+        Filter("status", gettext_lazy("Status"), lambda _request: State.choices, lambda rows, value: rows.filter(state=value)),
+        Filter("application", gettext_lazy("Application"), _applications, lambda rows, value: rows.filter(application__name=value)),
+        Filter("owner", gettext_lazy("Owner"), _owners, lambda rows, value: rows.filter(owner__username=value)),
     ]
 
     def _searched(self, rows: QuerySet[ConsumerGroup, ConsumerGroup], words: str) -> QuerySet[ConsumerGroup, ConsumerGroup]:
@@ -196,8 +200,8 @@ def _need(request: HttpRequest, permission: str) -> None:
 class SubscriptionForm(ConsoleForm):
     """A topic with its tag expression; whether they can be used is the service's to say."""
 
-    topic = forms.CharField(max_length=200, required=False, label=lazy("Topic"))
-    tags = forms.CharField(max_length=500, required=False, label=lazy("Tags"), initial="*")
+    topic = forms.CharField(max_length=200, required=False, label=gettext_lazy("Topic"))
+    tags = forms.CharField(max_length=500, required=False, label=gettext_lazy("Tags"), initial="*")
 
     def __init__(self, *args: Any, topics: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -258,7 +262,9 @@ class ApplyForm(GroupForm):
     """With the name, which cannot be changed later."""
 
     name = forms.CharField(
-        max_length=200, label=lazy("Name"), help_text=lazy("Letters, digits and _ . % -, at most 120. It cannot be changed.")
+        max_length=200,
+        label=gettext_lazy("Name"),
+        help_text=gettext_lazy("Letters, digits and _ . % -, at most 120. It cannot be changed."),
     )
 
 
@@ -267,10 +273,10 @@ class Apply(FormPage):
 
     permission = "consumers.add_consumergroup"
     here = "groups"
-    title = lazy("Apply for a consumer group")
+    title = gettext_lazy("Apply for a consumer group")
     template_name = "consumers/apply.html"
     form_class = ApplyForm
-    submit_label = lazy("Apply")
+    submit_label = gettext_lazy("Apply")
 
     def initial(self) -> dict[str, Any]:
         """The person who applies owns it, unless they say otherwise."""
@@ -355,12 +361,12 @@ class Edit(GroupAction):
     """Edit a request that is not decided, or was rejected."""
 
     permission = "consumers.add_consumergroup"
-    title = lazy("Edit {name}")
+    title = gettext_lazy("Edit {name}")
     template_name = "consumers/edit.html"
     form_class = GroupForm
-    submit_label = lazy("Save")
+    submit_label = gettext_lazy("Save")
     states = [State.PENDING, State.REJECTED]
-    said = lazy("{name} is changed.")
+    said = gettext_lazy("{name} is changed.")
 
     def form_arguments(self) -> dict[str, Any]:
         """Begin with what was applied for; a copy, so that a refused edit leaves the page's facts alone."""
@@ -376,11 +382,11 @@ class Resubmit(GroupAction):
     """Send a rejected request again."""
 
     permission = "consumers.add_consumergroup"
-    title = lazy("Send {name} again")
+    title = gettext_lazy("Send {name} again")
     form_class = ConsoleForm
-    submit_label = lazy("Send again")
+    submit_label = gettext_lazy("Send again")
     states = [State.REJECTED]
-    said = lazy("{name} waits for approval again.")
+    said = gettext_lazy("{name} waits for approval again.")
 
     def run(self, form: ConsoleForm) -> None:  # noqa: ARG002
         """Back to pending."""
@@ -391,11 +397,11 @@ class Approve(GroupAction):
     """Approve."""
 
     permission = "consumers.approve_consumergroup"
-    title = lazy("Approve {name}")
+    title = gettext_lazy("Approve {name}")
     form_class = OptionalReasonForm
-    submit_label = lazy("Approve and publish")
+    submit_label = gettext_lazy("Approve and publish")
     states = [State.PENDING]
-    said = lazy("{name} is approved; a registrar publishes it now.")
+    said = gettext_lazy("{name} is approved; a registrar publishes it now.")
 
     def run(self, form: OptionalReasonForm) -> None:
         """Approve."""
@@ -406,12 +412,12 @@ class Reject(GroupAction):
     """Reject with a reason."""
 
     permission = "consumers.approve_consumergroup"
-    title = lazy("Reject {name}")
+    title = gettext_lazy("Reject {name}")
     form_class = ReasonForm
-    submit_label = lazy("Reject")
+    submit_label = gettext_lazy("Reject")
     tone = "danger solid"
     states = [State.PENDING]
-    said = lazy("{name} is rejected; the person who applied can edit it and send it again.")
+    said = gettext_lazy("{name} is rejected; the person who applied can edit it and send it again.")
 
     def run(self, form: ReasonForm) -> None:
         """Reject."""
@@ -422,11 +428,13 @@ class Suspend(GroupAction):
     """Hand out nothing more."""
 
     permission = "consumers.suspend_consumergroup"
-    title = lazy("Suspend {name}")
+    title = gettext_lazy("Suspend {name}")
     form_class = ReasonForm
-    submit_label = lazy("Suspend")
-    said = lazy("{name} is suspended; it gets no more messages.")
-    note = lazy("It gets no more messages until it is resumed. What its workers have in hand can still be acknowledged; new messages wait.")
+    submit_label = gettext_lazy("Suspend")
+    said = gettext_lazy("{name} is suspended; it gets no more messages.")
+    note = gettext_lazy(
+        "It gets no more messages until it is resumed. What its workers have in hand can still be acknowledged; new messages wait."
+    )
 
     def run(self, form: ReasonForm) -> None:
         """Suspend."""
@@ -437,11 +445,11 @@ class Resume(GroupAction):
     """Go on."""
 
     permission = "consumers.suspend_consumergroup"
-    title = lazy("Resume {name}")
+    title = gettext_lazy("Resume {name}")
     form_class = OptionalReasonForm
-    submit_label = lazy("Resume")
-    said = lazy("{name} goes on where it stopped.")
-    note = lazy("It goes on where it stopped; everything that waited meanwhile is handed out.")
+    submit_label = gettext_lazy("Resume")
+    said = gettext_lazy("{name} goes on where it stopped.")
+    note = gettext_lazy("It goes on where it stopped; everything that waited meanwhile is handed out.")
 
     def run(self, form: OptionalReasonForm) -> None:
         """Resume."""
@@ -452,12 +460,12 @@ class Retire(GroupAction):
     """Retire: by typing the name, after a list of who still uses it."""
 
     permission = "consumers.retire_consumergroup"
-    title = lazy("Retire {name}")
+    title = gettext_lazy("Retire {name}")
     template_name = "consumers/retire.html"
     form_class = TypedNameForm
-    submit_label = lazy("Retire")
+    submit_label = gettext_lazy("Retire")
     tone = "danger solid"
-    said = lazy("{name} is retired; its node goes from ZooKeeper.")
+    said = gettext_lazy("{name} is retired; its node goes from ZooKeeper.")
 
     def form_arguments(self) -> dict[str, Any]:
         """The name to type."""
@@ -492,7 +500,7 @@ def _cells(rows: Any) -> dict[int, list[int]]:
 
 
 slots.search(_find)
-slots.columns("clusters", [Column("groups", lazy("Groups"), css="num")], _cells)
+slots.columns("clusters", [Column("groups", gettext_lazy("Groups"), css="num")], _cells)
 
 urlpatterns = [
     path("groups/", Groups.as_view(), name="consumers_list"),

@@ -7,8 +7,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from accounts.models import Application
 from consumers import shadow as services
@@ -37,29 +36,29 @@ class Shadows(ListPage[ShadowTask]):
 
     permission = "consumers.view_shadowtask"
     here = "shadow"
-    title = lazy("Shadow groups")
+    title = gettext_lazy("Shadow groups")
     model = ShadowTask
     template_name = "consumers/shadow.html"
     columns = [
-        Column("on", lazy("State"), sort=("-enabled", "group__name")),
-        Column("group", lazy("Shadow group"), sort=("group__name",)),
-        Column("application", lazy("Application"), sort=("application__name", "group__name")),
-        Column("task", lazy("Stress test"), sort=("task", "group__name")),
-        Column("topic", lazy("Topic"), sort=("topic__name",), css="hide-m"),
-        Column("left", lazy("Time left"), sort=("lease_until",), css="num"),
-        Column("instances", lazy("Running"), title=lazy("Running consumers that have applied the switch, of all that run")),
-        Column("reason", lazy("Reason"), css="max hide-m"),
+        Column("on", gettext_lazy("State"), sort=("-enabled", "group__name")),
+        Column("group", gettext_lazy("Shadow group"), sort=("group__name",)),
+        Column("application", gettext_lazy("Application"), sort=("application__name", "group__name")),
+        Column("task", gettext_lazy("Stress test"), sort=("task", "group__name")),
+        Column("topic", gettext_lazy("Topic"), sort=("topic__name",), css="hide-m"),
+        Column("left", gettext_lazy("Time left"), sort=("lease_until",), css="num"),
+        Column("instances", gettext_lazy("Running"), title=gettext_lazy("Running consumers that have applied the switch, of all that run")),
+        Column("reason", gettext_lazy("Reason"), css="max hide-m"),
         Column("switch", "", css="num"),
     ]
     search_fields = ("group__name", "application__name", "task", "topic__name")
     default_sort = "group"
     views = [
-        View("all", lazy("All"), lambda rows, _request: rows),
-        View("on", lazy("On"), lambda rows, _request: rows.filter(enabled=True), tone="warm"),
+        View("all", gettext_lazy("All"), lambda rows, _request: rows),
+        View("on", gettext_lazy("On"), lambda rows, _request: rows.filter(enabled=True), tone="warm"),
     ]
     filters = [
-        Filter("application", lazy("Application"), _applications, lambda rows, value: rows.filter(application__name=value)),
-        Filter("task", lazy("Stress test"), _tasks, lambda rows, value: rows.filter(task=value)),
+        Filter("application", gettext_lazy("Application"), _applications, lambda rows, value: rows.filter(application__name=value)),
+        Filter("task", gettext_lazy("Stress test"), _tasks, lambda rows, value: rows.filter(task=value)),
     ]
 
     def annotated(self, queryset: QuerySet[ShadowTask, ShadowTask]) -> QuerySet[ShadowTask, ShadowTask]:
@@ -110,13 +109,15 @@ def switches(row: ShadowTask, *, allowed: bool) -> list[Action]:
 class AddForm(ConsoleForm):
     """A shadow group; what fits together is the service's to say."""
 
-    application = forms.ModelChoiceField(queryset=Application.objects.none(), label=lazy("Application"))
-    task = forms.CharField(max_length=200, label=lazy("Stress test"), help_text=lazy("The stress test, for example stress-2026-11."))
+    application = forms.ModelChoiceField(queryset=Application.objects.none(), label=gettext_lazy("Application"))
+    task = forms.CharField(
+        max_length=200, label=gettext_lazy("Stress test"), help_text=gettext_lazy("The stress test, for example stress-2026-11.")
+    )
     group = forms.ModelChoiceField(
-        queryset=ConsumerGroup.objects.none(), label=lazy("Consumer group"), help_text=lazy("A group of this application.")
+        queryset=ConsumerGroup.objects.none(), label=gettext_lazy("Consumer group"), help_text=gettext_lazy("A group of this application.")
     )
     topic = forms.ModelChoiceField(
-        queryset=Topic.objects.none(), label=lazy("Topic"), help_text=lazy("One that the group is subscribed to.")
+        queryset=Topic.objects.none(), label=gettext_lazy("Topic"), help_text=gettext_lazy("One that the group is subscribed to.")
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -131,10 +132,10 @@ class Add(FormPage):
 
     permission = "consumers.add_shadowtask"
     here = "shadow"
-    title = lazy("Add a shadow group")
+    title = gettext_lazy("Add a shadow group")
     template_name = "consumers/shadow_form.html"
     form_class = AddForm
-    submit_label = lazy("Add, switched off")
+    submit_label = gettext_lazy("Add, switched off")
 
     def context(self) -> dict[str, Any]:
         """Where to go back to."""
@@ -154,7 +155,9 @@ class StartForm(ReasonForm):
     """How long, and why."""
 
     minutes = forms.IntegerField(
-        label=lazy("Minutes"), initial=30, help_text=lazy("It ends by itself then, even if the control plane is gone. At most 1,440.")
+        label=gettext_lazy("Minutes"),
+        initial=30,
+        help_text=gettext_lazy("It ends by itself then, even if the control plane is gone. At most 1,440."),
     )
     field_order = ["minutes", "reason"]
 
@@ -179,9 +182,9 @@ class ShadowAction(FormPage):
 class Start(ShadowAction):
     """Switch on, or give a new lease."""
 
-    title = lazy("Switch on {name}")
+    title = gettext_lazy("Switch on {name}")
     form_class = StartForm
-    submit_label = lazy("Switch on")
+    submit_label = gettext_lazy("Switch on")
 
     def perform(self, form: StartForm) -> str:
         """Switch on."""
@@ -198,9 +201,9 @@ class Start(ShadowAction):
 class Stop(ShadowAction):
     """Switch off."""
 
-    title = lazy("Switch off {name}")
+    title = gettext_lazy("Switch off {name}")
     form_class = ReasonForm
-    submit_label = lazy("Switch off")
+    submit_label = gettext_lazy("Switch off")
     tone = "danger solid"
 
     def perform(self, form: ReasonForm) -> str:
@@ -218,10 +221,10 @@ class StopAll(FormPage):
 
     permission = "consumers.switch_shadowtask"
     here = "shadow"
-    title = lazy("Stop all shadow groups")
+    title = gettext_lazy("Stop all shadow groups")
     template_name = "consumers/shadow_form.html"
     form_class = ReasonForm
-    submit_label = lazy("Stop all")
+    submit_label = gettext_lazy("Stop all")
     tone = "danger solid"
 
     def context(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
+from django.utils.translation import gettext_lazy
 
 from clusters.models import Kind
 from consumers.models import ConsumerGroup, Subscription
@@ -96,18 +96,18 @@ def group_panel(_request: HttpRequest, group: ConsumerGroup) -> str:
 
 
 GROUP_COLUMNS = [
-    Column("waiting", lazy("Waiting"), css="num", title=lazy("Messages that nobody has taken yet")),
-    Column("behind", lazy("Behind"), css="num hide-s", title=lazy("Age of the oldest waiting message")),
-    Column("later", lazy("Later"), css="num hide-m", title=lazy("Failed, tried again later")),
-    Column("dead", lazy("Dead"), css="num"),
+    Column("waiting", gettext_lazy("Waiting"), css="num", title=gettext_lazy("Messages that nobody has taken yet")),
+    Column("behind", gettext_lazy("Behind"), css="num hide-s", title=gettext_lazy("Age of the oldest waiting message")),
+    Column("later", gettext_lazy("Later"), css="num hide-m", title=gettext_lazy("Failed, tried again later")),
+    Column("dead", gettext_lazy("Dead"), css="num"),
 ]
 slots.columns("groups", GROUP_COLUMNS, group_cells)
 slots.columns("topic.groups", GROUP_COLUMNS, group_cells)
 slots.columns(
     "topics",
     [
-        Column("lag", lazy("Worst lag"), css="num", title=lazy("Messages that wait for the group that is furthest behind")),
-        Column("dead", lazy("Dead"), css="num", title=lazy("Dead letters of all its groups")),
+        Column("lag", gettext_lazy("Worst lag"), css="num", title=gettext_lazy("Messages that wait for the group that is furthest behind")),
+        Column("dead", gettext_lazy("Dead"), css="num", title=gettext_lazy("Dead letters of all its groups")),
     ],
     topic_cells,
 )

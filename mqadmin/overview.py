@@ -13,8 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from clusters.models import Cluster
 from consumers.models import ConsumerGroup, ShadowTask
@@ -54,7 +53,7 @@ class Overview(Page):
     """The index of the console."""
 
     here = "overview"
-    title = lazy("Overview")
+    title = gettext_lazy("Overview")
     template_name = "mqadmin/overview.html"
 
     def get(self, request: HttpRequest) -> HttpResponse:

@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponse
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
+from django.utils.translation import gettext_lazy
 
 from consumers.models import ConsumerGroup
 from core.approvals.models import State
@@ -23,7 +23,7 @@ class Requests(Page):
     """What waits; decided on the pages of topics and groups."""
 
     here = "requests"
-    title = lazy("Requests")
+    title = gettext_lazy("Requests")
     template_name = "mqadmin/requests.html"
 
     def get(self, request: HttpRequest) -> HttpResponse:

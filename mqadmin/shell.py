@@ -9,9 +9,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils.functional import SimpleLazyObject
-from django.utils.translation import get_language_info, pgettext
+from django.utils.translation import get_language_info, gettext_lazy, pgettext
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
 
 from accounts.models import Application, User
 from clusters.models import Cluster
@@ -38,13 +37,13 @@ class Entry:
 
 SECTIONS: list[tuple[Any, list[Entry]]] = [
     (
-        lazy("Traffic"),
+        gettext_lazy("Traffic"),
         [
-            Entry("overview", "overview", lazy("Overview"), "index", "o"),
+            Entry("overview", "overview", gettext_lazy("Overview"), "index", "o"),
             Entry(
                 "topics",
                 "topic",
-                lazy("Topics"),
+                gettext_lazy("Topics"),
                 "topics_list",
                 "t",
                 "topics.view_topic",
@@ -53,25 +52,25 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
             Entry(
                 "groups",
                 "group",
-                lazy("Consumer groups"),
+                gettext_lazy("Consumer groups"),
                 "consumers_list",
                 "c",
                 "consumers.view_consumergroup",
                 count=lambda: ConsumerGroup.objects.exclude(state=State.RETIRED),
             ),
-            Entry("messages", "message", lazy("Messages"), "messages_list", "m", "topics.view_topic"),
-            Entry("dead", "dead", lazy("Dead letters"), "messages_dead", "d", "consumers.view_consumergroup", heat="hot"),
-            Entry("delayed", "clock", lazy("Delayed"), "messages_delayed", "l", "topics.view_topic"),
+            Entry("messages", "message", gettext_lazy("Messages"), "messages_list", "m", "mq_messages.view_message"),
+            Entry("dead", "dead", gettext_lazy("Dead letters"), "messages_dead", "d", "mq_messages.view_message", heat="hot"),
+            Entry("delayed", "clock", gettext_lazy("Delayed"), "messages_delayed", "l", "mq_messages.view_message"),
         ],
     ),
     (
-        lazy("Change"),
+        gettext_lazy("Change"),
         [
-            Entry("requests", "request", lazy("Requests"), "requests", "q", "topics.view_topic", heat="warm"),
+            Entry("requests", "request", gettext_lazy("Requests"), "requests", "q", "topics.view_topic", heat="warm"),
             Entry(
                 "shadow",
                 "shadow",
-                lazy("Shadow groups"),
+                gettext_lazy("Shadow groups"),
                 "consumers_shadow",
                 "s",
                 "consumers.view_shadowtask",
@@ -80,13 +79,15 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
         ],
     ),
     (
-        lazy("Infrastructure"),
+        gettext_lazy("Infrastructure"),
         [
-            Entry("clusters", "cluster", lazy("Clusters"), "clusters_list", "k", "clusters.view_cluster", count=Cluster.objects.all),
+            Entry(
+                "clusters", "cluster", gettext_lazy("Clusters"), "clusters_list", "k", "clusters.view_cluster", count=Cluster.objects.all
+            ),
             Entry(
                 "instances",
                 "instance",
-                lazy("Instances"),
+                gettext_lazy("Instances"),
                 "registry_instances",
                 "i",
                 "registry.view_instance",
@@ -95,7 +96,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
             Entry(
                 "publications",
                 "tree",
-                lazy("Publications"),
+                gettext_lazy("Publications"),
                 "registry_publications",
                 "p",
                 "registry.view_publication",
@@ -105,21 +106,21 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
         ],
     ),
     (
-        lazy("Oversight"),
+        gettext_lazy("Oversight"),
         [
-            Entry("audit", "audit", lazy("Audit"), "audit_list", "a", "audit.view_auditentry"),
+            Entry("audit", "audit", gettext_lazy("Audit"), "audit_list", "a", "audit.view_auditentry"),
             Entry(
                 "applications",
                 "branch",
-                lazy("Applications"),
+                gettext_lazy("Applications"),
                 "accounts_application_changelist",
                 "",
                 "accounts.view_application",
                 count=Application.objects.all,
             ),
-            Entry("users", "user", lazy("People"), "accounts_user_changelist", "", "accounts.view_user"),
-            Entry("roles", "lock", lazy("Roles"), "auth_group_changelist", "", "auth.view_group"),
-            Entry("tokens", "key", lazy("API tokens"), "accounts_apitoken_changelist", "", "accounts.view_apitoken"),
+            Entry("users", "user", gettext_lazy("People"), "accounts_user_changelist", "", "accounts.view_user"),
+            Entry("roles", "lock", gettext_lazy("Roles"), "auth_group_changelist", "", "auth.view_group"),
+            Entry("tokens", "key", gettext_lazy("API tokens"), "accounts_apitoken_changelist", "", "accounts.view_apitoken"),
         ],
     ),
 ]

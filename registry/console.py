@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponse
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
+from django.utils.translation import gettext_lazy
 
 from core.console import slots
 from core.console.actions import NOT_ALLOWED
@@ -57,27 +57,33 @@ class Publications(ListPage[Publication]):
 
     permission = "registry.view_publication"
     here = "publications"
-    title = lazy("Publications")
+    title = gettext_lazy("Publications")
     model = Publication
     template_name = "registry/publications.html"
     columns = [
-        Column("path", lazy("Path"), sort=("path",)),
-        Column("state", lazy("State"), sort=("published_generation", "path")),
-        Column("generation", lazy("Generation"), sort=("generation",), css="num", title=lazy("Published, and wanted if it differs")),
-        Column("applied", lazy("Applied")),
-        Column("published", lazy("Published"), sort=("published_at",), css="num"),
-        Column("by", lazy("By"), css="hide-m"),
-        Column("foreign", lazy("Edited by others"), sort=("last_foreign_edit_at",)),
-        Column("error", lazy("Last error"), css="max"),
+        Column("path", gettext_lazy("Path"), sort=("path",)),
+        Column("state", gettext_lazy("State"), sort=("published_generation", "path")),
+        Column(
+            "generation",
+            gettext_lazy("Generation"),
+            sort=("generation",),
+            css="num",
+            title=gettext_lazy("Published, and wanted if it differs"),
+        ),
+        Column("applied", gettext_lazy("Applied")),
+        Column("published", gettext_lazy("Published"), sort=("published_at",), css="num"),
+        Column("by", gettext_lazy("By"), css="hide-m"),
+        Column("foreign", gettext_lazy("Edited by others"), sort=("last_foreign_edit_at",)),
+        Column("error", gettext_lazy("Last error"), css="max"),
     ]
     search_fields = ("path", "last_error", "published_by")
     default_sort = "path"
     views = [
-        View("live", lazy("All"), lambda rows, _request: rows.live()),
-        View("waiting", lazy("Not out yet"), lambda rows, _request: rows.dirty(), tone="warm"),
-        View("failing", lazy("Failing"), lambda rows, _request: rows.failing(), tone="hot"),
-        View("drift", lazy("Drift"), lambda rows, _request: rows.filter(drifted_at__isnull=False), tone="hot"),
-        View("retired", lazy("Retired"), lambda rows, _request: rows.filter(deleted=True)),
+        View("live", gettext_lazy("All"), lambda rows, _request: rows.live()),
+        View("waiting", gettext_lazy("Not out yet"), lambda rows, _request: rows.dirty(), tone="warm"),
+        View("failing", gettext_lazy("Failing"), lambda rows, _request: rows.failing(), tone="hot"),
+        View("drift", gettext_lazy("Drift"), lambda rows, _request: rows.filter(drifted_at__isnull=False), tone="hot"),
+        View("retired", gettext_lazy("Retired"), lambda rows, _request: rows.filter(deleted=True)),
     ]
 
     def annotated(self, queryset: QuerySet[Publication, Publication]) -> QuerySet[Publication, Publication]:
@@ -131,36 +137,40 @@ class Instances(ListPage[Instance]):
 
     permission = "registry.view_instance"
     here = "instances"
-    title = lazy("Instances")
+    title = gettext_lazy("Instances")
     model = Instance
     template_name = "registry/instances.html"
     columns = [
-        Column("applied", lazy("Status"), sort=("-online", "applied")),
-        Column("app", lazy("Application"), sort=("app", "node")),
-        Column("ip", lazy("Address"), sort=("ip",)),
-        Column("role", lazy("Role"), sort=("role",), css="hide-m"),
-        Column("sdk", lazy("SDK"), sort=("sdk",), css="hide-m"),
-        Column("path", lazy("Follows"), sort=("path",)),
+        Column("applied", gettext_lazy("Status"), sort=("-online", "applied")),
+        Column("app", gettext_lazy("Application"), sort=("app", "node")),
+        Column("ip", gettext_lazy("Address"), sort=("ip",)),
+        Column("role", gettext_lazy("Role"), sort=("role",), css="hide-m"),
+        Column("sdk", gettext_lazy("SDK"), sort=("sdk",), css="hide-m"),
+        Column("path", gettext_lazy("Follows"), sort=("path",)),
         Column(
-            "generation", lazy("Generation"), sort=("applied_generation",), css="num", title=lazy("Applied, and published if it differs")
+            "generation",
+            gettext_lazy("Generation"),
+            sort=("applied_generation",),
+            css="num",
+            title=gettext_lazy("Applied, and published if it differs"),
         ),
-        Column("since", lazy("Since"), sort=("-online_since",), css="num"),
-        Column("error", lazy("Error or reason"), css="max"),
+        Column("since", gettext_lazy("Since"), sort=("-online_since",), css="num"),
+        Column("error", gettext_lazy("Error or reason"), css="max"),
     ]
     search_fields = ("app", "ip", "sdk", "path", "node")
     default_sort = "applied"
     views = [
-        View("online", lazy("Online"), lambda rows, _request: rows.filter(online=True)),
-        View("outdated", lazy("Outdated"), lambda rows, _request: rows.filter(applied="outdated"), tone="warm"),
-        View("unknown", lazy("Unknown"), lambda rows, _request: rows.filter(applied="unknown")),
-        View("offline", lazy("Offline"), lambda rows, _request: rows.filter(online=False)),
-        View("all", lazy("All"), lambda rows, _request: rows),
+        View("online", gettext_lazy("Online"), lambda rows, _request: rows.filter(online=True)),
+        View("outdated", gettext_lazy("Outdated"), lambda rows, _request: rows.filter(applied="outdated"), tone="warm"),
+        View("unknown", gettext_lazy("Unknown"), lambda rows, _request: rows.filter(applied="unknown")),
+        View("offline", gettext_lazy("Offline"), lambda rows, _request: rows.filter(online=False)),
+        View("all", gettext_lazy("All"), lambda rows, _request: rows),
     ]
     filters = [
-        Filter("role", lazy("Role"), lambda _request: Instance.Role.choices, lambda rows, value: rows.filter(role=value)),
+        Filter("role", gettext_lazy("Role"), lambda _request: Instance.Role.choices, lambda rows, value: rows.filter(role=value)),
         Filter(
             "app",
-            lazy("Application"),
+            gettext_lazy("Application"),
             lambda _request: [
                 (name, name) for name in Instance.objects.exclude(app="").order_by("app").values_list("app", flat=True).distinct()[:200]
             ],

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponse
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
+from django.utils.translation import gettext_lazy
 
 from accounts.models import Application, User
 from clusters.models import Cluster
@@ -41,39 +41,43 @@ class Topics(ListPage[Topic]):
 
     permission = "topics.view_topic"
     here = "topics"
-    title = lazy("Topics")
+    title = gettext_lazy("Topics")
     model = Topic
     template_name = "topics/list.html"
     slot = "topics"
     columns = [
-        Column("name", lazy("Name"), sort=("name",)),
-        Column("status", lazy("Status"), sort=("state", "name")),
-        Column("cluster", lazy("Cluster"), sort=("cluster__name", "name")),
-        Column("application", lazy("Application"), sort=("application__name", "name"), css="hide-m"),
-        Column("owner", lazy("Owner"), sort=("owner__username", "name"), css="hide-m"),
-        Column("rate", lazy("Expected /s"), sort=("expected_rate", "name"), css="num hide-s"),
-        Column("groups", lazy("Groups"), sort=("groups_count", "name"), css="num"),
+        Column("name", gettext_lazy("Name"), sort=("name",)),
+        Column("status", gettext_lazy("Status"), sort=("state", "name")),
+        Column("cluster", gettext_lazy("Cluster"), sort=("cluster__name", "name")),
+        Column("application", gettext_lazy("Application"), sort=("application__name", "name"), css="hide-m"),
+        Column("owner", gettext_lazy("Owner"), sort=("owner__username", "name"), css="hide-m"),
+        Column("rate", gettext_lazy("Expected /s"), sort=("expected_rate", "name"), css="num hide-s"),
+        Column("groups", gettext_lazy("Groups"), sort=("groups_count", "name"), css="num"),
         SLOT,
-        Column("generation", lazy("Generation"), title=lazy("Published generation, and how many of the online instances have applied it")),
-        Column("changed", lazy("Changed"), sort=("changed_at", "name"), css="num"),
+        Column(
+            "generation",
+            gettext_lazy("Generation"),
+            title=gettext_lazy("Published generation, and how many of the online instances have applied it"),
+        ),
+        Column("changed", gettext_lazy("Changed"), sort=("changed_at", "name"), css="num"),
     ]
     search_fields = ("name", "owner__username", "application__name")
     default_sort = "name"
     views = [
-        View("all", lazy("All"), lambda rows, _request: rows.exclude(state=State.RETIRED)),
+        View("all", gettext_lazy("All"), lambda rows, _request: rows.exclude(state=State.RETIRED)),
         View(
             "mine",
-            lazy("Mine"),
+            gettext_lazy("Mine"),
             lambda rows, request: rows.exclude(state=State.RETIRED).filter(Q(owner=request.user.pk) | Q(requested_by=request.user.pk)),
         ),
-        View("pending", lazy("To approve"), lambda rows, _request: rows.filter(state=State.PENDING), tone="warm"),
-        View("rejected", lazy("Rejected"), lambda rows, _request: rows.filter(state=State.REJECTED)),
-        View("retired", lazy("Retired"), lambda rows, _request: rows.filter(state=State.RETIRED)),
+        View("pending", gettext_lazy("To approve"), lambda rows, _request: rows.filter(state=State.PENDING), tone="warm"),
+        View("rejected", gettext_lazy("Rejected"), lambda rows, _request: rows.filter(state=State.REJECTED)),
+        View("retired", gettext_lazy("Retired"), lambda rows, _request: rows.filter(state=State.RETIRED)),
     ]
     filters = [
-        Filter("status", lazy("Status"), lambda _request: State.choices, lambda rows, value: rows.filter(state=value)),
-        Filter("cluster", lazy("Cluster"), _clusters, lambda rows, value: rows.filter(cluster__name=value)),
-        Filter("owner", lazy("Owner"), _owners, lambda rows, value: rows.filter(owner__username=value)),
+        Filter("status", gettext_lazy("Status"), lambda _request: State.choices, lambda rows, value: rows.filter(state=value)),
+        Filter("cluster", gettext_lazy("Cluster"), _clusters, lambda rows, value: rows.filter(cluster__name=value)),
+        Filter("owner", gettext_lazy("Owner"), _owners, lambda rows, value: rows.filter(owner__username=value)),
     ]
 
     def annotated(self, queryset: QuerySet[Topic, Topic]) -> QuerySet[Topic, Topic]:
@@ -236,7 +240,9 @@ class ApplyForm(RequestForm):
 
     # Not the model's field: a wrong name is the service's to refuse, with its hint.
     name = forms.CharField(
-        max_length=200, label=lazy("Name"), help_text=lazy("Letters, digits and _ . % -, at most 120. It cannot be changed.")
+        max_length=200,
+        label=gettext_lazy("Name"),
+        help_text=gettext_lazy("Letters, digits and _ . % -, at most 120. It cannot be changed."),
     )
     field_order = ["name"]
 
@@ -246,10 +252,10 @@ class Apply(FormPage):
 
     permission = "topics.add_topic"
     here = "topics"
-    title = lazy("Apply for a topic")
+    title = gettext_lazy("Apply for a topic")
     template_name = "topics/apply.html"
     form_class = ApplyForm
-    submit_label = lazy("Apply")
+    submit_label = gettext_lazy("Apply")
 
     def initial(self) -> dict[str, Any]:
         """The person who applies owns it, unless they say otherwise."""
@@ -330,12 +336,12 @@ class Edit(TopicAction):
     """Edit a request that is not decided, or was rejected."""
 
     permission = "topics.add_topic"
-    title = lazy("Edit {name}")
+    title = gettext_lazy("Edit {name}")
     template_name = "topics/edit.html"
     form_class = RequestForm
-    submit_label = lazy("Save")
+    submit_label = gettext_lazy("Save")
     states = [State.PENDING, State.REJECTED]
-    said = lazy("{name} is changed.")
+    said = gettext_lazy("{name} is changed.")
 
     def form_arguments(self) -> dict[str, Any]:
         """Begin with what was applied for; a copy, so that a refused edit leaves the page's facts alone."""
@@ -350,11 +356,11 @@ class Resubmit(TopicAction):
     """Send a rejected request again."""
 
     permission = "topics.add_topic"
-    title = lazy("Send {name} again")
+    title = gettext_lazy("Send {name} again")
     form_class = ConsoleForm
-    submit_label = lazy("Send again")
+    submit_label = gettext_lazy("Send again")
     states = [State.REJECTED]
-    said = lazy("{name} waits for approval again.")
+    said = gettext_lazy("{name} waits for approval again.")
 
     def run(self, form: ConsoleForm) -> None:  # noqa: ARG002
         """Back to pending."""
@@ -373,7 +379,9 @@ class AllocateForm(OptionalReasonForm):
     """Where the topic goes, and a remark."""
 
     cluster = ClusterChoice(
-        queryset=Cluster.objects.order_by("name"), label=lazy("Cluster"), help_text=lazy("SDKs connect there; it can be changed later.")
+        queryset=Cluster.objects.order_by("name"),
+        label=gettext_lazy("Cluster"),
+        help_text=gettext_lazy("SDKs connect there; it can be changed later."),
     )
     field_order = ["cluster", "reason"]
 
@@ -382,11 +390,11 @@ class Approve(TopicAction):
     """Approve and allocate."""
 
     permission = "topics.approve_topic"
-    title = lazy("Approve {name}")
+    title = gettext_lazy("Approve {name}")
     form_class = AllocateForm
-    submit_label = lazy("Approve and publish")
+    submit_label = gettext_lazy("Approve and publish")
     states = [State.PENDING]
-    said = lazy("{name} is approved; a registrar publishes it now.")
+    said = gettext_lazy("{name} is approved; a registrar publishes it now.")
 
     def initial(self) -> dict[str, Any]:
         """The built-in store, unless the topic wants an order, which it cannot keep."""
@@ -405,12 +413,12 @@ class Reject(TopicAction):
     """Reject with a reason."""
 
     permission = "topics.approve_topic"
-    title = lazy("Reject {name}")
+    title = gettext_lazy("Reject {name}")
     form_class = ReasonForm
-    submit_label = lazy("Reject")
+    submit_label = gettext_lazy("Reject")
     tone = "danger solid"
     states = [State.PENDING]
-    said = lazy("{name} is rejected; the person who applied can edit it and send it again.")
+    said = gettext_lazy("{name} is rejected; the person who applied can edit it and send it again.")
 
     def run(self, form: ReasonForm) -> None:
         """Reject."""
@@ -424,7 +432,7 @@ def _others(topic: Topic) -> QuerySet[Cluster, Cluster]:
 class MoveForm(ReasonForm):
     """Another cluster, and why."""
 
-    cluster = ClusterChoice(queryset=Cluster.objects.order_by("name"), label=lazy("To the cluster"))
+    cluster = ClusterChoice(queryset=Cluster.objects.order_by("name"), label=gettext_lazy("To the cluster"))
     field_order = ["cluster", "reason"]
 
     def __init__(self, *args: Any, topic: Topic, **kwargs: Any) -> None:
@@ -436,11 +444,11 @@ class Move(TopicAction):
     """Assign it to another cluster."""
 
     permission = "topics.move_topic"
-    title = lazy("Move {name}")
+    title = gettext_lazy("Move {name}")
     template_name = "topics/move.html"
     form_class = MoveForm
-    submit_label = lazy("Move")
-    said = lazy("{name} is assigned to the other cluster; SDKs rebuild their clients when they see it.")
+    submit_label = gettext_lazy("Move")
+    said = gettext_lazy("{name} is assigned to the other cluster; SDKs rebuild their clients when they see it.")
 
     def form_arguments(self) -> dict[str, Any]:
         """Not to where it is."""
@@ -471,12 +479,12 @@ class Retire(TopicAction):
     """Retire: by typing the name, after a list of who still uses it."""
 
     permission = "topics.retire_topic"
-    title = lazy("Retire {name}")
+    title = gettext_lazy("Retire {name}")
     template_name = "topics/retire.html"
     form_class = TypedNameForm
-    submit_label = lazy("Retire")
+    submit_label = gettext_lazy("Retire")
     tone = "danger solid"
-    said = lazy("{name} is retired; its node goes from ZooKeeper.")
+    said = gettext_lazy("{name} is retired; its node goes from ZooKeeper.")
 
     def form_arguments(self) -> dict[str, Any]:
         """The name to type."""
@@ -521,7 +529,7 @@ def _cells(rows: Any) -> dict[int, list[int]]:
 
 
 slots.search(_find)
-slots.columns("clusters", [Column("topics", lazy("Topics"), css="num")], _cells)
+slots.columns("clusters", [Column("topics", gettext_lazy("Topics"), css="num")], _cells)
 
 urlpatterns = [
     path("topics/", Topics.as_view(), name="topics_list"),

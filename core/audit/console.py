@@ -1,7 +1,7 @@
 """The audit in the console: read-only, newest first."""
 
 from django.urls import path
-from django.utils.translation import gettext_lazy as lazy
+from django.utils.translation import gettext_lazy
 
 from core.audit.models import AuditEntry
 from core.audit.reading import changes, said
@@ -22,25 +22,25 @@ class Audit(ListPage[AuditEntry]):
 
     permission = "audit.view_auditentry"
     here = "audit"
-    title = lazy("Audit")
+    title = gettext_lazy("Audit")
     model = AuditEntry
     template_name = "audit/list.html"
     counted = False  # it only ever grows
     columns = [
-        Column("at", lazy("Time"), sort=("-id",)),
-        Column("who", lazy("Who")),
-        Column("action", lazy("Action")),
-        Column("kind", lazy("Kind")),
-        Column("name", lazy("Name")),
-        Column("changes", lazy("What changed"), css="max"),
-        Column("reason", lazy("Reason"), css="hide-m"),
-        Column("from", lazy("From"), css="hide-m"),
+        Column("at", gettext_lazy("Time"), sort=("-id",)),
+        Column("who", gettext_lazy("Who")),
+        Column("action", gettext_lazy("Action")),
+        Column("kind", gettext_lazy("Kind")),
+        Column("name", gettext_lazy("Name")),
+        Column("changes", gettext_lazy("What changed"), css="max"),
+        Column("reason", gettext_lazy("Reason"), css="hide-m"),
+        Column("from", gettext_lazy("From"), css="hide-m"),
     ]
     search_fields = ("name", "actor_name", "action", "reason", "request_id")
     default_sort = "at"
     filters = [
-        Filter("kind", lazy("Kind"), _kinds, lambda rows, value: rows.filter(kind=value)),
-        Filter("who", lazy("Who"), _who, lambda rows, value: rows.filter(actor_name=value)),
+        Filter("kind", gettext_lazy("Kind"), _kinds, lambda rows, value: rows.filter(kind=value)),
+        Filter("who", gettext_lazy("Who"), _who, lambda rows, value: rows.filter(actor_name=value)),
     ]
 
     def decorate(self, rows: list[AuditEntry]) -> None:
