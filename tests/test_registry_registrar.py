@@ -40,8 +40,8 @@ def test_nodes_stand_byte_for_byte_and_each_is_created_with_its_data_in_one_oper
     assert (stat.version, stat.ephemeralOwner) == (0, 0)
     data, stat = raw.get("/zms/topic/orders")
     assert (
-        data
-        == b"clusterName=kafka-a\ntype=topic\ngatedIps=\ngatedCluster=\nstatisticsLogger=disk\nmqadmin.generation=1\nmqadmin.drainClusters=\n"
+        data == b"clusterName=kafka-a\ntype=topic\ngatedIps=\ngatedCluster=\nstatisticsLogger=disk\n"
+        b"mqadmin.generation=1\nmqadmin.drainClusters=\n"
     )
     assert stat.version == 0
     data, stat = raw.get("/zms/consumergroup/billing")
