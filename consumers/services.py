@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from accounts.models import Application, User
 from clusters.drivers import builtin
 from clusters.models import Cluster
-from consumers.models import ConsumerGroup, Subscription
+from consumers.models import ConsumeFrom, ConsumerGroup, Subscription
 from core import tags
 from core.approvals import services as approvals
 from core.approvals.models import State
@@ -115,9 +115,8 @@ def approve(*, actor: User, group: ConsumerGroup, reason: str = "") -> ConsumerG
         # The store knows every group, wherever its topics are: delayed and dead messages of all of them live in it.
         builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
         for subscription in subscriptions:
-            builtin.subscribe(
-                group_id=group.pk, topic_id=subscription.topic_id, tag_expression=subscription.tags, consume_from=group.consume_from
-            )
+            start: Literal["earliest", "latest"] = "latest" if group.consume_from == ConsumeFrom.LATEST else "earliest"
+            builtin.subscribe(group_id=group.pk, topic_id=subscription.topic_id, tag_expression=subscription.tags, consume_from=start)
         record(actor=actor, action="approve", kind="consumer group", name=group.name, reason=reason)
         publish(group)
     return group
