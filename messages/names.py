@@ -1,30 +1,26 @@
-"""Names of topics and groups for the store's plain ids; a name never changes, so it is kept per process."""
+"""Names of topics and groups for the store's plain ids; a topic's name never changes, so it is kept per process."""
 
+import time
 from collections.abc import Iterable
-from functools import lru_cache
 
 from consumers.models import ConsumerGroup
 from topics.models import Topic
 
-
-class _UnknownError(LookupError):
-    """Not to be cached: the topic may be on its way."""
-
-
-@lru_cache(maxsize=100_000)
-def _topic_name(topic_id: int) -> str:
-    name = Topic.objects.filter(pk=topic_id).values_list("name", flat=True).first()
-    if name is None:
-        raise _UnknownError
-    return name
+UNKNOWN_FOR = 5.0  # seconds before a topic that is not there is looked for again
+_names: dict[int, str] = {}
+_unknown: dict[int, float] = {}
 
 
 def topic_name(topic_id: int) -> str:
-    """The topic's name; its number when there is no such topic (a store without the rooms below it: benchmarks, tests)."""
-    try:
-        return _topic_name(topic_id)
-    except _UnknownError:
-        return str(topic_id)
+    """The topic's name; its number when there is no such topic (the store alone, as in benchmarks)."""
+    name = _names.get(topic_id)
+    if name is None and _unknown.get(topic_id, 0.0) < time.monotonic():
+        name = Topic.objects.filter(pk=topic_id).values_list("name", flat=True).first()
+        if name is not None:
+            _names[topic_id] = name
+        else:
+            _unknown[topic_id] = time.monotonic() + UNKNOWN_FOR
+    return name or str(topic_id)
 
 
 def group_names(group_ids: Iterable[int]) -> dict[int, str]:

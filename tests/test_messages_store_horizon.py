@@ -14,6 +14,9 @@ from tests.store_world import Threads, bodies, new_group, new_id, pull, send, se
 
 pytestmark = pytest.mark.usefixtures("store")
 
+ACTIVE = (  # the active storekeeper of this database: tests run beside others
+    "pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND objid = 7310000 AND granted AND d.datname = current_database()"
+)
 INSERT = "INSERT INTO mq_message (topic_id, id, body) VALUES (%s, %s, 'slow')"
 
 
@@ -301,7 +304,7 @@ def test_the_storekeeper_ticks_cuts_and_hands_over(topic):
     first, second = Storekeeper(), Storekeeper()
     threads = Threads()
     threads.start(first.run)
-    until(lambda: sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7310000 AND granted") == 1)
+    until(lambda: sql(f"SELECT count(*) FROM {ACTIVE}") == 1)
     threads.start(second.run)
     (message,) = send(topic, "x")
     until(lambda: sql("SELECT closed_id FROM mq_horizon") >= message)
@@ -320,7 +323,7 @@ def test_a_storekeeper_goes_on_after_it_lost_its_connection(topic):
     keeper = Storekeeper()
     threads = Threads()
     threads.start(keeper.run)
-    find = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 7310000 AND granted"
+    find = f"SELECT pid FROM {ACTIVE}"
     pid = until(lambda: sql(find))
     sql("SELECT pg_terminate_backend(%s)", pid)
     until(lambda: sql(find) not in {None, pid})
