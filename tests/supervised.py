@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from mqadmin.supervisor import guard
 from mqadmin.supervisor.home import CHECKOUT, Home, port_is_free
+from mqadmin.supervisor.services import DATA_ELSEWHERE
 
 OWN_SERVICES = ("DATABASE_URL", "ZOOKEEPER_HOSTS", "CELERY_BROKER_URL")
 
@@ -61,11 +63,18 @@ def wait_for(condition, seconds: float, what: str = "the condition"):
     raise AssertionError(f"{what} did not come true within {seconds} s")
 
 
+def forget(home: Path) -> None:
+    """Remove the Postgres data that a home keeps elsewhere because Postgres' user cannot enter pytest's directories."""
+    for one in (home, home / "services", home / "test"):
+        shutil.rmtree(DATA_ELSEWHERE / Home(one).tag, ignore_errors=True)
+
+
 class Supervisor:
     """One started supervisor; what it says is collected."""
 
     def __init__(self, *arguments: str, env: dict[str, str], cwd: Path = CHECKOUT) -> None:
         self.lines: list[str] = []
+        self.home = Path(env["MQADMIN_HOME"])
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mqadmin.supervisor", *arguments],
@@ -109,8 +118,8 @@ class Supervisor:
         self._reader.join(2)
         return time.monotonic() - began
 
-    def end(self) -> None:
-        """Whatever happened in the test: nothing stays behind."""
+    def end(self, *, keep: bool = False) -> None:
+        """Whatever happened in the test: nothing stays behind, but for the data if it is to be kept for another start."""
         if self.process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.stop()
@@ -118,3 +127,5 @@ class Supervisor:
                 self.process.kill()
                 self.process.wait()
         self.process.stdout.close()
+        if not keep:
+            forget(self.home)

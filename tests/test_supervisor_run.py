@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import time
@@ -138,3 +139,15 @@ def test_nothing_outlives_a_killed_supervisor_and_the_next_start_works(instance)
     wait_for(lambda: not processes_of(instance.home), 10, "the end of all processes")
     instance.start()
     assert instance.status("/readyz") == 200
+
+
+def test_a_database_that_was_lost_is_prepared_anew_with_new_people(instance):
+    """Also what a restored home without its data directory looks like."""
+    before = read_env(instance.home / "credentials.env")
+    instance.stop()
+    shutil.rmtree(json.loads((instance.home / "state.json").read_text())["postgres_data"])
+    instance.start()
+    after = read_env(instance.home / "credentials.env")
+    assert instance.status("/readyz") == 200
+    assert after["MQADMIN_ADMIN_PASSWORD"] != before["MQADMIN_ADMIN_PASSWORD"]
+    instance.now.wait_for(re.escape(after["MQADMIN_ADMIN_PASSWORD"]), 5)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.system
 
 
 @pytest.fixture
-def start():
+def start(home):
     begun = []
 
     def begin(*arguments, **kwargs):
@@ -28,13 +28,15 @@ def start():
 
     yield begin
     for one in begun:
-        one.end()
+        one.end(keep=one.home == home)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A home that exists already, in a path with a space and a letter outside ASCII."""
-    return tmp_path_factory.mktemp("a höme") / "data"
+    path = tmp_path_factory.mktemp("a höme") / "data"
+    yield path
+    supervised.forget(path)
 
 
 SHOW = ["--", "sh", "-c", 'echo "db=$DATABASE_URL zk=$ZOOKEEPER_HOSTS broker=$CELERY_BROKER_URL"; exec sleep 60']
@@ -96,6 +98,21 @@ def test_what_a_killed_supervisor_and_its_killed_guard_left_is_ended_by_the_next
     two.wait_for("works again", 40)
     two.process.wait(15)
     assert processes_of(home) == {}
+
+
+def test_a_cluster_whose_passwords_are_gone_is_put_aside_not_deleted(start, tmp_path):
+    given = environment(tmp_path / "home", ZOOKEEPER_HOSTS="zk.example.com", CELERY_BROKER_URL="redis://redis.example.com/3")
+    one = start("services", *SHOW, env=given)
+    one.wait_for(r"db=(\S+)", 60)
+    one.stop()
+    (tmp_path / "home" / "services" / "state.json").unlink()
+    two = start("services", *SHOW, env=given)
+    url = two.wait_for(r"db=(\S+)", 60)[1]
+    aside = two.wait_for(r"put aside as (\S+)", 5)[1]
+    assert (Path(aside) / "PG_VERSION").exists()
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    two.stop()
 
 
 def test_a_killed_postgres_comes_back(start, home):

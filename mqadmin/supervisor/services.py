@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -91,11 +92,17 @@ class Postgres:
 
     def prepare(self) -> None:
         """Create the cluster if there is none, and write its configuration anew."""
+        if (self._data / "PG_VERSION").exists() and not self._home.remembered("postgres_password"):
+            # The home was removed, or its state: nobody knows this cluster's passwords any more. Nothing is deleted unasked.
+            aside = self._data.with_name(f"postgres.before-{time.strftime('%Y%m%d-%H%M%S')}")
+            self._data.rename(aside)
+            self._say(f"  {self._data} belongs to an earlier home, whose passwords are gone: put aside as {aside}")
         if not (self._data / "PG_VERSION").exists():
             self._create()
         self._write_configuration()
 
     def _create(self) -> None:
+        self._home.remember("prepared", "")  # an empty database has no migrations, whatever was applied to its predecessor
         self._data.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         fresh = self._data.with_name("postgres.new")  # renamed when complete: an interrupted start leaves no half cluster
         for path in (fresh, self._data):
