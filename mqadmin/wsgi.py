@@ -8,3 +8,8 @@ os.environ.setdefault("MQADMIN_DB_POOL_SIZE", "24")
 from django.core.wsgi import get_wsgi_application
 
 application = get_wsgi_application()
+
+# Granian sets its own signal handlers after this module is loaded, and then waits for its threads: parked pulls must wake first.
+from messages.waiting import wake_on_signals  # noqa: E402 - needs the settings that the lines above load
+
+wake_on_signals()
