@@ -145,8 +145,8 @@ class Rest:
 
 
 @contextmanager
-def serving() -> Iterator[int]:
-    """Granian as `make run` starts it, on this database and a free port."""
+def serving(*, threads: int = 8, connections: int = 8) -> Iterator[int]:
+    """Granian as `make run` starts it, on this database and a free port; `connections` bounds its pool."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -156,16 +156,16 @@ def serving() -> Iterator[int]:
         **os.environ,
         "DATABASE_URL": f"postgres://{user}@{settings['HOST']}:{settings['PORT']}/{settings['NAME']}",
         "MQADMIN_SECRET_KEY": os.environ.get("MQADMIN_SECRET_KEY", "bench"),
-        "MQADMIN_DB_POOL_SIZE": "8",
+        "MQADMIN_DB_POOL_SIZE": str(connections),
     }
     argv = [sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)]
     argv += [
         "--workers",
         "1",
         "--blocking-threads",
-        "8",
+        str(threads),
         "--backpressure",
-        "64",
+        str(max(64, threads)),
         "--no-ws",
         "--log-level",
         "warning",

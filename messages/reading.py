@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString, mark_safe
 from messages.db import fetch
 from messages.names import group_names
 from messages.querysets import DEAD_WHERE
-from messages.types import STATUS_WORDS, DeadFilter
+from messages.types import STATUS_WORDS, DeadFilter, Page, StoredMessage
 
 PREVIEW = 160  # bytes of a body in a list
 SHOWN = 64 * 1024  # bytes of a body on a page
@@ -47,6 +47,29 @@ def statuses_of(*, topic_id: int, message_ids: Sequence[int], groups: int = 8) -
         for message_id, found in by_message.items()
     }
     return [names[group_id] for group_id in shown], pairs
+
+
+def short_names(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs (two letters, name) for the narrow heads: of the first part of each name that it does not share with another."""
+    parts = [[part for part in re.split(r"[_.%-]+", name) if part] or [name] for name in names]
+    shown = []
+    for own in parts:
+        others = [other for other in parts if other is not own]
+        depth = 0
+        while depth + 1 < len(own) and any(other[: depth + 1] == own[: depth + 1] for other in others):
+            depth += 1
+        shown.append(own[depth][:2])
+    return list(zip(shown, names, strict=True))
+
+
+def searched_to(page: Page[StoredMessage]) -> datetime | None:
+    """How far back a page of a search got; None when it searched all."""
+    if page.next is None:
+        return None
+    if page.items and page.next == str(page.items[-1].id):
+        return page.items[-1].sent_at
+    at: datetime = fetch("SELECT mq_time_of(%s::bigint)", (int(page.next),))[0][0]
+    return at
 
 
 def previews(*, topic_id: int, message_ids: Sequence[int]) -> dict[int, str]:

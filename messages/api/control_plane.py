@@ -17,7 +17,7 @@ from rest_framework.views import APIView
 from core.api.schema import ProblemSerializer
 from core.api.views import actor
 from core.errors import Problem, not_found
-from messages import operating, services
+from messages import operating, reading, services
 from messages.api import wire
 from messages.api.control_documents import (
     DelayedPageSerializer,
@@ -26,7 +26,6 @@ from messages.api.control_documents import (
     RescheduleSerializer,
     SearchPageSerializer,
 )
-from messages.db import fetch
 from messages.types import Page
 from topics.models import Topic
 
@@ -128,12 +127,7 @@ class MessagesView(APIView):
             tag=query.text("tag"),
             **query.page(),
         )
-        return query.answer(page, FoundSerializer(page.items, many=True).data, searched_to=searched_to(page))
-
-
-def searched_to(page: Page[Any]) -> datetime | None:
-    """How far back a page of a search got; None when it searched all."""
-    return None if page.next is None else fetch("SELECT mq_time_of(%s::bigint)", (int(page.next),))[0][0]
+        return query.answer(page, FoundSerializer(page.items, many=True).data, searched_to=reading.searched_to(page))
 
 
 class MessageView(APIView):

@@ -1,6 +1,5 @@
 """The page of messages: a topic and a bounded time, searched; one status shape per group; a message beside it or on its own."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +16,6 @@ from core.console.pages import Page
 from core.errors import Problem
 from messages import reading, services
 from messages.console.showing import message_context, send_action
-from messages.db import fetch
 from messages.types import Page as StorePage
 from messages.types import StoredMessage
 from topics.models import Topic
@@ -118,10 +116,10 @@ class Messages(Page):
                 "window": window.context(),
                 "by_id": "message_id" in searched,
                 "rows": [{"m": m, "dots": statuses.get(m.id, []), "preview": lines.get(m.id, "")} for m in page.items],
-                "groups": names,
+                "groups": reading.short_names(names),
                 "next": page.next,
                 "first_page": "cursor" not in request.GET,
-                "searched_to": self._reached(page),
+                "searched_to": reading.searched_to(page),
                 "opened": opened,
                 "send": send_action(request, _("Send a message"), send_url),
                 **(message_context(request, opened) if opened else {}),
@@ -154,13 +152,6 @@ class Messages(Page):
             return services.search(
                 topic_id=topic_id, sent_from=window.begin, sent_to=None if window.open else window.until, limit=ROWS, **searched
             )
-
-    @staticmethod
-    def _reached(page: StorePage[StoredMessage]) -> datetime | None:
-        if page.next is None:
-            return None
-        at: datetime = fetch("SELECT mq_time_of(%s::bigint)", (int(page.next),))[0][0]
-        return at
 
     def _elsewhere(self, message_id: int, topic_id: int | None) -> HttpResponse | None:
         """An id of another topic, or of a delayed message, is shown on its own page."""
@@ -199,7 +190,7 @@ class Detail(Page):
             {
                 "title": message.key or _("Message {id}").format(id=message.id),
                 "crumbs": [(_("Messages"), reverse("admin:messages_list")), (message.topic, topic_url)],
-                **message_context(request, replace(message)),
+                **message_context(request, message),
             }
         )
 

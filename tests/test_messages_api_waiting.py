@@ -1,0 +1,98 @@
+"""Long polls against a live Granian: a send wakes the waiting pull, and those who wait hold no connection to the database."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from messages_world import world  # noqa: F401 - a fixture
+
+from benchmarks.rest import Rest, serving
+
+WAITING = 10
+CONNECTIONS = 3
+
+
+@pytest.mark.django_db
+def test_a_wait_must_be_bounded(api):
+    """The mark prepares the database for this module."""
+    assert api("POST", "consumer-groups/any/pull", {"wait_ms": 30_001}).body["code"] == "invalid"
+
+
+@pytest.fixture(scope="module")
+def web(world, django_db_blocker):  # noqa: F811
+    """A web process with few connections, and a storekeeper that ticks."""
+    from messages.storekeeper import Storekeeper
+
+    with django_db_blocker.unblock():
+        keeper = Storekeeper()
+        ticking = threading.Thread(target=keeper.run)
+        ticking.start()
+        try:
+            with serving(threads=WAITING + 8, connections=CONNECTIONS) as port:
+                yield port
+        finally:
+            keeper.stop()
+            ticking.join()
+
+
+def post(port, secret, path, fields):
+    started = time.monotonic()
+    rest = Rest(port, secret)
+    answer = json.loads(rest.post(path, json.dumps(fields).encode()))
+    rest.connection.close()
+    return answer, time.monotonic() - started
+
+
+def connections_of_web():
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle' AND pid <> pg_backend_pid()"
+            " AND (state <> 'active' OR now() - query_start > interval '1 second')"
+        )
+        return cursor.fetchone()[0]
+
+
+def test_a_send_wakes_one_who_waits_and_nobody_holds_a_connection(world, web, django_db_blocker):  # noqa: F811
+    with django_db_blocker.unblock():
+        topic = world.topic()
+        groups = [world.group(topic) if i == 0 else world.group(world.topic()) for i in range(WAITING)]
+        with ThreadPoolExecutor(WAITING) as threads:
+            waits = [
+                threads.submit(post, web, world.secret, f"consumer-groups/{group.name}/pull", {"wait_ms": 10_000 if i == 0 else 4000})
+                for i, group in enumerate(groups)
+            ]
+            time.sleep(1.5)
+            assert not any(wait.done() for wait in waits)
+            assert connections_of_web() == 0  # idle in the pool or in LISTEN, none in a transaction or at work
+            # more wait than there are connections, and yet others are served
+            sent, spent = post(web, world.secret, f"topics/{topic.name}/messages", {"body": "wake up"})
+            assert spent < 1
+            found, _spent = waits[0].result(timeout=5)
+            assert [m["id"] for m in found["messages"]] == [sent["messages"][0]["id"]]
+            for wait in waits[1:]:
+                empty, waited = wait.result(timeout=10)
+                assert (empty["messages"], empty["reason"]) == ([], "empty")
+                assert 3.5 < waited < 8
+
+
+def test_next_waits_too_after_it_has_settled(world, web, django_db_blocker):  # noqa: F811
+    with django_db_blocker.unblock():
+        topic = world.topic()
+        group = world.group(topic)
+        path = f"consumer-groups/{group.name}/next"
+        first, _spent = post(web, world.secret, f"topics/{topic.name}/messages", {"body": "one"})
+        taken, _spent = post(web, world.secret, path, {"wait_ms": 5000})
+        assert [m["id"] for m in taken["messages"]] == [first["messages"][0]["id"]]
+        with ThreadPoolExecutor(1) as threads:
+            acks = [{"id": first["messages"][0]["id"], "status": "succeeded"}]
+            waiting = threads.submit(post, web, world.secret, path, {"lease": taken["lease"], "acks": acks, "wait_ms": 10_000})
+            time.sleep(0.5)
+            second, _spent = post(web, world.secret, f"topics/{topic.name}/messages", {"body": "two"})
+            found, waited = waiting.result(timeout=8)
+        assert [ack["status"] for ack in found["acks"]] == ["succeeded"]
+        assert [m["id"] for m in found["messages"]] == [second["messages"][0]["id"]]
+        assert waited < 5
