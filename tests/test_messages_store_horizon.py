@@ -202,7 +202,7 @@ def test_fault_12_one_ticks_while_another_is_stalled_and_the_sequence_never_goes
         stalled.execute("SELECT mq_tick()")  # holds the tick's lock
         before = sql("SELECT last_value FROM mq_id_seq")
         assert services.tick() is None
-        time.sleep(0.6)
+        time.sleep(1.1)
         assert services.tick() is None
         stalled.rollback()
     services.tick()
