@@ -157,7 +157,7 @@ def _frame(request: HttpRequest) -> dict[str, Any]:
         )
     )
     counts["requests"] = (counts.get("request:topics") or 0) + (counts.get("request:groups") or 0)
-    counts.update({key: value() for key, value in extra_counts.items()})
+    counts.update({key: value() for key, value in extra_counts.items() if any(entry.id == key for entry in every)})
     sections = [
         {
             "title": title,

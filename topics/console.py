@@ -1,8 +1,8 @@
-"""Topics in the console: the list, a topic's page, and one page for each verb."""
+"""Topics in the console: the list and a topic's page; what can be done with it is in console_verbs."""
 
 from typing import Any, ClassVar
 
-from django import forms
+from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 from django.http.response import HttpResponse
@@ -16,12 +16,12 @@ from core.approvals.models import State
 from core.console import approving, slots
 from core.console.actions import Action
 from core.console.lists import SLOT, Filter, ListPage, View
-from core.console.pages import ConsoleForm, FormPage, OptionalReasonForm, Page, ReasonForm, TypedNameForm, get, person
+from core.console.pages import Page, person
 from core.console.slots import Column
 from registry.console import instances_at, publication_of
 from registry.services import instances_known, online_instances
 from registry.status import statuses
-from topics import services
+from topics import console_verbs as verbs
 from topics.models import Topic
 
 LIVE = [State.PENDING, State.REJECTED, State.ACTIVE]
@@ -102,11 +102,6 @@ def apply_action(request: HttpRequest) -> Action:
     return Action(_("Apply for a topic"), reverse("admin:topics_apply"), "plus", "primary", why=why)
 
 
-def load(name: str) -> Topic:
-    """A topic by name, with what its head shows."""
-    return get(Topic.objects.select_related("application", "owner", "cluster", "requested_by", "decided_by"), name=name)
-
-
 def frame(request: HttpRequest, topic: Topic, tab: str) -> dict[str, Any]:
     """Head, facts, buttons and tabs of a topic's pages; other rooms' tabs use it as well, with the template console/_thing_head.html."""
     user = person(request)
@@ -171,7 +166,7 @@ class Detail(Page):
 
     def get(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show the tab."""
-        topic = load(name)
+        topic = verbs.load(name)
         context = frame(request, topic, self.tab)
         context |= getattr(self, f"_{self.tab}")(request, topic)
         return self.show(context, template=f"topics/{self.tab}.html")
@@ -210,304 +205,8 @@ class Detail(Page):
 
 
 def _need(request: HttpRequest, permission: str) -> None:
-    from django.core.exceptions import PermissionDenied
-
     if not request.user.has_perm(permission):
         raise PermissionDenied
-
-
-class RequestForm(forms.ModelForm[Topic]):
-    """What is applied for; names, limits and states are checked by the service."""
-
-    use_required_attribute = False
-
-    class Meta:
-        model = Topic
-        fields = ["application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "reason"]
-        widgets = {"reason": forms.Textarea(attrs={"rows": 4})}
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"label_suffix": "", **kwargs})
-        self.fields["application"].queryset = approving.applications()  # type: ignore[attr-defined]
-        self.fields["owner"].queryset = approving.people()  # type: ignore[attr-defined]
-
-    def _post_clean(self) -> None:
-        """The service checks the model; two judges would say two things."""
-
-
-class ApplyForm(RequestForm):
-    """With the name, which cannot be changed later."""
-
-    # Not the model's field: a wrong name is the service's to refuse, with its hint.
-    name = forms.CharField(
-        max_length=200,
-        label=gettext_lazy("Name"),
-        help_text=gettext_lazy("Letters, digits and _ . % -, at most 120. It cannot be changed."),
-    )
-    field_order = ["name"]
-
-
-class Apply(FormPage):
-    """Apply for a topic."""
-
-    permission = "topics.add_topic"
-    here = "topics"
-    title = gettext_lazy("Apply for a topic")
-    template_name = "topics/apply.html"
-    form_class = ApplyForm
-    submit_label = gettext_lazy("Apply")
-
-    def initial(self) -> dict[str, Any]:
-        """The person who applies owns it, unless they say otherwise."""
-        return {"owner": self.request.user.pk, "expected_rate": 100, "message_bytes": 1000}
-
-    def context(self) -> dict[str, Any]:
-        """Where to go from here."""
-        return {
-            "crumbs": [(_("Topics"), reverse("admin:topics_list"))],
-            "back": reverse("admin:topics_list"),
-            "no_applications": not Application.objects.exists(),
-            "may_add_application": self.request.user.has_perm("accounts.add_application"),
-        }
-
-    def perform(self, form: ApplyForm) -> str:
-        """Apply."""
-        topic = services.apply(actor=person(self.request), **form.cleaned_data)
-        return reverse("admin:topics_detail", args=[topic.name])
-
-    def success(self, form: ApplyForm) -> Any:
-        """What comes next."""
-        return _("Applied for {name}. Another person approves it and allocates a cluster.").format(name=form.cleaned_data["name"])
-
-
-class TopicAction(FormPage):
-    """A page that does one thing with one topic."""
-
-    here = "topics"
-    template_name = "topics/action.html"
-    states: ClassVar[list[State]] = [State.ACTIVE]
-    said: Any = ""
-
-    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
-        """Nothing is read yet: the permission comes first."""
-        super().setup(request, *args, **kwargs)
-        self._topic: Topic | None = None
-
-    @property
-    def topic(self) -> Topic:
-        """The topic of the address."""
-        if self._topic is None:
-            self._topic = load(self.kwargs["name"])
-        return self._topic
-
-    def check(self) -> None:
-        """Refuse before anything is filled in if the state does not allow it."""
-        from core.approvals.services import require_state
-
-        require_state(thing=self.topic, allowed=tuple(self.states), what=type(self).__name__.lower())
-
-    def context(self) -> dict[str, Any]:
-        """The topic beside the form."""
-        return {
-            "title": str(self.title).format(name=self.topic.name),
-            "crumbs": [
-                (_("Topics"), reverse("admin:topics_list")),
-                (self.topic.name, reverse("admin:topics_detail", args=[self.topic.name])),
-            ],
-            "back": reverse("admin:topics_detail", args=[self.topic.name]),
-            "topic": self.topic,
-        }
-
-    def perform(self, form: Any) -> str:
-        """Run the verb, then show the topic."""
-        self.run(form)
-        return reverse("admin:topics_detail", args=[self.topic.name])
-
-    def run(self, form: Any) -> None:
-        """The service."""
-        raise NotImplementedError
-
-    def success(self, form: Any) -> Any:  # noqa: ARG002
-        """In one sentence."""
-        return str(self.said).format(name=self.topic.name)
-
-
-class Edit(TopicAction):
-    """Edit a request that is not decided, or was rejected."""
-
-    permission = "topics.add_topic"
-    title = gettext_lazy("Edit {name}")
-    template_name = "topics/edit.html"
-    form_class = RequestForm
-    submit_label = gettext_lazy("Save")
-    states = [State.PENDING, State.REJECTED]
-    said = gettext_lazy("{name} is changed.")
-
-    def form_arguments(self) -> dict[str, Any]:
-        """Begin with what was applied for; a copy, so that a refused edit leaves the page's facts alone."""
-        return {"instance": load(self.kwargs["name"])}
-
-    def run(self, form: RequestForm) -> None:
-        """Store it."""
-        services.edit(actor=person(self.request), topic=self.topic, changes=form.cleaned_data)
-
-
-class Resubmit(TopicAction):
-    """Send a rejected request again."""
-
-    permission = "topics.add_topic"
-    title = gettext_lazy("Send {name} again")
-    form_class = ConsoleForm
-    submit_label = gettext_lazy("Send again")
-    states = [State.REJECTED]
-    said = gettext_lazy("{name} waits for approval again.")
-
-    def run(self, form: ConsoleForm) -> None:  # noqa: ARG002
-        """Back to pending."""
-        services.resubmit(actor=person(self.request), topic=self.topic)
-
-
-class ClusterChoice(forms.ModelChoiceField[Cluster]):
-    """Clusters with their kind."""
-
-    def label_from_instance(self, obj: Any) -> str:
-        """Name and kind."""
-        return f"{obj.name} · {obj.get_kind_display()}"
-
-
-class AllocateForm(OptionalReasonForm):
-    """Where the topic goes, and a remark."""
-
-    cluster = ClusterChoice(
-        queryset=Cluster.objects.order_by("name"),
-        label=gettext_lazy("Cluster"),
-        help_text=gettext_lazy("SDKs connect there; it can be changed later."),
-    )
-    field_order = ["cluster", "reason"]
-
-
-class Approve(TopicAction):
-    """Approve and allocate."""
-
-    permission = "topics.approve_topic"
-    title = gettext_lazy("Approve {name}")
-    form_class = AllocateForm
-    submit_label = gettext_lazy("Approve and publish")
-    states = [State.PENDING]
-    said = gettext_lazy("{name} is approved; a registrar publishes it now.")
-
-    def initial(self) -> dict[str, Any]:
-        """The built-in store, unless the topic wants an order, which it cannot keep."""
-        fit = Cluster.objects.exclude(kind="builtin") if self.topic.ordered else Cluster.objects.order_by("-kind")
-        builtin = Cluster.objects.filter(kind="builtin").first() if not self.topic.ordered else None
-        return {"cluster": builtin or fit.first()}
-
-    def run(self, form: AllocateForm) -> None:
-        """Approve."""
-        services.approve(
-            actor=person(self.request), topic=self.topic, cluster=form.cleaned_data["cluster"], reason=form.cleaned_data["reason"]
-        )
-
-
-class Reject(TopicAction):
-    """Reject with a reason."""
-
-    permission = "topics.approve_topic"
-    title = gettext_lazy("Reject {name}")
-    form_class = ReasonForm
-    submit_label = gettext_lazy("Reject")
-    tone = "danger solid"
-    states = [State.PENDING]
-    said = gettext_lazy("{name} is rejected; the person who applied can edit it and send it again.")
-
-    def run(self, form: ReasonForm) -> None:
-        """Reject."""
-        services.reject(actor=person(self.request), topic=self.topic, reason=form.cleaned_data["reason"])
-
-
-def _others(topic: Topic) -> QuerySet[Cluster, Cluster]:
-    return Cluster.objects.exclude(topics=topic).order_by("name")
-
-
-class MoveForm(ReasonForm):
-    """Another cluster, and why."""
-
-    cluster = ClusterChoice(queryset=Cluster.objects.order_by("name"), label=gettext_lazy("To the cluster"))
-    field_order = ["cluster", "reason"]
-
-    def __init__(self, *args: Any, topic: Topic, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["cluster"].queryset = _others(topic)  # type: ignore[attr-defined]
-
-
-class Move(TopicAction):
-    """Assign it to another cluster."""
-
-    permission = "topics.move_topic"
-    title = gettext_lazy("Move {name}")
-    template_name = "topics/move.html"
-    form_class = MoveForm
-    submit_label = gettext_lazy("Move")
-    said = gettext_lazy("{name} is assigned to the other cluster; SDKs rebuild their clients when they see it.")
-
-    def form_arguments(self) -> dict[str, Any]:
-        """Not to where it is."""
-        return {"topic": self.topic}
-
-    def context(self) -> dict[str, Any]:
-        """Who will notice."""
-        return {
-            **super().context(),
-            "publication": publication_of(self.topic.zookeeper_path),
-            "groups": [
-                row.group
-                for row in self.topic.subscriptions.select_related("group")
-                .exclude(group__state=State.RETIRED)
-                .order_by("group__name")[:200]
-            ],
-            "other_clusters": _others(self.topic).exists(),
-        }
-
-    def run(self, form: MoveForm) -> None:
-        """Move."""
-        services.move(
-            actor=person(self.request), topic=self.topic, cluster=form.cleaned_data["cluster"], reason=form.cleaned_data["reason"]
-        )
-
-
-class Retire(TopicAction):
-    """Retire: by typing the name, after a list of who still uses it."""
-
-    permission = "topics.retire_topic"
-    title = gettext_lazy("Retire {name}")
-    template_name = "topics/retire.html"
-    form_class = TypedNameForm
-    submit_label = gettext_lazy("Retire")
-    tone = "danger solid"
-    said = gettext_lazy("{name} is retired; its node goes from ZooKeeper.")
-
-    def form_arguments(self) -> dict[str, Any]:
-        """The name to type."""
-        return {"expected": self.topic.name}
-
-    def context(self) -> dict[str, Any]:
-        """What is alive on it."""
-        return {
-            **super().context(),
-            "confirm_name": self.topic.name,
-            "instances": instances_at(self.topic.zookeeper_path).filter(online=True)[:200],
-            "known": instances_known(),
-            "groups": [
-                row.group
-                for row in self.topic.subscriptions.select_related("group")
-                .exclude(group__state=State.RETIRED)
-                .order_by("group__name")[:200]
-            ],
-        }
-
-    def run(self, form: TypedNameForm) -> None:
-        """Retire."""
-        services.retire(actor=person(self.request), topic=self.topic, reason=form.cleaned_data["reason"])
 
 
 def _find(user: Any, words: str) -> list[slots.Hit]:
@@ -533,16 +232,16 @@ slots.columns("clusters", [Column("topics", gettext_lazy("Topics"), css="num")],
 
 urlpatterns = [
     path("topics/", Topics.as_view(), name="topics_list"),
-    path("topics/apply/", Apply.as_view(), name="topics_apply"),
+    path("topics/apply/", verbs.Apply.as_view(), name="topics_apply"),
     path("topics/<str:name>/", Detail.as_view(), name="topics_detail"),
     *[
         path(f"topics/<str:name>/{tab}/", Detail.as_view(tab=tab), name=f"topics_{tab}")
         for tab in ("groups", "instances", "publication", "audit")
     ],
-    path("topics/<str:name>/edit/", Edit.as_view(), name="topics_edit"),
-    path("topics/<str:name>/resubmit/", Resubmit.as_view(), name="topics_resubmit"),
-    path("topics/<str:name>/approve/", Approve.as_view(), name="topics_approve"),
-    path("topics/<str:name>/reject/", Reject.as_view(), name="topics_reject"),
-    path("topics/<str:name>/move/", Move.as_view(), name="topics_move"),
-    path("topics/<str:name>/retire/", Retire.as_view(), name="topics_retire"),
+    path("topics/<str:name>/edit/", verbs.Edit.as_view(), name="topics_edit"),
+    path("topics/<str:name>/resubmit/", verbs.Resubmit.as_view(), name="topics_resubmit"),
+    path("topics/<str:name>/approve/", verbs.Approve.as_view(), name="topics_approve"),
+    path("topics/<str:name>/reject/", verbs.Reject.as_view(), name="topics_reject"),
+    path("topics/<str:name>/move/", verbs.Move.as_view(), name="topics_move"),
+    path("topics/<str:name>/retire/", verbs.Retire.as_view(), name="topics_retire"),
 ]
