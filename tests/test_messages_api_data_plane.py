@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.test import Client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from messages_world import statements, world  # noqa: F401 - fixtures
+
+PATHS = ["topics/{t}/messages", "consumer-groups/{g}/pull", "consumer-groups/{g}/acks", "consumer-groups/{g}/next"]
+FIELDS = [
+    *("messages", "body", "body_base64", "key", "tag", "sharding_key", "headers", "deliver_at", "delay_ms", "id"),
+    *("max", "visibility_ms", "consumer", "lease", "acks", "status", "error"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +32,13 @@ def api(world):  # noqa: F811
 def topic(world, django_db_blocker):  # noqa: F811
     with django_db_blocker.unblock():
         return world.topic()
+
+
+@pytest.fixture(scope="module")
+def fuzzed(world, django_db_blocker):  # noqa: F811
+    with django_db_blocker.unblock():
+        topic = world.topic()
+        return topic.name, world.group(topic).name
 
 
 @pytest.fixture
@@ -195,7 +210,7 @@ def test_it_refuses_more_than_a_thousand_messages(api, topic):
 
 def test_it_refuses_more_than_it_reads_into_memory(api, topic, settings):
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
-    refused(api("POST", f"topics/{topic.name}/messages", {"body": "a" * 1000}), 413, "too_large")
+    assert refused(api("POST", f"topics/{topic.name}/messages", {"body": "a" * 1000}), 413, "too_large")["hint"]
 
 
 @pytest.mark.parametrize(
@@ -230,9 +245,33 @@ def test_it_refuses_topics_that_take_no_messages_here(world, api):  # noqa: F811
     kafka.delete()
 
 
-# --- credentials --------------------------------------------------------------------------------------------------------
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.sampled_from(["succeeded", "1", "2026-11-21T14:00:00Z"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
 
-PATHS = ["topics/{t}/messages", "consumer-groups/{g}/pull", "consumer-groups/{g}/acks", "consumer-groups/{g}/next"]
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5) | JSON, path=st.sampled_from(PATHS))
+def test_no_json_is_answered_with_an_internal_error(api, fuzzed, fields, path):
+    try:
+        body = json.dumps(fields)
+        body.encode()
+    except UnicodeEncodeError:
+        body = "{}"
+    response = api("POST", path.format(t=fuzzed[0], g=fuzzed[1]), body)
+    assert response.status_code < 500, response.body
+    if response.status_code >= 400:
+        assert {"code", "detail", "request_id"} <= response.body.keys()
+
+
+# --- credentials --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS)

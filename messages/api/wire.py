@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import orjson
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
@@ -27,13 +29,18 @@ _KINDS: Mapping[type, str] = {str: "a string", int: "an integer", list: "an arra
 
 
 def read_object(request: HttpRequest) -> dict[str, Any]:
-    """The JSON object of a request, empty for no body. Problems: unsupported_media_type, malformed_json, invalid."""
-    if not request.body:
+    """The JSON object of a request, empty for no body. Problems: unsupported_media_type, malformed_json, invalid, too_large."""
+    try:
+        raw = request.body
+    except RequestDataTooBig:
+        detail = _("The request is larger than {n} bytes.").format(n=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+        raise Problem("too_large", detail, status=413, hint=_("Send fewer or smaller messages at once.")) from None
+    if not raw:
         return {}
     if request.content_type != "application/json":
         raise Problem("unsupported_media_type", _("The body must be JSON."), status=415, hint=_("Send Content-Type: application/json."))
     try:
-        value = orjson.loads(request.body)
+        value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise Problem("malformed_json", _("The body is not valid JSON."), hint=str(error)[:200]) from None
     if type(value) is not dict:
