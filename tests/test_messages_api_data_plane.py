@@ -224,6 +224,12 @@ def test_it_refuses_malformed_json(world, topic, raw):  # noqa: F811
     assert (response.status_code, response.json()["code"]) == (400, "malformed_json")
 
 
+def test_it_says_that_it_wants_to_know_the_length(world, topic):  # noqa: F811
+    headers = {"Authorization": f"Token {world.secret}", "Transfer-Encoding": "chunked"}
+    response = Client().generic("POST", f"/api/v1/topics/{topic.name}/messages", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (411, "length_required")
+
+
 def test_it_wants_an_object_and_json(world, api, topic):  # noqa: F811
     refused(api("POST", f"topics/{topic.name}/messages", [1]), 400, "invalid")
     form = Client().post(f"/api/v1/topics/{topic.name}/messages", {"body": "a"}, headers={"Authorization": f"Token {world.secret}"})

@@ -36,6 +36,10 @@ def read_object(request: HttpRequest) -> dict[str, Any]:
         detail = _("The request is larger than {n} bytes.").format(n=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
         raise Problem("too_large", detail, status=413, hint=_("Send fewer or smaller messages at once.")) from None
     if not raw:
+        if "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():  # WSGI knows no end of such a body
+            raise Problem(
+                "length_required", _("The length of the body is not known."), status=411, hint=_("Send Content-Length, not chunks.")
+            )
         return {}
     if request.content_type != "application/json":
         raise Problem("unsupported_media_type", _("The body must be JSON."), status=415, hint=_("Send Content-Type: application/json."))
