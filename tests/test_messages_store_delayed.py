@@ -27,14 +27,14 @@ def delay(topic, body, seconds, **fields):
 def test_fault_15_a_delayed_message_keeps_its_identity_before_and_after_promotion():
     topic = new_id()
     group = new_group(topic)
-    message = delay(topic, "x", 0.3, key="k", tag="t", headers={"h": "1"}, sharding_key="s")
+    message = delay(topic, "x", 1.5, key="k", tag="t", headers={"h": "1"}, sharding_key="s")
     before = services.message(message_id=message)
     assert (before.id, before.state, before.body, before.topic_id) == (message, "delayed", b"x", topic)
     assert services.message_status(message_id=message) == []
     assert pull(group).messages == []
     services.promote()
     assert pull(group).messages == []
-    time.sleep(0.35)
+    time.sleep(1.55)
     assert services.promote() >= 1
     (delivered,) = (batch := pull(group)).messages
     assert (delivered.origin_id, delivered.key, delivered.tag, delivered.headers, delivered.sharding_key) == (

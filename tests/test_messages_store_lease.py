@@ -58,7 +58,7 @@ def test_a_settled_message_is_succeeded_by_whom_and_when(topic):
 
 
 def test_failed_is_retried_after_the_groups_backoff_and_dead_at_the_limit(topic):
-    group = new_group(topic, max_attempts=3, backoff_ms=(50, 150))
+    group = new_group(topic, max_attempts=3, backoff_ms=(600, 800))
     (message,) = send(topic, "x")
     waits = []
     for attempt in (1, 2, 3):
@@ -77,7 +77,7 @@ def test_failed_is_retried_after_the_groups_backoff_and_dead_at_the_limit(topic)
             assert pull(group).messages == []
             waits.append(sql("SELECT extract(epoch FROM due_at - last_at)::float8 FROM mq_exception WHERE group_id = %s", group))
             time.sleep(waits[-1] + 0.01)
-    assert waits == [0.05, 0.15]
+    assert waits == [0.6, 0.8]
     assert result.status == "dead"
     end = status(message, group)
     assert (end.status, end.attempts, end.last_error) == ("dead", 3, "boom 3")
@@ -241,7 +241,7 @@ def test_kill_9_of_a_worker_process_mid_lease_loses_nothing(topic):
     send(topic, *"abc")
     program = (
         "import django, sys, time; django.setup(); from messages import services;"
-        f"b = services.pull(group_id={group}, limit=10, visibility_ms=700, consumer='doomed');"
+        f"b = services.pull(group_id={group}, limit=10, visibility_ms=2000, consumer='doomed');"
         "print(len(b.messages), flush=True); time.sleep(60)"
     )
     db = connection.settings_dict
@@ -252,7 +252,7 @@ def test_kill_9_of_a_worker_process_mid_lease_loses_nothing(topic):
         worker.send_signal(signal.SIGKILL)
         worker.wait(10)
     assert pull(group).messages == []
-    time.sleep(0.75)
+    time.sleep(2.05)
     assert services.expire() >= 3
     got = []
     while batch := pull(group):
