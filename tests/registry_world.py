@@ -16,7 +16,7 @@ from kazoo.client import KazooClient
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def wait_for(condition, seconds: float = 15.0, what: str = "the condition"):
+def wait_for(condition, seconds: float = 40.0, what: str = "the condition"):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if result := condition():
@@ -40,7 +40,7 @@ class Lines:
             self.seen.append(line.rstrip("\n"))
             self._lines.put(line.rstrip("\n"))
 
-    def expect(self, part: str, seconds: float = 15.0) -> str:
+    def expect(self, part: str, seconds: float = 60.0) -> str:
         """The next line that contains this; lines before it are skipped."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
@@ -193,7 +193,7 @@ def put_group(name="billing", cluster="kafka-a", *, suspend=False, topic="orders
     )
 
 
-def published(*rows, seconds=15.0):
+def published(*rows, seconds=40.0):
     """Wait until the registrars have written these rows' last generations."""
     from registry.models import Publication
 
