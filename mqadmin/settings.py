@@ -97,6 +97,8 @@ TEMPLATES = [
 _database: dict[str, Any] = env.db_url_config(env.str("DATABASE_URL", default="postgres://mqadmin@127.0.0.1:5432/mqadmin").strip())
 _options: dict[str, Any] = _database.setdefault("OPTIONS", {})
 _options.setdefault("application_name", "mqadmin")
+# Short statements over many partitions look expensive to the planner: compiling them took seconds where running them takes milliseconds.
+_options.setdefault("options", "-c jit=off")
 _pool = env.int("MQADMIN_DB_POOL_SIZE", default=0)  # the web process sets it (mqadmin/wsgi.py); others keep a connection of their own
 if _pool:
     _options["pool"] = {"min_size": 2, "max_size": _pool, "timeout": 10, "max_lifetime": 1800}
