@@ -28,6 +28,20 @@ class ApplicationAdmin(admin.ModelAdmin[Application]):
         """The person who adds it answers for it, unless they say otherwise."""
         return {"owner": request.user.pk}
 
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """People who may be chosen; without Django's small pictures beside the field, which lead away from it."""
+        if db_field.name == "owner":
+            kwargs["queryset"] = User.objects.filter(is_active=True).order_by("username")
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """A plain choice."""
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        for name in ("can_add_related", "can_change_related", "can_delete_related", "can_view_related"):
+            if field is not None and hasattr(field.widget, name):
+                setattr(field.widget, name, False)
+        return field
+
     def get_readonly_fields(self, request: HttpRequest, obj: Application | None = None) -> list[str]:  # noqa: ARG002
         """The name stands in ZooKeeper and in SDKs' configuration."""
         return ["name"] if obj else []
