@@ -158,6 +158,8 @@ def retire(*, actor: User, group: ConsumerGroup, reason: str) -> ConsumerGroup:
         approvals.move(thing=group, expected=State.ACTIVE, to=State.RETIRED, values=approvals.decision(actor=actor, reason=reason))
         builtin.retire_group(group_id=group.pk)
         record(actor=actor, action="retire", kind="consumer group", name=group.name, reason=reason)
+        for shadow in group.shadow_tasks.select_related("application", "group"):  # the group's node goes after theirs
+            registry.retract(path=shadow.zookeeper_path)
         registry.retract(path=group.zookeeper_path)
     return group
 

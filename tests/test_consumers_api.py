@@ -147,6 +147,17 @@ def test_a_shadow_group_belongs_to_the_groups_application_and_topics(api, active
     assert api("POST", "shadow-tasks", body).body["code"] == "wrong_application"
 
 
+def test_a_retired_group_takes_its_shadow_groups_nodes_along(api, active, watching):
+    from registry.services import blockers, publication_for
+
+    shadow = {"application": "order-service", "task": "stress-1", "group": "order_bill_group", "topic": "order_topic"}
+    assert api("POST", "shadow-tasks", shadow).status_code == 201
+    assert api("POST", "consumer-groups/order_bill_group/retirement", {"reason": "old"}).status_code == 200
+    assert publication_for("/zpt/order-service/stress-1/order_bill_group").deleted
+    group = publication_for("/zms/consumergroup/order_bill_group")
+    assert blockers(group) == ["/zpt/order-service/stress-1/order_bill_group"]
+
+
 def test_a_group_with_a_running_shadow_is_not_retired(api, active, watching):
     made = api(
         "POST", "shadow-tasks", {"application": "order-service", "task": "stress-1", "group": "order_bill_group", "topic": "order_topic"}
