@@ -146,8 +146,8 @@ def test_a_database_that_was_lost_is_prepared_anew_with_new_people(instance):
     before = read_env(instance.home / "credentials.env")
     instance.stop()
     shutil.rmtree(json.loads((instance.home / "state.json").read_text())["postgres_data"])
-    instance.start()
+    instance.start(FIRST_START)
     after = read_env(instance.home / "credentials.env")
-    assert instance.status("/readyz") == 200
+    assert instance.status("/readyz") == 200, instance.now.said
     assert after["MQADMIN_ADMIN_PASSWORD"] != before["MQADMIN_ADMIN_PASSWORD"]
     instance.now.wait_for(re.escape(after["MQADMIN_ADMIN_PASSWORD"]), 5)

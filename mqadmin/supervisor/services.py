@@ -129,6 +129,12 @@ class Postgres:
             script += "GRANT SET ON PARAMETER deadlock_timeout TO mqadmin\n"  # tests of deadlocks need not wait a second for each
         self._run("postgres", "--single", "-D", str(fresh), "-c", "dynamic_shared_memory_type=mmap", "postgres", script=script)
         fresh.rename(self._data)
+        # What an earlier database published belongs to a deployment that is no more; the registrar would rightly refuse the tree.
+        tree = self._home.path / "zookeeper"
+        if tree.exists():
+            aside = tree.with_name(f"zookeeper.before-{time.strftime('%Y%m%d-%H%M%S')}")
+            tree.rename(aside)
+            self._say(f"  the database is new: the tree of private ZooKeeper is put aside as {aside}")
 
     def _run(self, program: str, *arguments: str, script: str = "") -> None:
         account = self._account
