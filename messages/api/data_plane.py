@@ -89,7 +89,7 @@ def acks(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:  # noq
         raise wire.invalid("/acks", _("Give at least one ack."))
     by_lease: dict[str, list[tuple[int, Outcome]]] = {}
     for i, item in enumerate(items):
-        outcome = wire.outcome(item, f"/acks/{i}", _ACK)
+        outcome = wire.outcome(item, i, _ACK)
         lease = wire.lease_of(item, f"/acks/{i}")
         if lease is None:
             raise wire.no_lease(f"/acks/{i}/lease")
@@ -108,7 +108,7 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     """Settle the previous lease and pull the next batch in one commit; wait if there is nothing."""
     wire.only(fields, _NEXT)
     lease = wire.lease_of(fields)
-    outcomes = [wire.outcome(item, f"/acks/{i}") for i, item in enumerate(wire.acks_of(fields))]
+    outcomes = [wire.outcome(item, i) for i, item in enumerate(wire.acks_of(fields))]
     if outcomes and lease is None:
         raise wire.no_lease("/lease")
     take = _take(user, fields)

@@ -1,5 +1,7 @@
 """Topics and groups by name for the hot path: one prepared statement each, a fifth of what the ORM's query costs."""
 
+from time import monotonic
+
 from django.utils.translation import gettext as _
 
 from clusters.models import Cluster, Kind
@@ -14,6 +16,10 @@ _TOPIC = (
     f" LEFT JOIN {Cluster._meta.db_table} c ON c.id = t.cluster_id WHERE t.name = %s"  # noqa: SLF001
 )
 _GROUP = f"SELECT id, state FROM {ConsumerGroup._meta.db_table} WHERE name = %s"  # noqa: S608, SLF001
+# Groups that were active: a name never gets another id, and the store itself refuses a group that was retired or suspended since.
+# The time bound is for a database that was put in the place of another one.
+CACHE_SECONDS = 5.0
+_groups: dict[str, tuple[float, int]] = {}
 
 
 def active_topic(name: str) -> int:
@@ -40,6 +46,10 @@ def active_topic(name: str) -> int:
 
 def active_group(name: str) -> int:
     """The id of a group that may pull. Problems: not_found, group_not_active."""
+    now = monotonic()
+    cached = _groups.get(name)
+    if cached is not None and cached[0] > now:
+        return cached[1]
     rows = fetch(_GROUP, (name,))
     if not rows:
         raise not_found(_("consumer group"), name)
@@ -49,4 +59,7 @@ def active_group(name: str) -> int:
             _("The consumer group “{name}” is {state}.").format(name=name, state=State(rows[0][1]).label),
             hint=_("Only an approved group takes messages."),
         )
+    if len(_groups) > 10_000:
+        _groups.clear()
+    _groups[name] = (now + CACHE_SECONDS, rows[0][0])
     return int(rows[0][0])

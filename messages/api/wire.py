@@ -186,17 +186,20 @@ def no_lease(pointer: str) -> Problem:
     return invalid(pointer, _("This is not a lease."), code="malformed_lease", hint=hint)
 
 
-def outcome(fields: Any, at: str, known: frozenset[str] = _OUTCOME) -> Outcome:
+def outcome(fields: Any, index: int, known: frozenset[str] = _OUTCOME) -> Outcome:
     """What became of one message."""
+    at = "/acks"
     if type(fields) is not dict:
-        raise invalid(at, _("An ack must be an object."))
-    only(fields, known, at)
+        raise invalid(f"{at}/{index}", _("An ack must be an object."))
+    if not known >= fields.keys():
+        only(fields, known, f"{at}/{index}")
     message_id, status = fields.get("id"), fields.get("status")
     if type(message_id) is not int or not 0 < message_id <= _MAX_ID:
-        raise invalid(f"{at}/id", _("“id” must be the id of a message."))
+        raise invalid(f"{at}/{index}/id", _("“id” must be the id of a message."))
     if type(status) is not str or status not in _STATUSES:
-        raise invalid(f"{at}/status", _("The status is succeeded, failed, later or dead."), code="invalid_outcome")
+        raise invalid(f"{at}/{index}/status", _("The status is succeeded, failed, later or dead."), code="invalid_outcome")
     if "delay_ms" in fields or "error" in fields:
+        at = f"{at}/{index}"
         return Outcome(message_id, status, typed(fields, "delay_ms", int, at), typed(fields, "error", str, at))  # type: ignore[arg-type]
     return Outcome(message_id, status)  # type: ignore[arg-type]
 
