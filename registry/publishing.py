@@ -42,6 +42,7 @@ MAX_BYTES = 512 * 1024
 ROWS_A_ROUND = 500
 WRITE_TIMEOUT = 15.0  # seconds; a paused server is noticed by the connection itself after two thirds of the session
 AWAY = "ZooKeeper is not reachable."
+BROKE = "The connection to ZooKeeper broke while this node was written; is it larger than the server takes (jute.maxbuffer)?"
 #: The connection, not the item, is to blame.
 DISCONNECTED = (ConnectionLoss, SessionExpiredError, ConnectionClosedError, KazooTimeoutError)
 
@@ -217,7 +218,7 @@ class Publisher:
         except DISCONNECTED:
             if self._operations == 1 or len(batch) == 1:
                 # Alone and the connection broke: perhaps because of it. It steps back, the others go on.
-                self.fail(batch[0].row, AWAY)
+                self.fail(batch[0].row, BROKE)
             self._operations = max(1, min(self._operations, len(batch)) // 2)
             raise
 
@@ -279,7 +280,7 @@ class Publisher:
     @staticmethod
     def mark_away(error: str = AWAY) -> int:
         """Say on every waiting row why it waits, once; the rows stay due, so that they go out as soon as ZooKeeper is back."""
-        waiting = Publication.objects.dirty().exclude(last_error=error)
+        waiting = Publication.objects.due().order_by().exclude(last_error=error)
         return waiting.update(last_error=error, last_attempt_at=Now(), attempts=F("attempts") + 1)
 
 

@@ -1,6 +1,7 @@
 """ZooKeeper paused, killed, wiped, while the database is edited: nothing blocks, nothing is lost."""
 
 import json
+import signal
 import time
 
 import pytest
@@ -113,6 +114,48 @@ def test_an_expired_session_ends_in_a_live_watch_again(world, zookeeper_server):
     raw = world.raw()
     raw.create(f"/zms/topic/orders/{NODE}", json.dumps({"sdk": "x/1", "app": "a", "generation": 1}).encode(), ephemeral=True)
     assert wait_for(lambda: Instance.objects.online().first()).applied_generation == 1
+
+
+def test_a_node_that_breaks_the_connection_steps_back_and_the_others_go_on(world, zookeeper_server):  # noqa: F811
+    zookeeper_server.kill()
+    zookeeper_server.start("-Djute.maxbuffer=100000")
+    poison = put_cluster("poison", address="a" * 150_000)
+    rows = [put_cluster(f"kafka-{number}") for number in range(20)]
+    world.registrar()
+    published(*rows)
+    assert "jute.maxbuffer" in Publication.objects.get(pk=poison.pk).last_error
+    published(put_cluster("poison", address="small"))
+
+
+def test_a_change_made_here_and_one_made_there_at_the_same_time(world):
+    cluster = put_cluster()
+    registrar = world.registrar()
+    published(cluster)
+    raw = world.raw()
+    registrar.signal(signal.SIGSTOP)
+    put_cluster(address="ours")
+    raw.set(cluster.path, b"bootAddr=theirs\nmqadmin.generation=1\n")
+    registrar.signal(signal.SIGCONT)
+    published(cluster)
+    assert raw.get(cluster.path)[0] == b"bootAddr=ours\nbrokerType=kafka\nserverIps=\nmqadmin.generation=2\n"
+    row = wait_for(lambda: Publication.objects.filter(pk=cluster.pk, last_foreign_edit="changed").first(), what="the edit to be recorded")
+    assert bytes(row.last_foreign_data) == b"bootAddr=theirs\nmqadmin.generation=1\n"
+
+
+def test_a_registrar_that_is_left_behind_drops_its_older_change(world):
+    cluster = put_cluster()
+    first = world.registrar()
+    published(cluster)
+    first.signal(signal.SIGSTOP)
+    world.registrar()
+    for number in range(5):
+        put_cluster(address=f"a{number}")
+    published(cluster)
+    first.signal(signal.SIGCONT)
+    raw = world.raw()
+    time.sleep(1.5)
+    assert raw.get(cluster.path)[0] == bytes(Publication.objects.get(pk=cluster.pk).data)
+    assert Publication.objects.get(pk=cluster.pk).last_foreign_edit == ""
 
 
 def _read(raw, path):

@@ -31,7 +31,7 @@ class ZooKeeperServer:
     def hosts(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self) -> "ZooKeeperServer":
+    def start(self, *options: str) -> "ZooKeeperServer":
         found = packages.find()
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -43,6 +43,7 @@ class ZooKeeperServer:
                     "-Dzookeeper.preAllocSize=4096",
                     "-Dzookeeper.forceSync=no",
                     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                    *options,
                     "-cp",
                     found.zookeeper,
                     "org.apache.zookeeper.server.ZooKeeperServerMain",
