@@ -16,8 +16,26 @@ from accounts.models import ApiToken, Application, User
 admin.site.register(User, UserAdmin)
 
 
+class PlainChoices:
+    """Choices without Django's small pictures beside the field, which lead away from the form."""
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Active people only."""
+        if db_field.related_model is User:
+            kwargs["queryset"] = User.objects.filter(is_active=True).order_by("username")
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)  # type: ignore[misc]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """A plain choice."""
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)  # type: ignore[misc]
+        for name in ("can_add_related", "can_change_related", "can_delete_related", "can_view_related"):
+            if field is not None and hasattr(field.widget, name):
+                setattr(field.widget, name, False)
+        return field
+
+
 @admin.register(Application)
-class ApplicationAdmin(admin.ModelAdmin[Application]):
+class ApplicationAdmin(PlainChoices, admin.ModelAdmin[Application]):
     """Applications with their owners."""
 
     list_display = ["name", "owner", "description", "created_at"]
@@ -27,20 +45,6 @@ class ApplicationAdmin(admin.ModelAdmin[Application]):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """The person who adds it answers for it, unless they say otherwise."""
         return {"owner": request.user.pk}
-
-    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """People who may be chosen; without Django's small pictures beside the field, which lead away from it."""
-        if db_field.name == "owner":
-            kwargs["queryset"] = User.objects.filter(is_active=True).order_by("username")
-        return super().formfield_for_foreignkey(db_field, request, **kwargs)
-
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """A plain choice."""
-        field = super().formfield_for_dbfield(db_field, request, **kwargs)
-        for name in ("can_add_related", "can_change_related", "can_delete_related", "can_view_related"):
-            if field is not None and hasattr(field.widget, name):
-                setattr(field.widget, name, False)
-        return field
 
     def get_readonly_fields(self, request: HttpRequest, obj: Application | None = None) -> list[str]:  # noqa: ARG002
         """The name stands in ZooKeeper and in SDKs' configuration."""
@@ -56,7 +60,7 @@ class TokenForm(forms.ModelForm[ApiToken]):
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(admin.ModelAdmin[ApiToken]):
+class ApiTokenAdmin(PlainChoices, admin.ModelAdmin[ApiToken]):
     """Tokens: made and revoked here; the secret is shown once."""
 
     form = TokenForm
