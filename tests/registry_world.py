@@ -156,9 +156,7 @@ def world(committed, zk_chroot):
 def put_cluster(name="kafka-a", address="10.0.0.1:9092", kind="kafka"):
     from registry import services
 
-    return services.publish_properties(
-        path=f"/zms/cluster/{name}", zms={"bootAddr": address, "brokerType": kind, "serverIps": ""}, own={}
-    )
+    return services.publish_properties(path=f"/zms/cluster/{name}", zms={"bootAddr": address, "brokerType": kind, "serverIps": ""}, own={})
 
 
 def put_topic(name="orders", cluster="kafka-a"):
