@@ -250,6 +250,24 @@ def test_keys_palette_refresh_and_language_work(walked, admin):
     assert admin.errors == []
 
 
+def test_a_refresh_that_fails_leaves_the_page_and_one_without_a_session_leads_to_the_login(walked, house, browser, admin):
+    assert walked
+    watched = Watched(browser, house.base)
+    watched.context.add_cookies(admin.context.cookies())
+    page = watched.page
+    page.goto("/admin/topics/")
+    for failing in (lambda route: route.fulfill(status=503, body="away"), lambda route: route.abort()):
+        page.route("**/admin/topics/", failing)
+        page.keyboard.press("r")
+        expect(page.locator(".toast.fail")).to_have_count(1)
+        expect(page.locator("#rows tr")).to_have_count(1)
+        page.unroute("**/admin/topics/")
+    watched.context.clear_cookies()
+    page.keyboard.press("r")
+    page.wait_for_url("**/admin/login/**")
+    watched.context.close()
+
+
 def test_the_login_page_is_ours_and_clean(house, browser):
     watched = Watched(browser, house.base)
     watched.page.goto("/admin/login/")

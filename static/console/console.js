@@ -105,6 +105,16 @@
   }
   /* The data are as old as the last answer, not as the last attempt: a server that is away must not look fresh. */
   document.addEventListener("htmx:after:swap", (e) => { if (age && !e.target.closest?.("#palette")) { since = Date.now(); paint(); } });
+  /* An answer that is not the page leaves what is there: to the login when the session has ended, else a word, once. */
+  let lost = false;
+  const lose = () => { if (!lost) toast({ title: words.failed, kind: "fail" }); lost = true; };
+  document.addEventListener("htmx:before:response", (e) => {
+    const raw = e.detail.ctx.response.raw;
+    if (raw.redirected && new URL(raw.url).pathname.endsWith("/login/")) { e.preventDefault(); location.reload(); }
+    else if (raw.status >= 400) { e.preventDefault(); lose(); }
+    else lost = false;
+  });
+  document.addEventListener("htmx:error", lose);
   function paint() {
     if (!age) return;
     const s = Math.max(0, Math.round((Date.now() - since) / 1000));
