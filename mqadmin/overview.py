@@ -38,7 +38,7 @@ ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class Todo:
-    """One thing that needs somebody; `rank` orders them, worst first."""
+    """One thing that needs somebody; `rank` orders them, worst first, and `weight` those of one rank, heaviest first."""
 
     rank: int
     status: str
@@ -47,6 +47,7 @@ class Todo:
     since: datetime | None
     url: str
     action: Any
+    weight: float = 0.0
 
 
 class Overview(Page):
@@ -83,7 +84,7 @@ class Overview(Page):
             }
         )
         found = [*_processes(health, numbers), *_todo(user, groups, counts, lags, numbers)]
-        todo = sorted(found, key=lambda item: item.rank)
+        todo = sorted(found, key=lambda item: (item.rank, -item.weight))
         behind = sorted((group for group in groups if _lag(lags, group).messages), key=lambda group: -_lag(lags, group).seconds)
         for group in behind[:ROWS]:
             group.lag = _lag(lags, group)  # type: ignore[attr-defined]
@@ -164,11 +165,11 @@ def _todo(
         if dead:
             what = ngettext("{n} dead letter", "{n} dead letters", dead).format(n=f"{dead:,}")
             url = _url("messages_dead", query=f"?group={group.name}") or page
-            yield Todo(40, "dead", what, _("in {group}").format(group=group.name), None, url, _("Look"))
+            yield Todo(40, "dead", what, _("in {group}").format(group=group.name), None, url, _("Look"), weight=dead)
         if lag.seconds > BEHIND and not group.suspended:
             what = _("{group} is {time} behind").format(group=group.name, time=span(timedelta(seconds=lag.seconds)))
             why = ngettext("{n} message waits", "{n} messages wait", lag.messages).format(n=f"{lag.messages:,}")
-            yield Todo(30, "behind", what, why, timezone.now() - timedelta(seconds=lag.seconds), page, _("Open"))
+            yield Todo(30, "behind", what, why, timezone.now() - timedelta(seconds=lag.seconds), page, _("Open"), weight=lag.seconds)
         if group.suspended:
             yield Todo(
                 70, "suspended", _("{group} is suspended").format(group=group.name), group.suspend_reason, group.changed_at, page, _("Open")

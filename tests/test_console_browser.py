@@ -19,7 +19,7 @@ from kazoo.client import KazooClient
 from playwright.sync_api import expect
 from registry_world import CHECKOUT, Lines, wait_for
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("console-browser")]
+pytestmark = pytest.mark.system
 PAGES = [
     "", "topics/", "topics/apply/", "topics/order_topic/", "topics/order_topic/publication/",
     "groups/", "groups/apply/", "groups/bill_group/",
