@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from django.db import connection
+from django.db import DataError, connection
 from django.db.models.functions import Now
 from django.utils.dateparse import parse_datetime
 
@@ -200,8 +200,19 @@ def record(found: Mapping[str, NodeData]) -> None:
     """Write down instances as they were read; older readings than the recorded ones are ignored."""
     rows = [row for znode, node in found.items() if (row := describe(znode, node)) is not None]
     for chunk in _chunks(rows, 500):
-        with connection.cursor() as cursor:
-            cursor.execute(sql("record_instances"), {"found": json.dumps(chunk)})
+        try:
+            _store(chunk)
+        except DataError:  # anybody can write anything into a node: what cannot be stored must not hold up the others
+            for row in chunk:
+                try:
+                    _store([row])
+                except DataError as error:
+                    logger.error("instance_not_recorded", znode=row["znode"], error=str(error).strip())  # noqa: TRY400 - no traceback
+
+
+def _store(rows: Sequence[dict[str, Any]]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql("record_instances"), {"found": json.dumps(rows)})
 
 
 def describe(znode: str, node: NodeData) -> dict[str, Any] | None:
@@ -213,7 +224,6 @@ def describe(znode: str, node: NodeData) -> dict[str, Any] | None:
     if said is None:
         return None
     report = _report(node.data)
-    generation = report.get("generation")
     plain = not isinstance(report.get("sdk"), str)
     return {
         "znode": znode,
@@ -223,10 +233,10 @@ def describe(znode: str, node: NodeData) -> dict[str, Any] | None:
         "role": said.role,
         "sdk": _text(report.get("sdk"), 120) or _text(said.sdk, 120),
         "app": _text(report.get("app"), 120),
-        "pid": pid if isinstance(pid := report.get("pid", said.pid), int) and 0 <= pid < 2**62 else None,
+        "pid": _number(report.get("pid", said.pid)),
         "state": _text(report.get("state"), 32),
         "cluster": _text(report.get("cluster"), 120),
-        "applied_generation": generation if not plain and isinstance(generation, int) and 0 <= generation < 2**62 else None,
+        "applied_generation": None if plain else _number(report.get("generation")),
         "applied_at": _moment(report.get("appliedAt")),
         "error": _text(report.get("error"), 4000),
         "plain": plain,
@@ -244,13 +254,18 @@ def forget_old() -> int:
 def _report(data: bytes) -> dict[str, Any]:
     try:
         report = json.loads(data) if data else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return report if isinstance(report, dict) else {}
 
 
 def _text(value: object, limit: int) -> str:
-    return value.replace("\x00", "")[:limit] if isinstance(value, str) else ""
+    """Text that Postgres stores: without NUL, lone surrogates replaced."""
+    return value.encode("utf-8", "replace").decode().replace("\x00", "")[:limit] if isinstance(value, str) else ""
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62 else None
 
 
 def _moment(value: object) -> str | None:
@@ -258,7 +273,8 @@ def _moment(value: object) -> str | None:
         moment: datetime | None = parse_datetime(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    return moment.isoformat() if moment is not None and moment.tzinfo is not None else None
+    # The first and the last year can be stored, but in another time zone no longer be read.
+    return moment.isoformat() if moment is not None and moment.tzinfo is not None and 1 < moment.year < 9999 else None
 
 
 def _chunks(rows: Sequence[dict[str, Any]], size: int) -> Iterable[Sequence[dict[str, Any]]]:

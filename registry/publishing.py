@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
-from django.db import connection
+from django.db import InterfaceError, OperationalError, connection
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
@@ -33,7 +33,7 @@ from registry.statements import sql
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mqadmin_sdk.zk import Client
+    from mqadmin_sdk.zk import Client, NodeData
 
 logger = structlog.get_logger(__name__)
 
@@ -123,33 +123,45 @@ class Publisher:
         _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows], timeout=WRITE_TIMEOUT)
         writes: list[Write] = []
         for row, node in zip(rows, nodes, strict=True):
-            decision = decide(row, node)
-            log = logger.bind(
-                path=row.path, generation=row.generation, node_generation=decision.generation, foreign_edit=decision.foreign_edit
-            )
-            if decision.verdict == "published":
-                result.done.append((row, decision.version, False))
+            try:
+                write = self._judge(row, node, result)
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception as error:
+                # Whatever somebody put into this node, it must not hold up the others.
+                logger.exception("node_not_understood", path=row.path)
+                self.fail(row, f"{type(error).__name__}: {error}"[:1000].replace("\x00", ""))
                 continue
-            if decision.verdict == "behind":
-                if repairs.jump_ahead(row, decision):
-                    log.warning("node_ahead_of_database")
-                continue
-            if decision.verdict == "absorb":
-                if repairs.within_budget(row, decision):
-                    repairs.absorb(row, decision)
-                    log.info("foreign_keys_kept")
-                continue
-            if decision.verdict == "repair":
-                if not repairs.within_budget(row, decision):
-                    continue
-                log.warning("foreign_edit_repaired")
-            if row.deleted:
-                writes.append(Write(row, "delete", decision.version or 0))
-            elif decision.version is None:
-                writes.append(Write(row, "create"))
-            else:
-                writes.append(Write(row, "set", decision.version))
+            if write is not None:
+                writes.append(write)
         return writes
+
+    @staticmethod
+    def _judge(row: Publication, node: NodeData | None, result: Round) -> Write | None:
+        """Do what the database needs for this node as it was read; return the write that it needs, if any."""
+        decision = decide(row, node)
+        log = logger.bind(path=row.path, generation=row.generation, node_generation=decision.generation, foreign_edit=decision.foreign_edit)
+        if decision.verdict == "published":
+            result.done.append((row, decision.version, False))
+            return None
+        if decision.verdict == "behind":
+            if repairs.jump_ahead(row, decision):
+                log.warning("node_ahead_of_database")
+            return None
+        if decision.verdict == "absorb":
+            if repairs.within_budget(row, decision):
+                repairs.absorb(row, decision)
+                log.info("foreign_keys_kept")
+            return None
+        if decision.verdict == "repair":
+            if not repairs.within_budget(row, decision):
+                return None
+            log.warning("foreign_edit_repaired")
+        if row.deleted:
+            return Write(row, "delete", decision.version or 0)
+        if decision.version is None:
+            return Write(row, "create")
+        return Write(row, "set", decision.version)
 
     # --- writing -------------------------------------------------------------------------------------------------------
 

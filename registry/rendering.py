@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from mqadmin_sdk.zk import properties
@@ -17,6 +18,7 @@ GENERATION = properties.GENERATION
 JSON_GENERATION = "generation"
 
 Pairs = list[tuple[str, str]]
+_NOT_KEPT = re.compile("[\0\ud800-\udfff]")
 
 
 def render_properties(*, zms: Mapping[str, str], own: Mapping[str, str], foreign: Sequence[Sequence[str]], generation: int) -> bytes:
@@ -58,12 +60,15 @@ def generation_in(kind: str, data: bytes | None) -> int | None:
         document: Any = json.loads(data)
         found = document.get(JSON_GENERATION) if isinstance(document, dict) else None
         return found if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**62 else None
-    except ValueError:  # PropertiesError, JSONDecodeError and UnicodeDecodeError are ValueErrors
+    except (ValueError, RecursionError):  # PropertiesError, JSONDecodeError and UnicodeDecodeError are ValueErrors
         return None
 
 
 def foreign_in(kind: str, node: bytes, desired: bytes, known: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the keys of unknown origin in a node, in its order: neither ours nor of the layout that we write there."""
+    """Return the keys of unknown origin in a node, in its order: neither ours nor of the layout that we write there.
+
+    What neither Postgres nor a node of ours can carry (NUL, half of a surrogate pair) is not kept.
+    """
     if kind != PROPERTIES:
         return []
     try:
@@ -71,7 +76,8 @@ def foreign_in(kind: str, node: bytes, desired: bytes, known: Sequence[Sequence[
     except properties.PropertiesError:
         return [list(pair) for pair in known]
     ours = set(properties.loads(desired)) - {key for key, _ in known}
-    return [[key, value] for key, value in found.items() if key and key not in ours and not key.startswith(properties.OWN_PREFIX)]
+    theirs = ((key, value) for key, value in found.items() if key and key not in ours and not key.startswith(properties.OWN_PREFIX))
+    return [[key, value] for key, value in theirs if not _NOT_KEPT.search(key + value)]
 
 
 def digest(data: bytes) -> str:

@@ -82,3 +82,14 @@ def test_a_broken_json_node_has_no_generation(data):
 @pytest.mark.parametrize("value", [b"", b"-1", b"1.5", b"x", b"99999999999999999999", "٣".encode()])
 def test_a_broken_generation_is_none(value):
     assert rendering.generation_in("properties", b"mqadmin.generation=" + value + b"\n") is None
+
+
+@pytest.mark.parametrize("line", [b"team=\\u0000\n", b"\\u0000=x\n", b"team=\\ud800\n"])
+def test_foreign_keys_that_cannot_be_stored_are_repaired_away(line):
+    decision = decide(row(), node(text(5, extra=line)))
+    assert (decision.verdict, decision.foreign_edit, decision.foreign_keys) == ("repair", "changed", ())
+
+
+def test_json_nested_without_end_is_repaired():
+    desired = row(kind="json")
+    assert decide(desired, node(b"[" * 100_000)).verdict == "repair"

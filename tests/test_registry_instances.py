@@ -1,13 +1,14 @@
 """Who is online, as recorded from ephemeral nodes; the nodes are made by an independent client."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from registry_world import committed, published, put_cluster, put_group, put_topic, wait_for, world  # noqa: F401
 
 from registry import services
 from registry.models import Instance, Publication
-from registry.observing import describe, followed
+from registry.observing import describe, followed, record
 
 PLAIN_5 = "10.1.1.1||DEFAULT_PRODUCER||zms-1.0||2026-11-21T08:00:00.000||r1"
 PLAIN_4 = "10.1.1.2||DEFAULT_CONSUMER||zms-0.9||r2"
@@ -180,3 +181,31 @@ def _node(data):
     from types import SimpleNamespace
 
     return SimpleNamespace(data=data, stat=SimpleNamespace(czxid=1, mzxid=1, ctime=1))
+
+
+POISON = {
+    "half of a surrogate pair": b'{"sdk":"x","app":"\\ud800"}',
+    "a truth as a process": b'{"sdk":"x","pid":true}',
+    "a truth as a generation": b'{"sdk":"x","generation":true}',
+    "nested without end": b"[" * 100_000,
+    "beyond the last year": b'{"sdk":"x","appliedAt":"9999-12-31T23:59:59-14:00"}',
+    "before the first year": b'{"sdk":"x","appliedAt":"0001-01-01T00:00:00+14:00"}',
+}
+
+
+@pytest.mark.parametrize("data", POISON.values(), ids=POISON)
+def test_what_a_client_writes_into_its_node_holds_nobody_up(db, data):
+    stat = SimpleNamespace(version=0, czxid=5, mzxid=5, ctime=1_700_000_000_000)
+    nodes = {f"/zms/topic/orders/{ours(number)}": SimpleNamespace(data=said, stat=stat) for number, said in enumerate([data, report(1)])}
+    record(nodes)
+    found = {instance.node: instance for instance in Instance.objects.all()}
+    assert found[ours(0)].applied_generation is None
+    assert found[ours(1)].applied_generation == 1
+
+
+def test_an_instance_that_postgres_refuses_is_left_out_and_the_others_are_not(committed, monkeypatch):  # noqa: F811
+    stat = SimpleNamespace(version=0, czxid=5, mzxid=5, ctime=1_700_000_000_000)
+    monkeypatch.setattr("registry.observing._text", lambda value, _limit: value or "")
+    nodes = [report(1, app="\x00"), report(1)]
+    record({f"/zms/topic/orders/{ours(number)}": SimpleNamespace(data=said, stat=stat) for number, said in enumerate(nodes)})
+    assert [instance.node for instance in Instance.objects.all()] == [ours(1)]

@@ -125,6 +125,17 @@ def test_a_foreign_edit_is_repaired_and_can_be_seen(world):  # noqa: F811
     assert raw.get(cluster.path)[1].version == 2
 
 
+def test_an_edit_that_cannot_be_stored_is_repaired_and_holds_nobody_up(world):  # noqa: F811
+    cluster = put_cluster()
+    world.registrar()
+    published(cluster)
+    world.raw().set(cluster.path, b"bootAddr=evil\nmqadmin.generation=1\nteam=\\u0000\n")
+    other = put_cluster("kafka-b")
+    published(other)
+    wait_for(lambda: Publication.objects.filter(pk=cluster.pk, last_foreign_edit="changed", drifted_at=None).exists())
+    assert world.raw().get(cluster.path)[0] == bytes(cluster.data)
+
+
 def test_a_node_deleted_by_others_comes_back(world):  # noqa: F811
     cluster = put_cluster()
     world.registrar()
