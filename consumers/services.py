@@ -148,6 +148,8 @@ def retire(*, actor: User, group: ConsumerGroup, reason: str) -> ConsumerGroup:
     approvals.require_state(thing=group, allowed=(State.ACTIVE,), what="retirement")
     reason = approvals.require_reason(reason)
     with transaction.atomic():
+        # Locked, so that no shadow group is switched on between the look and the change.
+        ConsumerGroup.objects.select_for_update(no_key=True).get(pk=group.pk)
         shadows = [str(shadow) for shadow in group.shadow_tasks.filter(enabled=True).select_related("application", "group")]
         if shadows:
             hint = _("Switch off first: {names}").format(names=", ".join(shadows))
@@ -166,6 +168,11 @@ def retire(*, actor: User, group: ConsumerGroup, reason: str) -> ConsumerGroup:
 
 def publish(group: ConsumerGroup) -> None:
     """Write what SDKs should see; bindingTopic and clusterName are those of the first subscription, since ZMS knows one of each."""
+    # A suspension and a move of the topic may be here at once, each with its own half of the truth: who comes second reads both.
+    registry.lock(path=group.zookeeper_path)
+    group = ConsumerGroup.objects.get(pk=group.pk)
+    if group.state != State.ACTIVE:  # retired meanwhile
+        return
     subscriptions = list(group.subscriptions.select_related("topic__cluster"))
     first = subscriptions[0].topic
     if first.cluster is None:
@@ -195,7 +202,8 @@ def publish(group: ConsumerGroup) -> None:
 
 def publish_groups_of(topic: Topic) -> None:
     """A topic moved: the groups that are bound to it first name its cluster."""
-    for group in ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__topic=topic, subscriptions__position=0):
+    groups = ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__topic=topic, subscriptions__position=0)
+    for group in groups.order_by("name"):  # as `republish` locks them
         publish(group)
 
 

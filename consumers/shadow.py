@@ -28,13 +28,13 @@ def create(*, actor: User, application: Application, task: str, group: ConsumerG
         detail = _("The group “{group}” belongs to the application “{owner}”.").format(group=group.name, owner=group.application.name)
         raise Problem("wrong_application", detail, errors=[FieldError("/group", detail)])
     if group.state != State.ACTIVE or topic.state != State.ACTIVE:
-        detail = _("Group and topic must both be active.")
-        raise conflict("not_active", detail)
+        raise conflict("not_active", _("Group and topic must both be active."))
     if not group.subscriptions.filter(topic=topic).exists():
         detail = _("The group “{group}” is not subscribed to “{topic}”.").format(group=group.name, topic=topic.name)
         raise Problem("not_subscribed", detail, errors=[FieldError("/topic", detail)])
     try:
         with transaction.atomic():
+            _lock_active(group)
             shadow = ShadowTask.objects.create(application=application, task=task, group=group, topic=topic, owner=actor)
             record(actor=actor, action="create", kind="shadow group", name=str(shadow))
             _publish(shadow)
@@ -49,9 +49,8 @@ def start(*, actor: User, shadow: ShadowTask, minutes: int, reason: str) -> Shad
     if not 1 <= minutes <= MAX_MINUTES:
         detail = _("Between 1 and {minutes} minutes.").format(minutes=MAX_MINUTES)
         raise Problem("invalid", detail, errors=[FieldError("/minutes", detail)])
-    if shadow.group.state != State.ACTIVE:
-        raise conflict("not_active", _("The group “{name}” is not active.").format(name=shadow.group.name))
     with transaction.atomic():
+        _lock_active(shadow.group)
         until = timezone.now() + timedelta(minutes=minutes)
         _set(shadow, enabled=True, lease_until=until, reason=reason, owner_id=actor.pk)
         record(
@@ -92,6 +91,12 @@ def end_expired() -> int:
         except Problem:  # somebody was faster, or gave it a new lease: the next round looks again
             continue
     return len(shadows)
+
+
+def _lock_active(group: ConsumerGroup) -> None:
+    """Keep the group from being retired until the transaction ends: its node could never go while a shadow group is on."""
+    if not ConsumerGroup.objects.select_for_update(no_key=True).filter(pk=group.pk, state=State.ACTIVE).exists():
+        raise conflict("not_active", _("The group “{name}” is not active.").format(name=group.name))
 
 
 def _set(shadow: ShadowTask, **values: object) -> None:

@@ -71,6 +71,14 @@ def republish(*, paths: Sequence[str]) -> int:
     return len(rows)
 
 
+def lock(*, path: str) -> None:
+    """Keep others from changing this publication until the transaction ends: what is read after this call is what gets published.
+
+    Who publishes from rows that other verbs change as well takes it first. Several paths: in their order.
+    """
+    Publication.objects.select_for_update().filter(path=path).values_list("pk").first()
+
+
 def retract(*, path: str) -> Publication | None:
     """Say that a node should be gone. What depends on it goes first; a node with live instances stays, with an error, until they are gone.
 

@@ -143,9 +143,10 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
             after={"cluster": cluster.name},
             reason=reason,
         )
-        publish(topic)
+        # The groups' nodes before the topic's: that is how a cluster's change of address locks them.
         for follow in moved:
             follow(topic)
+        publish(topic)
     return topic
 
 
