@@ -172,7 +172,7 @@ def check_nobody_uses(*, path: str, groups: list[str], what: str) -> None:
     instances = registry.online_instances(paths=[path])
     if instances or groups:
         listed = [{"node": i.node, "application": i.app, "address": i.ip, "sdk": i.sdk} for i in instances]
-        detail = _("“{name}” is in use: {instances} instances online, {groups} groups bound.").format(
+        detail = _("“{name}” is in use; instances online: {instances}, groups bound: {groups}.").format(
             name=what, instances=len(instances), groups=len(groups)
         )
         names = ", ".join([*(i.app or i.ip or i.node for i in instances[:10]), *groups[:10]])
