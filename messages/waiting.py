@@ -118,6 +118,7 @@ class Lobby:
         while not self._closed:
             try:
                 with connect() as connection:
+                    connection.add_notify_handler(_heard)
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._serve(connection)
             except psycopg.Error as error:
@@ -161,6 +162,10 @@ def connect() -> psycopg.Connection[Any]:
     for name in ("context", "cursor_factory", "prepare_threshold", "pool"):
         params.pop(name, None)
     return psycopg.connect(**params, autocommit=True)
+
+
+def _heard(_notice: psycopg.Notify) -> None:
+    """Being woken says it all; without a handler psycopg would keep every notification for ever."""
 
 
 _lobby: Lobby | None = None

@@ -197,3 +197,16 @@ def test_sigterm_wakes_all_before_the_servers_own_handler(monkeypatch):
         monkeypatch.undo()
         signal.signal(signal.SIGTERM, before)
     assert connection.connection is not None
+
+
+def test_what_the_listener_hears_is_not_kept(lobby, monkeypatch):
+    made, connect = [], waiting.connect
+    monkeypatch.setattr(waiting, "connect", lambda: made.append(connect()) or made[-1])
+    threads = Threads()
+    threads.start(lobby.wait, new_group(new_id()), 1.0)
+    until(lambda: made)
+    for _notice in range(20):
+        sql("SELECT pg_notify(%s, 'x')", waiting.CHANNEL)
+        time.sleep(0.02)
+    threads.join()
+    assert not made[0]._notifies_backlog
