@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from django.db import IntegrityError, transaction
+import structlog
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -16,6 +17,8 @@ from core.errors import FieldError, Problem, conflict
 from core.names import check_name
 from registry import services as registry
 from topics.models import Topic
+
+log = structlog.get_logger(__name__)
 
 MAX_MINUTES = 24 * 60
 
@@ -90,6 +93,10 @@ def end_expired() -> int:
             stop(actor=None, shadow=shadow, reason="lease ended")
         except Problem:  # somebody was faster, or gave it a new lease: the next round looks again
             continue
+        except DatabaseError:  # it holds up no other; the next round tries again
+            if connection.in_atomic_block or not connection.is_usable():
+                raise
+            log.exception("shadow_lease_not_ended", shadow=str(shadow))
     return len(shadows)
 
 

@@ -4,13 +4,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import connection
+import structlog
+from django.db import DatabaseError, connection
 from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem, not_found
 from messages.db import fetch
 from messages.names import topic_name
 from messages.types import NO_HEADERS, STATUS_WORDS, Batch, Delivery, Outcome, Settled
+
+log = structlog.get_logger(__name__)
 
 MAX_PULL = 1000
 MAX_VISIBILITY_MS = 12 * 3600 * 1000
@@ -88,10 +91,18 @@ def tick() -> int | None:
 
 
 def expire(*, limit: int = 100) -> int:
-    """Take back what expired leases hold, one short transaction per group; returns how many messages."""
+    """Take back what expired leases hold, one short transaction per group; returns how many messages.
+
+    A group that cannot be expired holds up no other: it is logged and tried again at the next call.
+    """
     taken = 0
     for (group_id,) in fetch("SELECT * FROM mq_expired_groups()"):
-        taken += fetch("SELECT mq_expire(%s::bigint, %s::int)", (group_id, limit))[0][0]
+        try:
+            taken += fetch("SELECT mq_expire(%s::bigint, %s::int)", (group_id, limit))[0][0]
+        except DatabaseError:
+            if connection.in_atomic_block or not connection.is_usable():
+                raise
+            log.exception("leases_not_expired", group_id=group_id)
     return taken
 
 

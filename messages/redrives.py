@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from django.db import transaction
+import structlog
+from django.db import DatabaseError, connection, transaction
 from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem, not_found
@@ -12,6 +13,8 @@ from messages.db import hot_cursor
 from messages.models import Redrive, RedriveItem
 from messages.querysets import DEAD_WHERE, int_cursor, page_size
 from messages.types import DeadFilter, Page
+
+log = structlog.get_logger(__name__)
 
 STEP = 500  # messages per transaction
 MAX_IDS = 1000
@@ -103,13 +106,22 @@ def redrive_step(*, redrive_id: int, limit: int = STEP) -> bool:
 
 
 def run_redrives(*, steps: int = 20) -> int:
-    """Take every running redrive a few steps on, in turn; returns how many steps were done."""
+    """Take running redrives on, one step each in turn, newest last; returns how many steps were done.
+
+    One that fails holds up no other: it is logged and tried again at the next call.
+    """
+    running = list(Redrive.objects.filter(state=Redrive.State.RUNNING).order_by("pk").values_list("pk", flat=True)[:50])
     taken = 0
-    for redrive_id in Redrive.objects.filter(state=Redrive.State.RUNNING).order_by("pk").values_list("pk", flat=True)[:50]:
-        while taken < steps:
-            taken += 1
-            if not redrive_step(redrive_id=redrive_id):
-                break
+    while running and taken < steps:
+        redrive_id = running.pop(0)
+        taken += 1
+        try:
+            if redrive_step(redrive_id=redrive_id, limit=STEP):
+                running.append(redrive_id)
+        except DatabaseError:
+            if connection.in_atomic_block or not connection.is_usable():
+                raise
+            log.exception("redrive_step_failed", redrive=redrive_id)
     return taken
 
 

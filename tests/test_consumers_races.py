@@ -3,13 +3,14 @@
 import threading
 
 import pytest
-from django.db import connection, transaction
+from django.db import DataError, connection, transaction
+from django.utils import timezone
 
 from accounts.models import Application, User
 from clusters import services as clusters
 from consumers import services as groups
 from consumers import shadow
-from consumers.models import ConsumerGroup
+from consumers.models import ConsumerGroup, ShadowTask
 from core.errors import Problem
 from registry.models import Publication, RegistrarHeartbeat
 from tests.store_world import Threads, until
@@ -135,3 +136,22 @@ def test_a_shadow_group_is_not_switched_on_while_its_group_is_being_retired(alic
     meanwhile(lambda: groups.retire(actor=alice, group=ConsumerGroup.objects.get(pk=group.pk), reason="no more"), start)
     assert refused == ["not_active"]
     assert Publication.objects.get(path=task.zookeeper_path).deleted
+
+
+def test_a_shadow_lease_that_cannot_be_ended_holds_up_no_other(alice, topic, group, monkeypatch):
+    tasks = [
+        shadow.create(actor=alice, application=topic.application, task=f"stress-{number}", group=group, topic=topic) for number in range(2)
+    ]
+    for task in tasks:
+        shadow.start(actor=alice, shadow=task, minutes=1, reason="stress")
+    ShadowTask.objects.update(lease_until=timezone.now())
+    publish = shadow._publish
+
+    def fails_for_the_first(task):
+        if task.pk == tasks[0].pk:
+            raise DataError("poison")
+        publish(task)
+
+    monkeypatch.setattr(shadow, "_publish", fails_for_the_first)
+    shadow.end_expired()
+    assert [ShadowTask.objects.get(pk=task.pk).enabled for task in tasks] == [True, False]

@@ -7,7 +7,7 @@ from django.db import transaction
 
 from clusters.drivers import builtin
 from core.errors import Problem
-from messages import services
+from messages import redrives, services
 from messages.models import Redrive, RedriveItem
 from messages.types import DeadFilter, NewMessage
 from tests.store_world import Threads, counts, new_group, new_id, pull, send, settle, status
@@ -224,3 +224,22 @@ def test_search_finds_by_key_tag_time_and_id_and_goes_on(monkeypatch):
     assert services.search(topic_id=topic, sent_from=at).items[0].id == ids[-1]
     assert services.search(topic_id=topic, sent_from=at + timedelta(hours=1)).items == []
     assert services.search(topic_id=topic, sent_to=services.message(message_id=ids[0]).sent_at - timedelta(hours=1)).items == []
+
+
+def test_a_redrive_that_fails_holds_up_no_other_and_they_take_turns(monkeypatch):
+    monkeypatch.setattr(redrives, "STEP", 1)
+    topic = new_id()
+    bad, long, short = (new_group(topic) for _ in range(3))
+    ids = send(topic, "a", "b", "c")
+    for group in (bad, long, short):
+        settle(group, pull(group), "dead")
+    jobs = [services.start_redrive(group_id=group, ids=ids[:n]) for group, n in ((bad, 1), (long, 3), (short, 1))]
+    Redrive.objects.filter(pk=jobs[0].pk).update(group_id=new_id())
+    assert services.run_redrives(steps=5) == 5
+    states = [Redrive.objects.get(pk=job.pk).redriven for job in jobs]
+    assert states[0] == 0
+    assert states[1] >= 1
+    assert states[2] == 1
+    Redrive.objects.filter(pk=jobs[0].pk).update(group_id=bad)
+    while services.run_redrives():
+        pass

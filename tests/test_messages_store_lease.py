@@ -319,3 +319,15 @@ def test_an_error_text_is_kept_up_to_a_limit_and_may_hold_anything(topic):
     reason = services.dead_letters(group_id=group).items[0].reason
     assert reason.startswith("nul lone ? x")
     assert len(reason) == 2000
+
+
+def test_a_group_that_cannot_be_expired_holds_up_no_other(topic):
+    bad, good = new_group(topic), new_group(topic)
+    (message,) = send(topic, "x")
+    pull(bad), pull(good)
+    sql("INSERT INTO mq_exception (group_id, msg_id, topic_id, attempts, status) VALUES (%s, %s, %s, 1, 'F')", bad, message, topic)
+    expire_now(bad)  # would need a second exception for the message
+    expire_now(good)
+    assert counts(bad) == {"processing": 1}
+    assert counts(good) == {"later": 1}
+    sql("DELETE FROM mq_lease WHERE group_id = %s", bad)
