@@ -1,8 +1,9 @@
 """Probes: is the process alive, and is each part that it needs there."""
 
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from django.conf import settings
@@ -10,8 +11,11 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 
-# Probes run here, so that a part that hangs cannot hang the answer.
+# Probes run here, so that a part that hangs cannot hang the answer. One probe a part: while it hangs, later questions wait for
+# the same one, so that it takes no thread from the others.
 _probes = ThreadPoolExecutor(max_workers=8, thread_name_prefix="probe")
+_running: dict[str, Future[str | None]] = {}
+_starting = threading.Lock()
 LIMIT = 2.0  # seconds for all parts together
 STALE = 10.0  # seconds after which a heartbeat proves nothing
 
@@ -24,7 +28,7 @@ def healthz(_request: HttpRequest) -> HttpResponse:
 def readyz(_request: HttpRequest) -> HttpResponse:
     """Every part by name; 503 when one is missing, saying which and why."""
     deadline = time.monotonic() + LIMIT
-    running = {name: _probes.submit(_closing_connection, probe) for name, probe in PARTS.items()}
+    running = {name: _ask(name, probe) for name, probe in PARTS.items()}
     parts = {}
     for name, future in running.items():
         try:
@@ -37,6 +41,13 @@ def readyz(_request: HttpRequest) -> HttpResponse:
     return JsonResponse(
         {"status": "ok" if not missing else "not ready", "missing": missing, "parts": parts}, status=503 if missing else 200
     )
+
+
+def _ask(name: str, probe: Callable[[], str | None]) -> Future[str | None]:
+    with _starting:
+        if name not in _running or _running[name].done():
+            _running[name] = _probes.submit(_closing_connection, probe)
+        return _running[name]
 
 
 def _closing_connection(probe: Callable[[], str | None]) -> str | None:
@@ -56,14 +67,6 @@ def _celery_broker() -> None:
 
     with app.connection_for_read(connect_timeout=1) as broker:
         broker.ensure_connection(max_retries=1, timeout=1)
-
-
-def _heartbeat_age(table: str, column: str) -> float | None:
-    """Seconds since the newest heartbeat; None if there never was one. Both names are constants of this module."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT extract(epoch FROM now() - max({column}))::float8 FROM {table}")  # noqa: S608
-        row = cursor.fetchone()
-    return row[0] if row else None
 
 
 def _registrar() -> str | None:
@@ -92,10 +95,19 @@ def _zookeeper() -> str | None:
 
 
 def _storekeeper() -> str | None:
-    age = _heartbeat_age("mq_horizon", "at")
-    if age is None:
+    """Whether it ticks, and whether the ticks get anywhere: a sender that keeps its transaction open holds up all topics."""
+    with connection.cursor() as cursor:
+        # The upper bits of an id are seconds.
+        cursor.execute(
+            "SELECT extract(epoch FROM clock_timestamp() - h.at)::float8, (s.last_value - h.closed_id) >> 20 FROM mq_horizon h, mq_id_seq s"
+        )
+        row = cursor.fetchone()
+    if row is None:
         return "never ticked"
-    return None if age <= STALE else f"last tick {age:.0f} s ago"
+    age, behind = row
+    if age > STALE:
+        return f"last tick {age:.0f} s ago"
+    return None if behind <= STALE else f"messages of {behind} s are held back by a transaction that has sent and is still open"
 
 
 PARTS: dict[str, Callable[[], str | None]] = {

@@ -38,7 +38,12 @@ GAUGES = [
         "",
         "SELECT '', extract(epoch FROM now() - max(beat_at)) FROM registry_registrarheartbeat",
     ),
-    ("mqadmin_horizon_age_seconds", "Age of the message store's horizon", "", "SELECT '', extract(epoch FROM now() - at) FROM mq_horizon"),
+    (
+        "mqadmin_horizon_age_seconds",
+        "Age of the message store's horizon: since the last tick, or of what an open transaction holds back",
+        "",
+        "SELECT '', greatest(extract(epoch FROM now() - h.at), (s.last_value - h.closed_id) >> 20) FROM mq_horizon h, mq_id_seq s",
+    ),
 ]
 
 

@@ -1,6 +1,11 @@
 """Probes, metrics, schema, and what every answer carries."""
 
+import threading
+
 import pytest
+from django.db import connection
+
+from mqadmin import health
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -17,6 +22,37 @@ def test_readyz_names_each_part_and_says_which_is_missing(client):
     assert body["parts"]["postgres"] == "ok"
     assert "registrar" in body["missing"]
     assert body["parts"]["zookeeper"].startswith("unknown")
+
+
+def test_a_part_that_hangs_takes_no_thread_from_the_others(client, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(health, "LIMIT", 0.05)
+    monkeypatch.setitem(health.PARTS, "zookeeper", lambda: None if release.wait(30) else "hung")
+    try:
+        for _question in range(20):
+            assert client.get("/readyz").json()["parts"]["zookeeper"].startswith("no answer")
+        monkeypatch.setattr(health, "LIMIT", 5.0)
+        monkeypatch.delitem(health.PARTS, "zookeeper")
+        assert client.get("/readyz").json()["parts"]["postgres"] == "ok"
+    finally:
+        release.set()
+
+
+@pytest.fixture
+def horizon():
+    """A horizon that ticks, and stands for a minute; afterwards as before."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT closed_id, at FROM mq_horizon")
+        before = cursor.fetchone()
+        cursor.execute("UPDATE mq_horizon SET at = clock_timestamp(), closed_id = (SELECT last_value FROM mq_id_seq) - (60::bigint << 20)")
+        yield
+        cursor.execute("UPDATE mq_horizon SET closed_id = %s, at = %s", before)
+
+
+def test_readyz_and_metrics_say_that_an_open_transaction_holds_messages_back(client, horizon):
+    assert client.get("/readyz").json()["parts"]["storekeeper"].startswith("messages of 60 s are held back")
+    gauge = next(line for line in client.get("/metrics").content.decode().splitlines() if line.startswith("mqadmin_horizon_age_seconds "))
+    assert float(gauge.split()[1]) == 60
 
 
 def test_metrics_are_in_prometheus_format(client):
