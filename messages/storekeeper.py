@@ -123,15 +123,18 @@ def upkeep(connection: psycopg.Connection[Any]) -> None:
 def drop_promoted(connection: psycopg.Connection[Any]) -> None:
     """Drop the partitions of delayed messages whose time is over and that are empty: cheaper than vacuuming them."""
     rows = connection.execute(
-        "SELECT partition::text FROM mq_partitions('mq_delayed') WHERE hi::timestamptz < clock_timestamp() - interval '7 days'"
+        "SELECT p.partition::text, i.inhdetachpending FROM mq_partitions('mq_delayed') p JOIN pg_inherits i ON i.inhrelid = p.partition"
+        " WHERE p.hi::timestamptz < clock_timestamp() - interval '7 days'"
     ).fetchall()
-    for (name,) in rows:
+    for name, half_detached in rows:
         table = sql.Identifier(name)
         if connection.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(table)).fetchone() != (True,):
             continue
         try:
             connection.execute("SET lock_timeout = '500ms'")
-            connection.execute(sql.SQL("ALTER TABLE mq_delayed DETACH PARTITION {} CONCURRENTLY").format(table))
+            # A lock that did not come in time, or a kill, leaves it half detached; that can only be finished, not begun again.
+            how = sql.SQL("FINALIZE" if half_detached else "CONCURRENTLY")
+            connection.execute(sql.SQL("ALTER TABLE mq_delayed DETACH PARTITION {} {}").format(table, how))
             connection.execute(sql.SQL("DROP TABLE {}").format(table))
             log.info("partition dropped", partition=name)
         except psycopg.errors.LockNotAvailable:

@@ -197,6 +197,18 @@ def test_a_passed_and_empty_partition_of_delayed_messages_is_dropped():
         assert opened.execute("SELECT to_regclass('mq_delayed_past')").fetchone()[0] is None
 
 
+def test_an_old_partition_that_was_left_half_detached_is_finished_and_dropped():
+    with session() as opened, session(autocommit=False) as reader:
+        opened.execute("SELECT mq_attach('mq_delayed', 'past', 'deliver_at', '2001-01-01 00:00+00', '2001-02-01 00:00+00')")
+        reader.execute("SELECT count(*) FROM mq_delayed")
+        drop_promoted(opened)  # waits for the reader in its second half, in vain
+        drop_promoted(opened)
+        assert opened.execute("SELECT to_regclass('mq_delayed_past')").fetchone()[0]
+        reader.rollback()
+        drop_promoted(opened)
+        assert opened.execute("SELECT to_regclass('mq_delayed_past')").fetchone()[0] is None
+
+
 def test_fault_12_one_ticks_while_another_is_stalled_and_the_sequence_never_goes_back():
     with session(autocommit=False) as stalled:
         stalled.execute("SELECT mq_tick()")  # holds the tick's lock
