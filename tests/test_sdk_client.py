@@ -318,6 +318,19 @@ def test_shadow_groups_start_and_stop_by_the_flag(client, raw):
     wait_for(lambda: seen[3:] == [("stress", "billing", False, "deleted")])
 
 
+def test_a_shadow_watch_that_is_closed_while_its_callback_runs_leaves_no_instance(client, raw):
+    started, release = threading.Event(), threading.Event()
+    shadow(raw, 1, until=later(60))
+    followed = client.watch_shadow(lambda _now: started.set() or release.wait(10), groups=["billing"])
+    assert started.wait(10)
+    followed.close()
+    wait_for(lambda: followed not in client._shadow)
+    release.set()
+    wait_for(lambda: client._inbox.empty() and client._work.empty())
+    time.sleep(0.5)
+    assert not running(raw)
+
+
 @pytest.mark.parametrize("enable", ["0", "", "true", 1, None])
 def test_anything_but_the_text_1_means_off(client, raw, enable):
     seen = []

@@ -258,7 +258,7 @@ class Client:
                 if followed.present and not followed.closed:
                     self._report(followed.report)
             else:
-                self._report(run.report, withdraw=not run.running)
+                self._report(run.report, withdraw=followed.closed or not run.running)
         elif what == "close":
             self._forget(thing)
         elif what == "state" and thing == KazooState.CONNECTED:
