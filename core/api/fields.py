@@ -14,6 +14,12 @@ class NameField(serializers.SlugRelatedField[Any]):
     def __init__(self, slug_field: str = "name", **kwargs: Any) -> None:
         super().__init__(slug_field=slug_field, **kwargs)
 
+    def to_internal_value(self, data: Any) -> Any:
+        """What the database cannot even ask for exists nowhere."""
+        if isinstance(data, str) and "\x00" in data:
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
 
 def application_field() -> NameField:
     """An application by name."""

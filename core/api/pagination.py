@@ -3,9 +3,17 @@
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils.translation import gettext as _
 from rest_framework import pagination
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
+
+from core.errors import Problem
+
+
+def _invalid_cursor() -> Problem:
+    return Problem("invalid_cursor", _("This cursor is not one of ours."), hint=_("Begin again without a cursor."))
 
 
 class CursorPagination(pagination.CursorPagination):
@@ -16,6 +24,21 @@ class CursorPagination(pagination.CursorPagination):
     page_size_query_param = "limit"
     ordering = "pk"
     count: int | None = None
+
+    def decode_cursor(self, request: Request) -> Any:
+        """A cursor of ours, or the problem `invalid_cursor`: a made-up one would begin anew, or make the database stumble."""
+        try:
+            cursor = super().decode_cursor(request)
+        except NotFound:
+            raise _invalid_cursor() from None
+        if cursor is not None and not self._possible(cursor.position):
+            raise _invalid_cursor()
+        return cursor
+
+    def _possible(self, position: Any) -> bool:
+        if not position or "\x00" in position:
+            return False
+        return self.ordering[0].lstrip("-") != "pk" or (position.isascii() and position.isdigit())
 
     def get_ordering(self, request: Request, queryset: QuerySet[Any], view: Any) -> tuple[str, ...]:
         """A view names a unique order in `page_order`."""

@@ -39,19 +39,24 @@ def document(
 ) -> dict[str, Any]:
     """The problem document as a dictionary."""
     request_id = current.get().request_id
+
+    def text(value: Any) -> str:
+        """What callers sent is quoted; half a surrogate pair cannot be, and would make the answer an internal error."""
+        return str(value).encode("utf-8", "replace").decode()
+
     body: dict[str, Any] = {
         "type": f"urn:mqadmin:problem:{code}",
         "title": TITLES.get(status, "Error"),
         "status": status,
         "code": code,
-        "detail": str(detail),
+        "detail": text(detail),
         "instance": f"urn:mqadmin:request:{request_id}",
         "request_id": request_id,
     }
     if hint:
-        body["hint"] = str(hint)
+        body["hint"] = text(hint)
     if errors:
-        body["errors"] = [{"pointer": error.pointer, "detail": str(error.detail)} for error in errors]
+        body["errors"] = [{"pointer": text(error.pointer), "detail": text(error.detail)} for error in errors]
     return {**body, **{key: value for key, value in (extra or {}).items() if key not in body}}
 
 

@@ -40,19 +40,50 @@ def validated(serializer: type[serializers.Serializer[Any]], request: Request, *
     if not isinstance(request.data, dict):
         raise Problem("invalid", _("The body must be a JSON object."), hint=_("Send Content-Type: application/json."))
     checked = serializer(data=request.data, partial=partial)
-    unknown = sorted(set(request.data) - {name for name, field in checked.fields.items() if not field.read_only})
-    if unknown:
-        known = ", ".join(name for name, field in checked.fields.items() if not field.read_only)
-        errors = [FieldError(f"/{name}", _("There is no such field.")) for name in unknown]
-        raise Problem(
-            "unknown_field",
-            _("Unknown fields: {names}.").format(names=", ".join(unknown)),
-            hint=_("Known are: {names}.").format(names=known),
-            errors=errors,
-        )
+    _refuse_unknown(checked, request.data, "")
+    if errors := _mistyped(checked, request.data):
+        raise Problem("invalid", errors[0].detail if len(errors) == 1 else _("Some fields are not right."), errors=errors)
     checked.is_valid(raise_exception=True)
     # Of a partial body only what was sent: defaults are for what is made anew.
     return {key: value for key, value in checked.validated_data.items() if not partial or key in request.data}
+
+
+def _refuse_unknown(checked: serializers.Serializer[Any], body: dict[str, Any], pointer: str) -> None:
+    known = [name for name, field in checked.fields.items() if not field.read_only]
+    unknown = sorted(set(body) - set(known))
+    if unknown:
+        raise Problem(
+            "unknown_field",
+            _("Unknown fields: {names}.").format(names=", ".join(unknown)),
+            hint=_("Known are: {names}.").format(names=", ".join(known)),
+            errors=[FieldError(f"{pointer}/{name}", _("There is no such field.")) for name in unknown],
+        )
+
+
+# DRF would take 12 for a name, "12" for a number and "yes" for true: a client's mistake goes unnoticed until it hurts.
+_KINDS: list[tuple[type[serializers.Field[Any, Any, Any, Any]], type, str]] = [
+    (serializers.CharField, str, "a string"),
+    (serializers.ChoiceField, str, "a string"),
+    (serializers.SlugRelatedField, str, "a string"),
+    (serializers.IntegerField, int, "an integer"),
+    (serializers.BooleanField, bool, "true or false"),
+]
+
+
+def _mistyped(field: Any, value: Any, pointer: str = "") -> list[FieldError]:
+    """Values of another JSON type than their field's; null is left to the field. Problem: unknown_field."""
+    if isinstance(field, serializers.BaseSerializer | serializers.ListField) and (child := getattr(field, "child", None)) is not None:
+        return [e for i, item in enumerate(value) for e in _mistyped(child, item, f"{pointer}/{i}")] if isinstance(value, list) else []
+    if isinstance(field, serializers.Serializer):
+        if not isinstance(value, dict):
+            return []
+        _refuse_unknown(field, value, pointer)
+        inside = ((name, inner) for name, inner in field.fields.items() if name in value)
+        return [e for name, inner in inside for e in _mistyped(inner, value[name], f"{pointer}/{name}")]
+    for kind, wanted, word in _KINDS:
+        if isinstance(field, kind) and value is not None and type(value) is not wanted:
+            return [FieldError(pointer, _("“{name}” must be {kind}.").format(name=pointer.rpartition("/")[2], kind=word))]
+    return []
 
 
 def extend(body: type[serializers.Serializer[Any]] | None, response: Any, status: int = 200) -> Callable[[Method], Method]:
