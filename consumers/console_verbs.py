@@ -12,9 +12,9 @@ from accounts.models import Application
 from consumers import services
 from consumers.models import ConsumerGroup
 from core.approvals.models import State
-from core.approvals.services import require_state
+from core.approvals.services import check_seen, require_state
 from core.console import approving
-from core.console.pages import ConsoleForm, FormPage, OptionalReasonForm, ReasonForm, TypedNameForm, get, person
+from core.console.pages import ApprovalForm, ConsoleForm, FormPage, OptionalReasonForm, ReasonForm, TypedNameForm, get, person
 from core.errors import FieldError
 from registry.console import instances_at
 from registry.services import instances_known
@@ -228,13 +228,18 @@ class Approve(GroupAction):
 
     permission = "consumers.approve_consumergroup"
     title = gettext_lazy("Approve {name}")
-    form_class = OptionalReasonForm
+    form_class = ApprovalForm
     submit_label = gettext_lazy("Approve and publish")
     states = [State.PENDING]
     said = gettext_lazy("{name} is approved; a registrar publishes it now.")
 
-    def run(self, form: OptionalReasonForm) -> None:
-        """Approve."""
+    def initial(self) -> dict[str, Any]:
+        """What is approved is what the page shows."""
+        return {"version": self.group.version}
+
+    def run(self, form: ApprovalForm) -> None:
+        """Approve what was shown."""
+        check_seen(thing=self.group, version=form.cleaned_data["version"])
         services.approve(actor=person(self.request), group=self.group, reason=form.cleaned_data["reason"])
 
 

@@ -1,5 +1,7 @@
 """The console's forms: the main job by POST, and every refusal where it belongs, never a 500."""
 
+import re
+
 import pytest
 from console_world import PASSWORD, group, instance, make_people, make_world, topic
 from django.contrib.messages import get_messages
@@ -127,6 +129,26 @@ def test_nobody_approves_their_own_even_by_a_forged_form(people, application, al
     assert response.status_code == 200
     assert "You applied for this yourself." in response.content.decode()
     assert Topic.objects.get().state == "pending"
+
+
+def seen_version(response):
+    return re.search(r'name="version" value="(\d+)"', response.content.decode())[1]
+
+
+def test_what_is_approved_is_what_the_page_showed(people, application, alice, bob):
+    alice.post(page("topics_apply"), topic_form(people, application))
+    seen = seen_version(bob.get(page("topics_approve", "order_topic")))
+    alice.post(page("topics_edit", "order_topic"), topic_form(people, application, partitions="4096"))
+    form = {"cluster": Cluster.objects.get(name="builtin").pk, "version": seen}
+    assert "Somebody else changed this" in bob.post(page("topics_approve", "order_topic"), form).content.decode()
+    assert Topic.objects.get().state == "pending"
+    form["version"] = seen_version(bob.get(page("topics_approve", "order_topic")))
+    assert bob.post(page("topics_approve", "order_topic"), form).status_code == 302
+    alice.post(page("consumers_apply"), group_form(people, application, ("order_topic", "*")))
+    seen = seen_version(bob.get(page("consumers_approve", "bill_group")))
+    alice.post(page("consumers_edit", "bill_group"), group_form(people, application, ("order_topic", "paid")))
+    assert "Somebody else changed this" in bob.post(page("consumers_approve", "bill_group"), {"version": seen}).content.decode()
+    assert ConsumerGroup.objects.get().state == "pending"
 
 
 def test_an_ordered_topic_does_not_fit_the_built_in_store(people, application, alice, bob):

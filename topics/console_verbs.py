@@ -12,9 +12,9 @@ from django.utils.translation import gettext_lazy
 from accounts.models import Application
 from clusters.models import Cluster
 from core.approvals.models import State
-from core.approvals.services import require_state
+from core.approvals.services import check_seen, require_state
 from core.console import approving
-from core.console.pages import ConsoleForm, FormPage, OptionalReasonForm, ReasonForm, TypedNameForm, get, person
+from core.console.pages import ApprovalForm, ConsoleForm, FormPage, ReasonForm, TypedNameForm, get, person
 from registry.console import instances_at, publication_of
 from registry.services import instances_known
 from topics import services
@@ -185,7 +185,7 @@ class ClusterChoice(forms.ModelChoiceField[Cluster]):
         return f"{obj.name} · {obj.get_kind_display()}"
 
 
-class AllocateForm(OptionalReasonForm):
+class AllocateForm(ApprovalForm):
     """Where the topic goes, and a remark."""
 
     cluster = ClusterChoice(
@@ -210,10 +210,11 @@ class Approve(TopicAction):
         """The built-in store, unless the topic wants an order, which it cannot keep."""
         fit = Cluster.objects.exclude(kind="builtin") if self.topic.ordered else Cluster.objects.order_by("-kind")
         builtin = Cluster.objects.filter(kind="builtin").first() if not self.topic.ordered else None
-        return {"cluster": builtin or fit.first()}
+        return {"cluster": builtin or fit.first(), "version": self.topic.version}
 
     def run(self, form: AllocateForm) -> None:
-        """Approve."""
+        """Approve what was shown."""
+        check_seen(thing=self.topic, version=form.cleaned_data["version"])
         services.approve(
             actor=person(self.request), topic=self.topic, cluster=form.cleaned_data["cluster"], reason=form.cleaned_data["reason"]
         )

@@ -33,13 +33,23 @@ def move(*, thing: Thing, expected: State, to: State, values: Mapping[str, Any] 
     values = {**(values or {}), "state": to, "changed_at": timezone.now()}
     manager = type(thing)._default_manager  # noqa: SLF001 - Django's public name for it
     if manager.filter(pk=thing.pk, state=expected, version=thing.version).update(version=F("version") + 1, **values) != 1:
-        raise conflict(
-            "state_changed",
-            _("Somebody else changed this in the meantime, or it is no longer {state}.").format(state=State(expected).label),
-            hint=_("Read it again and decide anew."),
-        )
+        raise _changed(expected)
     thing.refresh_from_db()
     return thing
+
+
+def check_seen(*, thing: Approvable, version: int | None) -> None:
+    """Refuse a decision on something else than what the person had before their eyes; None: nobody says what they saw."""
+    if version is not None and version != thing.version:
+        raise _changed(State(thing.state))
+
+
+def _changed(expected: State) -> Problem:
+    return conflict(
+        "state_changed",
+        _("Somebody else changed this in the meantime, or it is no longer {state}.").format(state=State(expected).label),
+        hint=_("Read it again and decide anew."),
+    )
 
 
 def require_state(*, thing: Approvable, allowed: tuple[State, ...], what: str) -> None:

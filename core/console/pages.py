@@ -130,6 +130,12 @@ class OptionalReasonForm(ReasonForm):
         self.fields["reason"].label = _("Remark, kept in the audit (optional)")
 
 
+class ApprovalForm(OptionalReasonForm):
+    """An approval, of the version that the page showed."""
+
+    version = forms.IntegerField(required=False, widget=forms.HiddenInput)
+
+
 class TypedNameForm(ReasonForm):
     """A dangerous decision: the name is typed, and a reason given. Hand the name over as `expected`."""
 
