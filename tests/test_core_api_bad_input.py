@@ -65,3 +65,14 @@ def test_a_made_up_cursor_is_refused(api, path, position):
 def test_a_cursor_of_numbers_is_a_number(api, position):
     answer = api("GET", f"shadow-tasks?cursor={base64.b64encode(position.encode()).decode()}")
     assert (answer.status_code, answer.body["code"]) == (400, "invalid_cursor")
+
+
+@pytest.mark.parametrize("path", ["me", "messages", "delayed-messages", "clusters", "clusters/builtin"])
+def test_a_method_that_is_not_there_is_said_to_be_not_allowed(api, path):
+    answer = api("PUT", path, {})
+    assert (answer.status_code, answer.body["code"]) == (405, "method_not_allowed")
+
+
+def test_asking_for_the_head_needs_what_reading_needs(api):
+    assert api("HEAD", "me").status_code == 200
+    assert api("HEAD", "delayed-messages").status_code == 200

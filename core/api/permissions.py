@@ -30,10 +30,11 @@ class ModelPermissions(permissions.BasePermission):
             return False
         if request.method == "OPTIONS":
             return True
-        action = getattr(view, "action", None) or str(request.method).lower()
+        method = str(request.method).lower()
+        action = getattr(view, "action", None) or {"head": "get"}.get(method, method)
         needed = getattr(view, "permissions_by_action", {}).get(action)
         if needed is None:
-            return getattr(view, "action", "") is None  # no such method here: DRF answers 405
+            return getattr(view, "action", "") is None or not hasattr(view, method)  # no such method here: DRF answers 405
         if needed:
             require(request.user, needed)
         return True
