@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
@@ -292,8 +292,11 @@ class Publisher:
     @staticmethod
     def mark_away(error: str = AWAY) -> int:
         """Say on every waiting row why it waits, once; the rows stay due, so that they go out as soon as ZooKeeper is back."""
-        waiting = Publication.objects.due().order_by().exclude(last_error=error)
-        return waiting.update(last_error=error, last_attempt_at=Now(), attempts=F("attempts") + 1)
+        with transaction.atomic():
+            # What somebody changes right now is left to the next look: waiting for it in no order could deadlock with a cluster's change.
+            free = Publication.objects.due().order_by().exclude(last_error=error).select_for_update(skip_locked=True, no_key=True)
+            waiting = Publication.objects.filter(pk__in=list(free.values_list("pk", flat=True)))
+            return waiting.update(last_error=error, last_attempt_at=Now(), attempts=F("attempts") + 1)
 
 
 def _is_cause(answer: object) -> bool:

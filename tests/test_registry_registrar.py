@@ -11,6 +11,8 @@ from registry_world import committed, published, put_cluster, put_group, put_top
 
 from registry import services
 from registry.models import Publication, RegistrarHeartbeat
+from registry.publishing import Publisher, Round
+from tests.store_world import Threads
 
 
 def test_a_notification_comes_with_the_commit_and_none_without(committed):  # noqa: F811
@@ -302,3 +304,34 @@ def test_three_registrars_killed_at_random_never_let_a_generation_fall_and_lose_
         wait_for(
             lambda row=row: last[row.path.rsplit("/", 1)[1]] == row.generation, what=f"the watcher to see the last generation, seed {seed}"
         )
+
+
+def test_recording_locks_rows_in_the_order_in_which_a_clusters_change_does(committed):  # noqa: F811
+    later, earlier = put_cluster("kafka-b"), put_cluster("kafka-a")
+    recording = Round(done=[(later, 0, True), (earlier, 0, True)])
+    threads = Threads()
+    with transaction.atomic():
+        Publication.objects.select_for_update().get(pk=earlier.pk)
+        threads.start(Publisher(None, name="x")._record, recording)
+        wait_for(waiting_for_a_lock)
+        assert Publication.objects.select_for_update(nowait=True).get(pk=later.pk)
+    threads.join()
+    assert all(row.is_published for row in Publication.objects.all())
+
+
+def test_saying_that_zookeeper_is_away_waits_for_nobody(committed):  # noqa: F811
+    changed, _other = put_cluster("kafka-a"), put_cluster("kafka-b")
+    threads = Threads()
+    with transaction.atomic():
+        Publication.objects.select_for_update().get(pk=changed.pk)
+        threads.start(Publisher.mark_away)
+        threads.join(5)
+    assert [row.last_error != "" for row in Publication.objects.order_by("path")] == [False, True]
+
+
+def waiting_for_a_lock():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity a USING (pid) WHERE a.datname = current_database() AND NOT granted"
+        )
+        return cursor.fetchone()[0]

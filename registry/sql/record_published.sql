@@ -1,4 +1,7 @@
 -- What was written to ZooKeeper, recorded unless a later generation has been recorded already. No lock was held meanwhile.
+-- The rows are locked in the order of their paths, as a change of a cluster locks them: it must not be the victim of a deadlock.
+WITH mine AS MATERIALIZED (
+    SELECT id FROM registry_publication WHERE id = ANY (%(ids)s::bigint[]) ORDER BY path FOR NO KEY UPDATE)
 UPDATE registry_publication p
    SET published_generation = w.generation,
        node_version = w.version,
@@ -13,6 +16,7 @@ UPDATE registry_publication p
   FROM unnest(%(ids)s::bigint[], %(generations)s::bigint[], %(versions)s::int[], %(digests)s::text[], %(written)s::bool[],
               %(drifted)s::timestamptz[])
        AS w(id, generation, version, digest, written, drifted_at)
+  JOIN mine ON mine.id = w.id
  WHERE p.id = w.id
    AND p.published_generation <= w.generation
    AND p.generation >= w.generation
