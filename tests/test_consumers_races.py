@@ -75,9 +75,8 @@ def meanwhile(first, second):
 
 
 def _waits(cursor, pid):
-    cursor.execute("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", [pid])
-    row = cursor.fetchone()
-    return row is None or row[0]
+    cursor.execute("SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted", [pid])  # pg_stat_activity stands still in a transaction
+    return cursor.fetchone()[0]
 
 
 def node(path="/zms/consumergroup/bills"):
