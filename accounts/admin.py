@@ -7,6 +7,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib import messages as flash
 from django.contrib.auth.admin import UserAdmin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -71,6 +72,18 @@ class ApiTokenAdmin(PlainChoices, admin.ModelAdmin[ApiToken]):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """Ninety days, for oneself."""
         return {"user": request.user.pk, "expires_at": timezone.now() + timedelta(days=90)}
+
+    def get_form(self, request: HttpRequest, obj: ApiToken | None = None, change: bool = False, **kwargs: Any) -> Any:
+        """A token acts as its person: nobody but an administrator makes one for somebody else."""
+        form = super().get_form(request, obj, change, **kwargs)
+        if "user" in form.base_fields and not request.user.is_superuser:
+            form.base_fields["user"] = forms.ModelChoiceField(User.objects.filter(pk=request.user.pk or 0), label=_("user"))
+        return form
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ApiToken]:
+        """One's own tokens; an administrator sees and revokes those of all."""
+        found = super().get_queryset(request)
+        return found if request.user.is_superuser else found.filter(user_id=request.user.pk or 0)
 
     def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:  # noqa: ARG002
         """A token is made or revoked, never changed."""

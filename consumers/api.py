@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.decorators import action
@@ -12,8 +13,10 @@ from rest_framework.routers import BaseRouter
 from accounts.models import Application
 from consumers import services, shadow
 from consumers.models import ConsumeFrom, ConsumerGroup, ShadowTask
-from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, application_field, owner_field
+from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, SeenSerializer, application_field, owner_field
 from core.api.views import NamedViewSet, ReadViewSet, actor, extend, validated
+from core.approvals.models import State
+from core.approvals.services import check_seen
 from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
 from topics.models import Topic
 
@@ -75,9 +78,24 @@ class NewGroupSerializer(GroupChangeSerializer):
     owner = owner_field(required=False)
 
 
+class GroupApprovalSerializer(SeenSerializer, OptionalReasonSerializer):
+    """An approval."""
+
+
 def _wanted(fields: dict[str, Any]) -> list[tuple[str, str]] | None:
     rows = fields.pop("subscriptions", None)
     return None if rows is None else [(row["topic"], row["tags"]) for row in rows]
+
+
+class GroupFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter is untyped
+    """By the names that the document has."""
+
+    state = filters.ChoiceFilter(choices=State.choices)
+    suspended = filters.BooleanFilter()
+    application = filters.CharFilter("application__name")
+    owner = filters.CharFilter("owner__username")
+    topic = filters.CharFilter("subscriptions__topic__name")
+    name_contains = filters.CharFilter("name", "icontains")
 
 
 class GroupViewSet(WithPublication, NamedViewSet):
@@ -87,10 +105,7 @@ class GroupViewSet(WithPublication, NamedViewSet):
         "subscriptions__topic"
     )
     serializer_class = GroupSerializer
-    filterset_fields: ClassVar[dict[str, list[str]]] = {
-        "state": ["exact"], "suspended": ["exact"], "application__name": ["exact"],
-        "subscriptions__topic__name": ["exact"], "name": ["icontains"],
-    }  # fmt: skip
+    filterset_class = GroupFilter
     permissions_by_action: ClassVar[dict[str, str]] = {
         "list": "consumers.view_consumergroup",
         "retrieve": "consumers.view_consumergroup",
@@ -129,11 +144,13 @@ class GroupViewSet(WithPublication, NamedViewSet):
         """Send a rejected request again."""
         return self._answer(services.resubmit(actor=actor(request), group=self.get_object()))
 
-    @extend(OptionalReasonSerializer, GroupSerializer)
+    @extend(GroupApprovalSerializer, GroupSerializer)
     @action(detail=True, methods=["post"])
     def approval(self, request: Request, name: str) -> Response:  # noqa: ARG002
         """Approve; not your own."""
-        return self._answer(services.approve(actor=actor(request), group=self.get_object(), **validated(OptionalReasonSerializer, request)))
+        group, fields = self.get_object(), validated(GroupApprovalSerializer, request)
+        check_seen(thing=group, version=fields.pop("version", None))
+        return self._answer(services.approve(actor=actor(request), group=group, **fields))
 
     @extend(ReasonSerializer, GroupSerializer)
     @action(detail=True, methods=["post"])
@@ -207,12 +224,21 @@ class StartSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=2000)
 
 
+class ShadowFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter is untyped
+    """By the names that the document has."""
+
+    application = filters.CharFilter("application__name")
+    task = filters.CharFilter()
+    group = filters.CharFilter("group__name")
+    enabled = filters.BooleanFilter()
+
+
 class ShadowViewSet(WithPublication, ReadViewSet):
     """Shadow groups of applications in stress tests."""
 
     queryset = ShadowTask.objects.select_related("application", "group", "topic", "owner")
     serializer_class = ShadowSerializer
-    filterset_fields: ClassVar[dict[str, list[str]]] = {"application__name": ["exact"], "task": ["exact"], "enabled": ["exact"]}
+    filterset_class = ShadowFilter
     lookup_value_regex = r"\d+"
     permissions_by_action: ClassVar[dict[str, str]] = {
         "list": "consumers.view_shadowtask",

@@ -111,7 +111,9 @@ def approve(*, actor: User, group: ConsumerGroup, reason: str = "") -> ConsumerG
     with transaction.atomic():
         approvals.move(thing=group, expected=State.PENDING, to=State.ACTIVE, values=approvals.decision(actor=actor, reason=reason))
         subscriptions = list(group.subscriptions.select_related("topic"))
-        _lock_active([subscription.topic.name for subscription in subscriptions])
+        active = _lock_active([subscription.topic.name for subscription in subscriptions])
+        # A change of the cluster's address republishes the groups that it sees: it waits for us, or we for it.
+        list(Cluster.objects.select_for_update().filter(pk__in={topic.cluster_id for topic in active.values()}).order_by("pk"))
         # The store knows every group, wherever its topics are: delayed and dead messages of all of them live in it.
         builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
         for subscription in subscriptions:

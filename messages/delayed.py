@@ -41,7 +41,7 @@ def promote(*, seconds: float = 0.8) -> int:
     while True:
         step: int = fetch("SELECT mq_promote(%s::int)", (PROMOTE,))[0][0]
         promoted += step
-        if step < PROMOTE or datetime.now(UTC) >= end:
+        if step == 0 or datetime.now(UTC) >= end:
             return promoted
 
 

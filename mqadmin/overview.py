@@ -212,7 +212,7 @@ def _processes(health: StoreHealth | None, numbers: dict[str, int]) -> Iterator[
         age = timezone.now() - timedelta(seconds=health.horizon_age) if health and health.horizon_age < 10**9 else None
         yield Todo(0, "down", _("The storekeeper is away"), _("new messages are kept, but not handed out"), age, "", "")
     elif health.clock_refused:
-        yield Todo(5, "failed", _("The clock of the database went backwards"), _("sends are refused until it has caught up"), None, "", "")
+        yield Todo(5, "failed", _("The clock of the database jumped ahead"), _("message ids do not follow it; set it right"), None, "", "")
 
 
 def _nodes() -> Iterator[Todo]:

@@ -98,7 +98,10 @@ _database: dict[str, Any] = env.db_url_config(env.str("DATABASE_URL", default="p
 _options: dict[str, Any] = _database.setdefault("OPTIONS", {})
 _options.setdefault("application_name", "mqadmin")
 # Short statements over many partitions look expensive to the planner: compiling them took seconds where running them takes milliseconds.
-_options.setdefault("options", "-c jit=off")
+_options.setdefault("options", "-c jit=off -c idle_in_transaction_session_timeout=60000")
+# A server that is gone without a word is noticed within seconds, not when TCP gives up.
+_options.setdefault("connect_timeout", 5)
+_options.setdefault("tcp_user_timeout", 15_000)
 _pool = env.int("MQADMIN_DB_POOL_SIZE", default=0)  # the web process sets it (mqadmin/wsgi.py); others keep a connection of their own
 if _pool:
     _options["pool"] = {"min_size": 2, "max_size": _pool, "timeout": 10, "max_lifetime": 1800}

@@ -212,7 +212,7 @@ class Registrar:
             return
         self._listen_at = time.monotonic() + 1
         try:
-            self._listening = psycopg.connect(**_listen_parameters(), autocommit=True, connect_timeout=5)
+            self._listening = psycopg.connect(**{"connect_timeout": 5, **_listen_parameters()}, autocommit=True)
             self._listening.execute(f"LISTEN {CHANNEL}")
         except psycopg.Error as error:
             self._listening = None

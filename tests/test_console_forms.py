@@ -181,7 +181,7 @@ def test_a_topic_in_use_is_not_retired_and_says_who_uses_it(people, application,
     assert "This is not the name." in wrong_name.content.decode()
     refused = bob.post(page("topics_retire", "order_topic"), {"confirm_name": "order_topic", "reason": "not needed"})
     html = refused.content.decode()
-    assert "is in use: 1 instances online, 1 groups bound" in html
+    assert "is in use; instances online: 1, groups bound: 1" in html
     assert "<b>bill_group</b>" in html
     assert Topic.objects.get().state == "active"
 

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.decorators import action
@@ -10,8 +11,10 @@ from rest_framework.response import Response
 from rest_framework.routers import BaseRouter
 
 from clusters.models import Cluster
-from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, application_field, owner_field
+from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, SeenSerializer, application_field, owner_field
 from core.api.views import NamedViewSet, actor, extend, validated
+from core.approvals.models import State
+from core.approvals.services import check_seen
 from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
 from topics import services
 from topics.models import Topic
@@ -58,7 +61,7 @@ class NewTopicSerializer(TopicChangeSerializer):
     owner = owner_field(required=False)
 
 
-class ApprovalSerializer(OptionalReasonSerializer):
+class ApprovalSerializer(SeenSerializer, OptionalReasonSerializer):
     """An approval allocates the topic."""
 
     cluster = NameField(queryset=Cluster.objects.all())
@@ -71,14 +74,22 @@ class MoveSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=2000)
 
 
+class TopicFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter is untyped
+    """By the names that the document has."""
+
+    state = filters.ChoiceFilter(choices=State.choices)
+    cluster = filters.CharFilter("cluster__name")
+    application = filters.CharFilter("application__name")
+    owner = filters.CharFilter("owner__username")
+    name_contains = filters.CharFilter("name", "icontains")
+
+
 class TopicViewSet(WithPublication, NamedViewSet):
     """Apply for topics, decide, allocate, move, retire."""
 
     queryset = Topic.objects.select_related("application", "owner", "cluster", "requested_by", "decided_by")
     serializer_class = TopicSerializer
-    filterset_fields: ClassVar[dict[str, list[str]]] = {
-        "state": ["exact"], "cluster__name": ["exact"], "application__name": ["exact"], "owner__username": ["exact"], "name": ["icontains"],
-    }  # fmt: skip
+    filterset_class = TopicFilter
     permissions_by_action: ClassVar[dict[str, str]] = {
         "list": "topics.view_topic",
         "retrieve": "topics.view_topic",
@@ -119,7 +130,9 @@ class TopicViewSet(WithPublication, NamedViewSet):
     @action(detail=True, methods=["post"])
     def approval(self, request: Request, name: str) -> Response:  # noqa: ARG002
         """Approve and allocate; not your own."""
-        return self._answer(services.approve(actor=actor(request), topic=self.get_object(), **validated(ApprovalSerializer, request)))
+        topic, fields = self.get_object(), validated(ApprovalSerializer, request)
+        check_seen(thing=topic, version=fields.pop("version", None))
+        return self._answer(services.approve(actor=actor(request), topic=topic, **fields))
 
     @extend(ReasonSerializer, TopicSerializer)
     @action(detail=True, methods=["post"])

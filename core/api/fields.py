@@ -40,6 +40,14 @@ class ReasonSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=2000, help_text="Kept in the audit.")
 
 
+class SeenSerializer(serializers.Serializer[Any]):
+    """A decision on what was seen."""
+
+    version = serializers.IntegerField(
+        required=False, help_text="The `version` that was looked at: a request edited since then is refused."
+    )
+
+
 class OptionalReasonSerializer(serializers.Serializer[Any]):
     """An action with a reason if you like."""
 

@@ -7,6 +7,7 @@ from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.request import Request
+from rest_framework.response import Response
 
 from accounts.models import User
 from core.errors import FieldError, Problem
@@ -20,6 +21,16 @@ class ReadViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Gen
 
     permissions_by_action: ClassVar[dict[str, str]] = {}
     page_order: ClassVar[str] = "pk"
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """A filter that does not exist is an error: ignored, it would show everything as if it matched."""
+        filterset = getattr(self, "filterset_class", None)
+        named = list(filterset.base_filters) if filterset else list(getattr(self, "filterset_fields", ()))
+        known = [*named, "limit", "cursor", "count", "format"]
+        if unknown := sorted(set(request.query_params) - set(known)):
+            detail = _("Unknown fields: {names}.").format(names=", ".join(unknown))
+            raise Problem("unknown_parameter", detail, hint=_("Known are: {names}.").format(names=", ".join(known)))
+        return super().list(request, *args, **kwargs)
 
 
 class NamedViewSet(ReadViewSet):

@@ -62,12 +62,16 @@ END $$;
 
 -- One step of the promoter: what is due moves to the log, oldest first, one promoter at a time. The rows are locked before the
 -- message lock is taken (a cancel in flight must not hold up the horizon) and skipped when somebody cancels or reschedules them.
-CREATE FUNCTION mq_promote(p_limit int DEFAULT 2000) RETURNS int LANGUAGE plpgsql AS $$
+CREATE FUNCTION mq_promote(p_limit int DEFAULT 2000, p_bytes bigint DEFAULT 33554432) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE v_ids bigint[]; v_due timestamptz[]; v_new bigint[]; k int;
 BEGIN
   IF NOT pg_try_advisory_xact_lock(7310003) THEN RETURN 0; END IF;
-  SELECT array_agg(x.id), array_agg(x.deliver_at) INTO v_ids, v_due FROM (
-    SELECT d.id, d.deliver_at FROM mq_delayed d WHERE d.deliver_at <= now() ORDER BY d.deliver_at, d.id LIMIT p_limit FOR UPDATE SKIP LOCKED) x;
+  -- bounded in bytes, too: senders wait for the lock of the log while large bodies are copied
+  SELECT array_agg(x.id ORDER BY x.deliver_at, x.id), array_agg(x.deliver_at ORDER BY x.deliver_at, x.id) INTO v_ids, v_due FROM (
+    SELECT y.id, y.deliver_at, sum(y.len) OVER (ORDER BY y.deliver_at, y.id) - y.len AS before FROM (
+      SELECT d.id, d.deliver_at, octet_length(d.body) AS len FROM mq_delayed d
+       WHERE d.deliver_at <= now() ORDER BY d.deliver_at, d.id LIMIT p_limit FOR UPDATE SKIP LOCKED) y) x
+   WHERE x.before < p_bytes;
   IF v_ids IS NULL THEN RETURN 0; END IF;
   v_new := mq_draw_ids(cardinality(v_ids));
   -- the range of deliver_at prunes partitions; the join finds the rows by their index

@@ -11,6 +11,7 @@ CREATE FUNCTION mq_pull(p_group bigint, p_limit int, p_visibility interval, p_co
                         p_scan int DEFAULT 5000, p_bytes bigint DEFAULT 33554432) RETURNS SETOF mq_row LANGUAGE plpgsql AS $$
 DECLARE g mq_group; c mq_cursor; r record; v_now timestamptz; v_until timestamptz; v_closed bigint; v_token bigint; v_single boolean;
         v_left int := p_limit; v_n int; v_k int := 0; v_hi bigint; v_seen bigint; v_scanned int; v_more boolean := false; v_bytes bigint := p_bytes;
+        v_len bigint;
 BEGIN
   SELECT * INTO g FROM mq_group q WHERE q.group_id = p_group FOR NO KEY UPDATE;
   IF g.group_id IS NULL OR g.retired OR g.suspended THEN
@@ -37,6 +38,9 @@ BEGIN
       SELECT 'M'::"char", m.id, m.topic_id, m.origin_id, m.sent_at, u.attempts + 1, m.tag, m.key, m.skey, m.headers, m.body, NULL::text
         FROM u JOIN m ON m.id = u.msg_id ORDER BY m.id;
     GET DIAGNOSTICS v_k = ROW_COUNT;
+    SELECT p_bytes - coalesce(sum(x.len), 0) INTO v_bytes FROM mq_exception e CROSS JOIN LATERAL
+      (SELECT octet_length(mm.body) AS len FROM mq_message mm WHERE mm.topic_id = e.topic_id AND mm.id = e.msg_id LIMIT 1) x
+     WHERE e.group_id = p_group AND e.token = v_token AND e.status = 'P';
     UPDATE mq_cursor q SET later = q.later - x.k, processing = q.processing + x.k
       FROM (SELECT e.topic_id, count(*) AS k FROM mq_exception e WHERE e.group_id = p_group AND e.token = v_token AND e.status = 'P' GROUP BY 1) x
      WHERE q.group_id = p_group AND q.topic_id = x.topic_id;
@@ -46,14 +50,15 @@ BEGIN
   SELECT h.closed_id INTO v_closed FROM mq_horizon h;
   IF v_left > 0 THEN
   FOR c IN SELECT * FROM mq_cursor q WHERE q.group_id = p_group AND q.active AND q.pos < v_closed ORDER BY random() LOOP   -- no topic starves another
-    EXIT WHEN v_left <= 0;
+    EXIT WHEN v_left <= 0 OR v_bytes <= 0;   -- the limit of bytes is of the whole pull, retries and all topics
     v_n := 0;
     IF c.tags IS NULL THEN
-      SELECT count(*), max(s.id) INTO v_n, v_hi FROM (
-        SELECT q.id, sum(q.len) OVER (ORDER BY q.id) - q.len AS before FROM (
+      SELECT count(*), max(s.id), coalesce(sum(s.len), 0) INTO v_n, v_hi, v_len FROM (
+        SELECT q.id, q.len, sum(q.len) OVER (ORDER BY q.id) - q.len AS before FROM (
           SELECT m.id, octet_length(m.body) AS len FROM mq_message m
            WHERE m.topic_id = c.topic_id AND m.id > c.pos AND m.id <= v_closed ORDER BY m.id LIMIT v_left) q) s
        WHERE s.before < v_bytes;
+      v_bytes := v_bytes - v_len;
     ELSE   -- a rare tag: the scan is bounded, and the cursor remembers how far it got
       v_scanned := 0;
       FOR r IN SELECT m.id, m.tag, octet_length(m.body) AS len FROM mq_message m

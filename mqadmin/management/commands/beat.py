@@ -45,7 +45,7 @@ class Command(BaseCommand):
         for ours in ("pool", "cursor_factory", "context", "assume_role", "server_side_binding", "isolation_level"):
             parameters.pop(ours, None)
         parameters["application_name"] = "mqadmin-beat"
-        return connect(**parameters, autocommit=True, connect_timeout=5)
+        return connect(**parameters, autocommit=True)
 
     def _lead(self, lock: Connection[Any], stop: threading.Event) -> None:
         """Wait for the lock, then send until it or we are gone; the lock lives as long as its connection."""
