@@ -120,7 +120,8 @@ def test_a_killed_postgres_comes_back(start, home):
     url = one.wait_for(r"db=(\S+)", 60)[1]
     with psycopg.connect(url) as connection:
         (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-    postmaster = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        # While the connection is open: its backend is gone a moment after the block.
+        postmaster = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(postmaster, signal.SIGKILL)
     one.wait_for(r"postgres was ended by SIGKILL; starting it again", 5)
 
