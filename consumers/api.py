@@ -10,10 +10,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import BaseRouter
 
+from accounts.fields import application_field, owner_field
 from accounts.models import Application
 from consumers import services, shadow
 from consumers.models import ConsumeFrom, ConsumerGroup, ShadowTask
-from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, SeenSerializer, application_field, owner_field
+from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, SeenSerializer
 from core.api.views import NamedViewSet, ReadViewSet, actor, extend, validated
 from core.approvals.models import State
 from core.approvals.services import check_seen

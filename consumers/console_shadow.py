@@ -9,11 +9,11 @@ from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from accounts import choices
 from accounts.models import Application
 from consumers import shadow as services
 from consumers.models import ConsumerGroup, ShadowTask
 from core.approvals.models import State
-from core.console import approving
 from core.console.actions import NOT_ALLOWED, Action
 from core.console.lists import Filter, ListPage, View
 from core.console.pages import ConsoleForm, FormPage, ReasonForm, get, person
@@ -122,7 +122,7 @@ class AddForm(ConsoleForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["application"].queryset = approving.applications()  # type: ignore[attr-defined]
+        self.fields["application"].queryset = choices.applications()  # type: ignore[attr-defined]
         self.fields["group"].queryset = ConsumerGroup.objects.filter(state=State.ACTIVE).order_by("name")  # type: ignore[attr-defined]
         self.fields["topic"].queryset = Topic.objects.filter(state=State.ACTIVE).order_by("name")  # type: ignore[attr-defined]
 

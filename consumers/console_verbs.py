@@ -8,12 +8,12 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from accounts import choices
 from accounts.models import Application
 from consumers import services
 from consumers.models import ConsumerGroup
 from core.approvals.models import State
 from core.approvals.services import check_seen, require_state
-from core.console import approving
 from core.console.pages import ApprovalForm, ConsoleForm, FormPage, OptionalReasonForm, ReasonForm, TypedNameForm, get, person
 from core.errors import FieldError
 from registry.console import instances_at
@@ -52,8 +52,8 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
 
     def __init__(self, data: Any = None, *args: Any, subscriptions: list[dict[str, str]] | None = None, **kwargs: Any) -> None:
         super().__init__(data, *args, **{"label_suffix": "", **kwargs})
-        self.fields["application"].queryset = approving.applications()  # type: ignore[attr-defined]
-        self.fields["owner"].queryset = approving.people()  # type: ignore[attr-defined]
+        self.fields["application"].queryset = choices.applications()  # type: ignore[attr-defined]
+        self.fields["owner"].queryset = choices.people()  # type: ignore[attr-defined]
         initial = subscriptions or []
         rows: Any = forms.formset_factory(SubscriptionForm, extra=0 if initial else 1, can_delete=True, max_num=50, absolute_max=60)
         names = list(Topic.objects.filter(state=State.ACTIVE).order_by("name").values_list("name", flat=True))

@@ -6,12 +6,9 @@ from importlib.util import find_spec
 from django.urls import URLPattern, URLResolver, include, path
 from rest_framework.routers import SimpleRouter
 
-from mqadmin.accounts_api import MeView, register
-
 router = SimpleRouter(trailing_slash=False)
-register(router)
-urls: list[URLPattern | URLResolver] = [path("me", MeView.as_view(), name="me")]
-for room in ("clusters", "topics", "consumers", "registry", "messages"):
+urls: list[URLPattern | URLResolver] = []
+for room in ("accounts", "clusters", "topics", "consumers", "registry", "messages"):
     if find_spec(f"{room}.api") is None:
         continue
     api = import_module(f"{room}.api")

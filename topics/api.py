@@ -10,8 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import BaseRouter
 
+from accounts.fields import application_field, owner_field
 from clusters.models import Cluster
-from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, SeenSerializer, application_field, owner_field
+from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, SeenSerializer
 from core.api.views import NamedViewSet, actor, extend, validated
 from core.approvals.models import State
 from core.approvals.services import check_seen

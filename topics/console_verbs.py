@@ -9,11 +9,11 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from accounts import choices
 from accounts.models import Application
 from clusters.models import Cluster
 from core.approvals.models import State
 from core.approvals.services import check_seen, require_state
-from core.console import approving
 from core.console.pages import ApprovalForm, ConsoleForm, FormPage, ReasonForm, TypedNameForm, get, person
 from registry.console import instances_at, publication_of
 from registry.services import instances_known
@@ -40,8 +40,8 @@ class RequestForm(forms.ModelForm[Topic]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"label_suffix": "", **kwargs})
-        self.fields["application"].queryset = approving.applications()  # type: ignore[attr-defined]
-        self.fields["owner"].queryset = approving.people()  # type: ignore[attr-defined]
+        self.fields["application"].queryset = choices.applications()  # type: ignore[attr-defined]
+        self.fields["owner"].queryset = choices.people()  # type: ignore[attr-defined]
 
     def _post_clean(self) -> None:
         """The service checks the model; two judges would say two things."""

@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
-
-from accounts.models import Application, User
 
 
 class NameField(serializers.SlugRelatedField[Any]):
@@ -19,19 +16,6 @@ class NameField(serializers.SlugRelatedField[Any]):
         if isinstance(data, str) and "\x00" in data:
             self.fail("invalid")
         return super().to_internal_value(data)
-
-
-def application_field() -> NameField:
-    """An application by name."""
-    return NameField(
-        queryset=Application.objects.all(), error_messages={"does_not_exist": _("There is no application “{value}”; make it first.")}
-    )
-
-
-def owner_field(**kwargs: Any) -> NameField:
-    """A person by user name."""
-    missing = {"does_not_exist": _("There is no active person “{value}”.")}
-    return NameField("username", queryset=User.objects.filter(is_active=True), error_messages=missing, **kwargs)
 
 
 class ReasonSerializer(serializers.Serializer[Any]):

@@ -1,7 +1,9 @@
 """Bases of the API's views: natural keys in paths, permissions by action, pages in a unique order."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
@@ -9,9 +11,11 @@ from rest_framework import mixins, serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.models import User
 from core.errors import FieldError, Problem
 from core.names import PATTERN
+
+if TYPE_CHECKING:
+    from accounts.models import User
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 

@@ -1,15 +1,19 @@
 """The four-eyes rule and the moves between states, once for topics and groups."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from accounts.models import User
 from core.approvals.models import Approvable, State
 from core.errors import FieldError, Problem, conflict
+
+if TYPE_CHECKING:
+    from accounts.models import User
 
 Thing = TypeVar("Thing", bound=Approvable)
 

@@ -1,11 +1,15 @@
 """Writing the audit, in the transaction of the change itself."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
 
-from accounts.models import User
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from core.audit.models import AuditEntry
 from core.request_context import current
+
+if TYPE_CHECKING:
+    from accounts.models import User
 
 
 def record(

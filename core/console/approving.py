@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from accounts.models import Application, User
 from core.approvals.models import Approvable, State
 from core.audit.models import AuditEntry
 from core.audit.reading import changes
@@ -58,13 +56,3 @@ def history(kind: str, name: str, limit: int = 100) -> list[AuditEntry]:
     for entry in entries:
         entry.change_text = changes(entry)  # type: ignore[attr-defined]
     return entries
-
-
-def applications() -> QuerySet[Application, Application]:
-    """What can be chosen as the application."""
-    return Application.objects.order_by("name")
-
-
-def people() -> QuerySet[User, User]:
-    """Who can be an owner."""
-    return User.objects.filter(is_active=True).order_by("username")

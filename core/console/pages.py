@@ -16,7 +16,9 @@ A `Problem` that a service raises becomes a page with its hint (GET) or stands i
 names (FormPage); it is never a 500. Add messages with `django.contrib.messages as flash`; never name a context key `messages`.
 """
 
-from typing import Any, ClassVar, TypeVar, cast
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from django import forms
 from django.contrib import admin
@@ -29,8 +31,10 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.views import View
 
-from accounts.models import User
 from core.errors import FieldError, Problem
+
+if TYPE_CHECKING:
+    from accounts.models import User
 
 Thing = TypeVar("Thing", bound=Model)
 

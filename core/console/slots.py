@@ -12,14 +12,17 @@ tabs and panels `topic`, `group` (the overview tab); `clusters` columns. The sto
 are filled in by `mqadmin.counts`.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
 
-from accounts.models import User
+if TYPE_CHECKING:
+    from accounts.models import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Hit:
 
 Cells = Callable[[Sequence[Any]], Mapping[Any, Sequence[Any]]]
 Panel = Callable[[HttpRequest, Any], str]
-Search = Callable[[User, str], Iterable[Hit]]
+Search = Callable[["User", str], Iterable[Hit]]
 
 _columns: dict[str, list[tuple[Sequence[Column], Cells]]] = defaultdict(list)
 _tabs: dict[str, list[Tab]] = defaultdict(list)

@@ -11,8 +11,8 @@ from django.urls import re_path
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 
+from accounts.authentication import authenticate
 from accounts.models import User
-from core.api.authentication import authenticate
 from core.api.permissions import require
 from core.errors import FieldError, Problem
 from core.names import PATTERN

@@ -6,7 +6,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.views import APIView
 
-from core.api.authentication import TokenAuthentication
+from accounts.authentication import TokenAuthentication
 
 STATES = ["accepted", "delayed"]
 OUTCOMES = ["succeeded", "failed", "later", "dead"]

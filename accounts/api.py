@@ -1,8 +1,9 @@
-"""Applications and oneself over REST; here and not in accounts/, which knows nothing of the API's conventions above it."""
+"""Applications and oneself over REST."""
 
 from typing import Any, ClassVar
 
 from django.db import IntegrityError, transaction
+from django.urls import path
 from django.utils.translation import gettext as _
 from rest_framework import serializers, status
 from rest_framework.request import Request
@@ -10,8 +11,8 @@ from rest_framework.response import Response
 from rest_framework.routers import BaseRouter
 from rest_framework.views import APIView
 
+from accounts.fields import owner_field
 from accounts.models import Application
-from core.api.fields import owner_field
 from core.api.views import NamedViewSet, actor, extend, validated
 from core.audit.services import record
 from core.errors import conflict
@@ -85,3 +86,6 @@ class MeView(APIView):
 def register(router: BaseRouter) -> None:
     """Add these resources."""
     router.register("applications", ApplicationViewSet, basename="application")
+
+
+urlpatterns = [path("me", MeView.as_view(), name="me")]
