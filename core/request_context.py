@@ -6,11 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """Id and address of the request that is being served; empty in workers."""
+    """The request that is being served; empty in workers, except for what they do in somebody's name.
+
+    `credential` is how the person proved who they are: `session`, `token:mq_abc…` or `key:APPLICATION/KEY`; `application` is the
+    application whose key it was; `change_message` is why, in the caller's words, and stands in every audit entry of the request.
+    """
 
     request_id: str = ""
     address: str = ""
     credential: str = ""
+    application: str = ""
+    change_message: str = ""
 
 
 current: ContextVar[RequestContext] = ContextVar("request_context", default=RequestContext())  # noqa: B039 - frozen
