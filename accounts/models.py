@@ -34,7 +34,9 @@ class Application(models.Model):
         help_text=_("Answers for the application."),
     )
     description = models.CharField(_("description"), max_length=500, blank=True)
+    version = models.PositiveIntegerField(default=1, editable=False)  # of the row; every change adds one
     created_at = models.DateTimeField(_("created"), db_default=Now(), editable=False)
+    changed_at = models.DateTimeField(_("changed"), db_default=Now(), editable=False)
 
     class Meta:
         ordering = ["name"]

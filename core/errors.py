@@ -50,3 +50,10 @@ def not_found(kind: Any, name: object) -> Problem:
 def conflict(code: str, detail: Any, *, hint: Any = "", extra: dict[str, Any] | None = None) -> Problem:
     """The thing is in a state in which this cannot be done."""
     return Problem(code, detail, status=409, hint=hint, extra=extra)
+
+
+def changed_meanwhile() -> Problem:
+    """The row is not the one that was read: the loser of a compare-and-set."""
+    from django.utils.translation import gettext as _
+
+    return conflict("state_changed", _("Somebody else changed this in the meantime."), hint=_("Read it again and decide anew."))

@@ -1,0 +1,74 @@
+"""The verbs of applications: add, change, delete; each is one transaction with its audit entry."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import F, ProtectedError
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts.models import Application, User
+from core.audit.services import record
+from core.errors import changed_meanwhile, conflict
+from core.names import check_name
+
+EDITABLE = ("owner", "description")
+
+
+def create(*, actor: User, name: str, owner: User, description: str = "") -> Application:
+    """Add an application. Problems: invalid_name, reserved_name, duplicate_name."""
+    check_name(name)
+    try:
+        with transaction.atomic():
+            application = Application.objects.create(name=name, owner=owner, description=description)
+            record(actor=actor, action="create", kind="application", name=name, after=_audited(application))
+    except IntegrityError:
+        detail = _("There is an application “{name}” already.").format(name=name)
+        raise conflict("duplicate_name", detail, hint=_("Choose another name.")) from None
+    application.refresh_from_db()
+    return application
+
+
+def change(*, actor: User, application: Application, changes: Mapping[str, Any]) -> Application:
+    """Change owner or description of the version at hand; nothing is written when nothing differs. Problem: state_changed."""
+    before = _audited(application)
+    for field in EDITABLE:
+        if field in changes:
+            setattr(application, field, changes[field])
+    after = _audited(application)
+    if before == after:
+        return application
+    with transaction.atomic():
+        same = Application.objects.filter(pk=application.pk, version=application.version)
+        values = {"owner_id": application.owner_id, "description": application.description}
+        if same.update(version=F("version") + 1, changed_at=timezone.now(), **values) != 1:
+            raise changed_meanwhile()
+        record(actor=actor, action="change", kind="application", name=application.name, before=before, after=after)
+    application.refresh_from_db()
+    return application
+
+
+def delete(*, actor: User, application: Application) -> None:
+    """Delete what nothing belongs to. Problems: in_use (listing what does), state_changed."""
+    before = _audited(application)
+    try:
+        with transaction.atomic():
+            # Locked: whoever adds something to it waits, and is told that it is gone.
+            if not Application.objects.select_for_update().filter(pk=application.pk, version=application.version).exists():
+                raise changed_meanwhile()
+            application.delete()
+            record(actor=actor, action="delete", kind="application", name=application.name, before=before)
+    except ProtectedError as error:
+        things = sorted(error.protected_objects, key=lambda thing: (str(type(thing)._meta.verbose_name), str(thing)))  # noqa: SLF001
+        listed = [{"kind": type(thing)._meta.label_lower.rpartition(".")[2], "name": str(thing)} for thing in things[:100]]  # noqa: SLF001
+        raise conflict(
+            "in_use",
+            _("{count} things belong to the application “{name}”.").format(count=len(things), name=application.name),
+            hint=_("Retired ones count too. First are: {names}").format(names=", ".join(str(thing) for thing in things[:10])),
+            extra={"used_by": listed},
+        ) from None
+
+
+def _audited(application: Application) -> dict[str, Any]:
+    return {"owner": application.owner.get_username(), "description": application.description}
