@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from core.audit.models import AuditEntry
@@ -10,6 +12,19 @@ from core.request_context import current
 
 if TYPE_CHECKING:
     from accounts.models import User
+
+_collected: ContextVar[list[AuditEntry] | None] = ContextVar("collected_audit_entries", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[AuditEntry]]:
+    """What is recorded inside, in its order: a dry run shows it, and then rolls it back."""
+    entries: list[AuditEntry] = []
+    token = _collected.set(entries)
+    try:
+        yield entries
+    finally:
+        _collected.reset(token)
 
 
 def record(
@@ -28,7 +43,7 @@ def record(
         changed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
         before = {key: value for key, value in before.items() if key in changed}
         after = {key: value for key, value in after.items() if key in changed}
-    AuditEntry.objects.create(
+    entry = AuditEntry.objects.create(
         actor_id=actor.pk if actor else None,
         actor_name=actor.get_username() if actor else "system",
         credential=context.credential,
@@ -37,7 +52,9 @@ def record(
         name=name,
         before=before,
         after=after,
-        reason=reason,
+        reason=reason or context.change_message,
         request_id=context.request_id,
         address=context.address,
     )
+    if (entries := _collected.get()) is not None:
+        entries.append(entry)
