@@ -1,1 +1,32 @@
 """System checks of the whole: their ids begin with mqadmin."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage, Error, register
+from django.core.exceptions import ImproperlyConfigured
+
+from core.encryption import check_key
+
+
+@register("security")
+def encryption_keys(**_kwargs: Any) -> list[CheckMessage]:
+    """E001, E002, W001: stored credentials need keys that are ours to keep."""
+    how = "Make one with `manage.py rotate_encryption_keys --new-key`, keep it as safe as the database itself; `make run` does it for you."
+    if not settings.ENCRYPTION_KEYS:
+        return [Error("MQADMIN_ENCRYPTION_KEYS is not set: no credential can be stored.", hint=how, id="mqadmin.E001")]
+    try:
+        for key in settings.ENCRYPTION_KEYS:
+            check_key(key)
+    except ImproperlyConfigured as error:
+        return [Error(str(error), hint=how, id="mqadmin.E002")]
+    if settings.ENCRYPTION_KEYS_DERIVED:
+        return [
+            checks.Warning(
+                "MQADMIN_ENCRYPTION_KEYS is not set: stored credentials are sealed with a key made from MQADMIN_SECRET_KEY (debug only).",
+                hint=how,
+                id="mqadmin.W001",
+            )
+        ]
+    return []

@@ -1,5 +1,7 @@
 """Settings: all that differs between deployments comes from the environment, NAME or the file that NAME_FILE names."""
 
+import base64
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,12 @@ if not SECRET_KEY:
         raise ImproperlyConfigured(
             "Set MQADMIN_SECRET_KEY, or MQADMIN_SECRET_KEY_FILE to the file that holds it; `make run` does it for you."
         )
+
+# Stored credentials are sealed with the first key and opened with any of them (core/encryption.py).
+ENCRYPTION_KEYS = env.str("MQADMIN_ENCRYPTION_KEYS", default="").replace(",", " ").split()
+ENCRYPTION_KEYS_DERIVED = DEBUG and not ENCRYPTION_KEYS  # a developer's machine works without; mqadmin.W001 says so
+if ENCRYPTION_KEYS_DERIVED:
+    ENCRYPTION_KEYS = [base64.urlsafe_b64encode(hashlib.sha256(f"stored credentials:{SECRET_KEY}".encode()).digest()).decode()]
 
 ENVIRONMENT = env.str("MQADMIN_ENVIRONMENT", default="dev").strip()
 ALLOWED_HOSTS = env.list("MQADMIN_ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])

@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("MQADMIN_SECRET_KEY", "a-key-for-tests-only-0123456789-0123456789-0123456789")
+os.environ.setdefault("MQADMIN_ENCRYPTION_KEYS", "a2V5IGZvciB0ZXN0cyBvbmx5LCAzMiBieXRlcyAhISE=")
 os.environ.setdefault("MQADMIN_ACCESS_LOG_LEVEL", "ERROR")
 
 import uuid

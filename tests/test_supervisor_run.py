@@ -78,7 +78,7 @@ def test_the_first_start_shows_address_and_passwords_once(first_start):
     for name in ("MQADMIN_ADMIN", "MQADMIN_OPERATOR"):
         assert re.search(rf"{people[f'{name}_USER']}\s+password {re.escape(people[f'{name}_PASSWORD'])}", first_start.said_first)
         assert people[f"{name}_TOKEN"] not in first_start.said_first
-    for name in ("credentials.env", "env", "secret_key", "state.json"):
+    for name in ("credentials.env", "env", "secret_key", "encryption_keys", "state.json"):
         if (first_start.home / name).exists():  # `env` is there while it runs
             assert stat.S_IMODE((first_start.home / name).stat().st_mode) == 0o600
 
@@ -93,7 +93,14 @@ def test_everything_is_ready_and_each_process_is_named(instance):
 
 def test_the_environment_of_the_running_instance_is_there_for_other_tools(instance):
     values = read_env(instance.home / "env")
-    assert {"DATABASE_URL", "ZOOKEEPER_HOSTS", "CELERY_BROKER_URL", "MQADMIN_URL", "MQADMIN_SECRET_KEY_FILE"} <= set(values)
+    assert {
+        "DATABASE_URL",
+        "ZOOKEEPER_HOSTS",
+        "CELERY_BROKER_URL",
+        "MQADMIN_URL",
+        "MQADMIN_SECRET_KEY_FILE",
+        "MQADMIN_ENCRYPTION_KEYS_FILE",
+    } <= set(values)
     with psycopg.connect(values["DATABASE_URL"]) as connection:
         assert connection.execute("SELECT count(*) FROM django_migrations").fetchone()[0] > 0
 

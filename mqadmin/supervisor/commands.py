@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import hashlib
 import os
@@ -106,7 +107,7 @@ def _check_port(port: int) -> None:
 
 
 def base_environment(home: Home) -> dict[str, str]:
-    """Return what every child gets: our own environment, the home and the secret key."""
+    """Return what every child gets: our own environment, the home, the secret key and the keys of stored credentials."""
     environment = {name: value for name, value in os.environ.items() if name not in MAKE_VARIABLES}
     environment.update(
         PYTHONUNBUFFERED="1", MQADMIN_HOME=str(home.path), PATH=f"{provision.VENV / 'bin'}:{os.environ.get('PATH', os.defpath)}"
@@ -116,6 +117,11 @@ def base_environment(home: Home) -> dict[str, str]:
         if not home.secret_key.exists():
             write_private(home.secret_key, secrets.token_urlsafe(64) + "\n")
         environment["MQADMIN_SECRET_KEY_FILE"] = str(home.secret_key)
+    if not services.given("MQADMIN_ENCRYPTION_KEYS"):
+        if not home.encryption_keys.exists():
+            # 32 bytes in URL-safe base64, as the cryptography package makes them; more keys may be put in front by hand.
+            write_private(home.encryption_keys, base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() + "\n")
+        environment["MQADMIN_ENCRYPTION_KEYS_FILE"] = str(home.encryption_keys)
     return environment
 
 
@@ -250,7 +256,7 @@ def _run(output: Output, home: Home, found: packages.Found, runner: Runner, port
         "CELERY_BROKER_URL",
         "MQADMIN_URL",
         "MQADMIN_SECRET_KEY",
-        "MQADMIN_SECRET_KEY_FILE",
+        "MQADMIN_ENCRYPTION_KEYS",
         "MQADMIN_HOME",
     )
     home.write_env({name: environment[name] for variable in names for name in (variable, f"{variable}_FILE") if environment.get(name)})

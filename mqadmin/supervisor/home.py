@@ -32,6 +32,7 @@ class Home:
         self.credentials = path / "credentials.env"
         self.env_file = path / "env"
         self.secret_key = path / "secret_key"
+        self.encryption_keys = path / "encryption_keys"
         self.children_file = path / "processes.json"
         self._state_file = path / "state.json"
         self._lock_file: int | None = None
