@@ -30,12 +30,12 @@ class Clusters(ListPage[Cluster]):
     template_name = "clusters/list.html"
     slot = "clusters"
     columns = [
-        Column("name", gettext_lazy("Name"), sort=("name",)),
-        Column("kind", gettext_lazy("Kind"), sort=("kind", "name")),
-        Column("address", gettext_lazy("Address"), css="max"),
+        Column("name", gettext_lazy("Name"), sort=("name",), value="name"),
+        Column("kind", gettext_lazy("Kind"), sort=("kind", "name"), value="get_kind_display"),
+        Column("address", gettext_lazy("Address"), css="max", value="address"),
         SLOT,
-        Column("state", gettext_lazy("In ZooKeeper")),
-        Column("changed", gettext_lazy("Changed"), sort=("changed_at", "name"), css="num"),
+        Column("state", gettext_lazy("In ZooKeeper"), value="publication.state"),
+        Column("changed", gettext_lazy("Changed"), sort=("changed_at", "name"), css="num", value="changed_at"),
     ]
     search_fields = ("name", "address", "description")
     default_sort = "name"

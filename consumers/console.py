@@ -36,6 +36,14 @@ def _applications(_request: HttpRequest) -> list[tuple[str, str]]:
     return [(name, name) for name in names[:200]]
 
 
+def _status(group: ConsumerGroup) -> str:
+    return _("Suspended") if group.suspended and group.state == State.ACTIVE else str(group.get_state_display())
+
+
+def _topics(group: ConsumerGroup) -> str:
+    return "; ".join(row.topic.name if row.tags == "*" else f"{row.topic.name} [{row.tags}]" for row in group.subscriptions.all())
+
+
 class Groups(ListPage[ConsumerGroup]):
     """All consumer groups."""
 
@@ -46,18 +54,19 @@ class Groups(ListPage[ConsumerGroup]):
     template_name = "consumers/list.html"
     slot = "groups"
     columns = [
-        Column("name", gettext_lazy("Name"), sort=("name",)),
-        Column("status", gettext_lazy("Status"), sort=("state", "suspended", "name")),
-        Column("topics", gettext_lazy("Topics")),
-        Column("application", gettext_lazy("Application"), sort=("application__name", "name"), css="hide-m"),
-        Column("owner", gettext_lazy("Owner"), sort=("owner__username", "name"), css="hide-m"),
+        Column("name", gettext_lazy("Name"), sort=("name",), value="name"),
+        Column("status", gettext_lazy("Status"), sort=("state", "suspended", "name"), value=_status),
+        Column("topics", gettext_lazy("Topics"), value=_topics),
+        Column("application", gettext_lazy("Application"), sort=("application__name", "name"), css="hide-m", value="application.name"),
+        Column("owner", gettext_lazy("Owner"), sort=("owner__username", "name"), css="hide-m", value="owner.username"),
         SLOT,
         Column(
             "generation",
             gettext_lazy("Generation"),
             title=gettext_lazy("Published generation, and how many of the online instances have applied it"),
+            value="publication.published_generation",
         ),
-        Column("changed", gettext_lazy("Changed"), sort=("changed_at", "name"), css="num"),
+        Column("changed", gettext_lazy("Changed"), sort=("changed_at", "name"), css="num", value="changed_at"),
     ]
     search_fields = ("name", "owner__username", "application__name", "subscriptions__topic__name")
     default_sort = "name"

@@ -31,6 +31,11 @@ def _applications(_request: HttpRequest) -> list[tuple[str, str]]:
     return [(name, name) for name in names[:200]]
 
 
+def _running(row: Any) -> str:
+    shown = row.publication
+    return f"{shown.applied_count}/{shown.online_count}" if shown and shown.online_count else ""
+
+
 class Shadows(ListPage[ShadowTask]):
     """All shadow groups."""
 
@@ -40,14 +45,19 @@ class Shadows(ListPage[ShadowTask]):
     model = ShadowTask
     template_name = "consumers/shadow.html"
     columns = [
-        Column("on", gettext_lazy("State"), sort=("-enabled", "group__name")),
-        Column("group", gettext_lazy("Shadow group"), sort=("group__name",)),
-        Column("application", gettext_lazy("Application"), sort=("application__name", "group__name")),
-        Column("task", gettext_lazy("Stress test"), sort=("task", "group__name")),
-        Column("topic", gettext_lazy("Topic"), sort=("topic__name",), css="hide-m"),
-        Column("left", gettext_lazy("Time left"), sort=("lease_until",), css="num"),
-        Column("instances", gettext_lazy("Running"), title=gettext_lazy("Running consumers that have applied the switch, of all that run")),
-        Column("reason", gettext_lazy("Reason"), css="max hide-m"),
+        Column("on", gettext_lazy("State"), sort=("-enabled", "group__name"), value="enabled"),
+        Column("group", gettext_lazy("Shadow group"), sort=("group__name",), value="group.name"),
+        Column("application", gettext_lazy("Application"), sort=("application__name", "group__name"), value="application.name"),
+        Column("task", gettext_lazy("Stress test"), sort=("task", "group__name"), value="task"),
+        Column("topic", gettext_lazy("Topic"), sort=("topic__name",), css="hide-m", value="topic.name"),
+        Column("left", gettext_lazy("Time left"), sort=("lease_until",), css="num", value="lease_until"),
+        Column(
+            "instances",
+            gettext_lazy("Running"),
+            title=gettext_lazy("Running consumers that have applied the switch, of all that run"),
+            value=_running,
+        ),
+        Column("reason", gettext_lazy("Reason"), css="max hide-m", value="reason"),
         Column("switch", "", css="num"),
     ]
     search_fields = ("group__name", "application__name", "task", "topic__name")

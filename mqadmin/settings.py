@@ -55,6 +55,7 @@ INSTALLED_APPS = [
     "csp",
     "accounts.apps.AccountsConfig",
     "core.apps.CoreConfig",
+    "core.console.apps.ConsoleConfig",
     "core.audit.apps.AuditConfig",
     "registry.apps.RegistryConfig",
     "clusters.apps.ClustersConfig",

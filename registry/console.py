@@ -52,6 +52,10 @@ def instances_at(zookeeper_path: str) -> QuerySet[Instance, Instance]:
     return Instance.objects.at([zookeeper_path]).with_applied().order_by("-online", "applied", "app", "node")  # type: ignore[misc]
 
 
+def _applied(row: Any) -> str:
+    return f"{row.applied_count}/{row.online_count}" if row.online_count else ""
+
+
 class Publications(ListPage[Publication]):
     """What should stand in ZooKeeper, and whether it does."""
 
@@ -61,20 +65,21 @@ class Publications(ListPage[Publication]):
     model = Publication
     template_name = "registry/publications.html"
     columns = [
-        Column("path", gettext_lazy("Path"), sort=("path",)),
-        Column("state", gettext_lazy("State"), sort=("published_generation", "path")),
+        Column("path", gettext_lazy("Path"), sort=("path",), value="path"),
+        Column("state", gettext_lazy("State"), sort=("published_generation", "path"), value="state"),
         Column(
             "generation",
             gettext_lazy("Generation"),
             sort=("generation",),
             css="num",
             title=gettext_lazy("Published, and wanted if it differs"),
+            value="published_generation",
         ),
-        Column("applied", gettext_lazy("Applied")),
-        Column("published", gettext_lazy("Published"), sort=("published_at",), css="num"),
-        Column("by", gettext_lazy("By"), css="hide-m"),
-        Column("foreign", gettext_lazy("Edited by others"), sort=("last_foreign_edit_at",)),
-        Column("error", gettext_lazy("Last error"), css="max"),
+        Column("applied", gettext_lazy("Applied"), value=_applied),
+        Column("published", gettext_lazy("Published"), sort=("published_at",), css="num", value="published_at"),
+        Column("by", gettext_lazy("By"), css="hide-m", value="published_by"),
+        Column("foreign", gettext_lazy("Edited by others"), sort=("last_foreign_edit_at",), value="get_last_foreign_edit_display"),
+        Column("error", gettext_lazy("Last error"), css="max", value="last_error"),
     ]
     search_fields = ("path", "last_error", "published_by")
     default_sort = "path"
@@ -132,6 +137,10 @@ def _retry_why(request: HttpRequest, row: Publication) -> Any:
     return "" if row.state in {"pending", "failing", "drifted"} else _("The node holds the last generation.")
 
 
+def _since(row: Instance) -> Any:
+    return row.online_since if row.online else row.offline_at
+
+
 class Instances(ListPage[Instance]):
     """Who is online, and what each has applied."""
 
@@ -141,21 +150,22 @@ class Instances(ListPage[Instance]):
     model = Instance
     template_name = "registry/instances.html"
     columns = [
-        Column("applied", gettext_lazy("Status"), sort=("-online", "applied")),
-        Column("app", gettext_lazy("Application"), sort=("app", "node")),
-        Column("ip", gettext_lazy("Address"), sort=("ip",)),
-        Column("role", gettext_lazy("Role"), sort=("role",), css="hide-m"),
-        Column("sdk", gettext_lazy("SDK"), sort=("sdk",), css="hide-m"),
-        Column("path", gettext_lazy("Follows"), sort=("path",)),
+        Column("applied", gettext_lazy("Status"), sort=("-online", "applied"), value="applied"),
+        Column("app", gettext_lazy("Application"), sort=("app", "node"), value="app"),
+        Column("ip", gettext_lazy("Address"), sort=("ip",), value="ip"),
+        Column("role", gettext_lazy("Role"), sort=("role",), css="hide-m", value="get_role_display"),
+        Column("sdk", gettext_lazy("SDK"), sort=("sdk",), css="hide-m", value="sdk"),
+        Column("path", gettext_lazy("Follows"), sort=("path",), value="path"),
         Column(
             "generation",
             gettext_lazy("Generation"),
             sort=("applied_generation",),
             css="num",
             title=gettext_lazy("Applied, and published if it differs"),
+            value="applied_generation",
         ),
-        Column("since", gettext_lazy("Since"), sort=("-online_since",), css="num"),
-        Column("error", gettext_lazy("Error or reason"), css="max"),
+        Column("since", gettext_lazy("Since"), sort=("-online_since",), css="num", value=_since),
+        Column("error", gettext_lazy("Error or reason"), css="max", value="error"),
     ]
     search_fields = ("app", "ip", "sdk", "path", "node")
     default_sort = "applied"

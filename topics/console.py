@@ -46,20 +46,21 @@ class Topics(ListPage[Topic]):
     template_name = "topics/list.html"
     slot = "topics"
     columns = [
-        Column("name", gettext_lazy("Name"), sort=("name",)),
-        Column("status", gettext_lazy("Status"), sort=("state", "name")),
-        Column("cluster", gettext_lazy("Cluster"), sort=("cluster__name", "name")),
-        Column("application", gettext_lazy("Application"), sort=("application__name", "name"), css="hide-m"),
-        Column("owner", gettext_lazy("Owner"), sort=("owner__username", "name"), css="hide-m"),
-        Column("rate", gettext_lazy("Expected /s"), sort=("expected_rate", "name"), css="num hide-s"),
-        Column("groups", gettext_lazy("Groups"), sort=("groups_count", "name"), css="num"),
+        Column("name", gettext_lazy("Name"), sort=("name",), value="name"),
+        Column("status", gettext_lazy("Status"), sort=("state", "name"), value="get_state_display"),
+        Column("cluster", gettext_lazy("Cluster"), sort=("cluster__name", "name"), value="cluster.name"),
+        Column("application", gettext_lazy("Application"), sort=("application__name", "name"), css="hide-m", value="application.name"),
+        Column("owner", gettext_lazy("Owner"), sort=("owner__username", "name"), css="hide-m", value="owner.username"),
+        Column("rate", gettext_lazy("Expected /s"), sort=("expected_rate", "name"), css="num hide-s", value="expected_rate"),
+        Column("groups", gettext_lazy("Groups"), sort=("groups_count", "name"), css="num", value="groups_count"),
         SLOT,
         Column(
             "generation",
             gettext_lazy("Generation"),
             title=gettext_lazy("Published generation, and how many of the online instances have applied it"),
+            value="publication.published_generation",
         ),
-        Column("changed", gettext_lazy("Changed"), sort=("changed_at", "name"), css="num"),
+        Column("changed", gettext_lazy("Changed"), sort=("changed_at", "name"), css="num", value="changed_at"),
     ]
     search_fields = ("name", "owner__username", "application__name")
     default_sort = "name"

@@ -27,17 +27,17 @@ class Audit(ListPage[AuditEntry]):
     template_name = "audit/list.html"
     counted = False  # it only ever grows
     columns = [
-        Column("at", gettext_lazy("Time"), sort=("-id",)),
-        Column("who", gettext_lazy("Who")),
-        Column("action", gettext_lazy("Action")),
-        Column("kind", gettext_lazy("Kind")),
-        Column("name", gettext_lazy("Name")),
-        Column("changes", gettext_lazy("What changed"), css="max"),
-        Column("reason", gettext_lazy("Reason"), css="hide-m"),
-        Column("from", gettext_lazy("From"), css="hide-m"),
+        Column("at", gettext_lazy("Time"), sort=("id",), value="at"),
+        Column("who", gettext_lazy("Who"), value="actor_name"),
+        Column("action", gettext_lazy("Action"), value="action"),
+        Column("kind", gettext_lazy("Kind"), value="kind"),
+        Column("name", gettext_lazy("Name"), value="name"),
+        Column("changes", gettext_lazy("What changed"), css="max", value="change_text"),
+        Column("reason", gettext_lazy("Reason"), css="hide-m", value="reason"),
+        Column("from", gettext_lazy("From"), css="hide-m", value="address"),
     ]
     search_fields = ("name", "actor_name", "action", "reason", "request_id")
-    default_sort = "at"
+    default_sort = "-at"
     filters = [
         Filter("kind", gettext_lazy("Kind"), _kinds, lambda rows, value: rows.filter(kind=value)),
         Filter("who", gettext_lazy("Who"), _who, lambda rows, value: rows.filter(actor_name=value)),

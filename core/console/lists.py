@@ -1,14 +1,18 @@
-"""The list base: search, filters, saved views, sort and pages on the server, all of it in the URL, no query per row.
+"""The list base: search, filters, views, columns, sort and pages on the server, all of it in the URL, no query per row.
 
     class Topics(ListPage[Topic]):
         model = Topic; permission = "topics.view_topic"; here = "topics"; title = _("Topics"); template_name = "topics/list.html"
-        columns = [Column("name", _("Name"), sort=("name",)), SLOT, Column("changed", _("Changed"), sort=("changed_at", "id"), css="num")]
+        columns = [Column("name", _("Name"), sort=("name",), value="name"), SLOT, Column("changed", _("Changed"), value="changed_at")]
         search_fields = ("name", "owner__username"); default_sort = "name"; slot = "topics"
         filters = [Filter("status", _("Status"), options, apply)]
+        bulk = "topics"; bulk_actions = [BulkAction("approve", _("Approve"), permission="topics.approve_topic")]
 
 The template extends `console/list.html` and fills the blocks `row` (the cells of `row`), `page_actions`, `empty` and `pager_note`.
-Cells of the columns that other rooms add stand in `row.extra` (see slots); put them where SLOT stands with
-`{% include "console/_extra_cells.html" %}`.
+A row begins with `{% pick row %}` where rows can be selected. Cells of the columns that other rooms add stand in `row.extra` (see slots);
+put them where SLOT stands with `{% include "console/_extra_cells.html" %}`.
+
+What each list has without a line of its own: the parameters `q`, `view`, `sort`, `rows`, `page`, `col` (columns shown), those of its
+filters, and `export=csv` (exports). Views that people save are such addresses under a name (saved).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,12 +20,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from django.db.models import Model, Q, QuerySet
-from django.http import HttpRequest
-from django.http.response import HttpResponse
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, QueryDict
+from django.urls import NoReverseMatch, reverse
 
-from core.console import slots
+from core.console import exports, saved, slots
 from core.console.counting import count_all
-from core.console.pages import Page
+from core.console.pages import Page, person
 from core.console.slots import Column
 
 Row = TypeVar("Row", bound=Model)
@@ -42,12 +46,42 @@ class Filter:
 
 @dataclass(frozen=True)
 class View:
-    """A saved view: a tab with its count; `tone` (hot, warm) is used while the count is not zero."""
+    """A view that the list brings: a tab with its count; `tone` (hot, warm) is used while the count is not zero."""
 
     key: str
     label: Any
     apply: Callable[[Any, HttpRequest], QuerySet[Any, Any]]
     tone: str = ""
+
+
+@dataclass(frozen=True)
+class BulkAction:
+    """What can be done with the rows selected; the button is there for those with the permission, the rules are the services'."""
+
+    key: str
+    label: Any
+    permission: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Asked(Generic[Row]):
+    """What an address asks of a list: the rows that match, not yet cut into pages, and how they are shown."""
+
+    words: str
+    view: View | None
+    everything: QuerySet[Row, Row]
+    rows: QuerySet[Row, Row]
+    chips: list[dict[str, Any]]
+    columns: list[dict[str, Any]]
+    order: list[str]
+    sort: str
+    size: int
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether anything but the view leaves rows out."""
+        return bool(self.words or any(chip["value"] for chip in self.chips))
 
 
 class ListPage(Page, Generic[Row]):
@@ -61,10 +95,13 @@ class ListPage(Page, Generic[Row]):
     default_sort: ClassVar[str] = ""
     slot: ClassVar[str] = ""
     counted: ClassVar[bool] = True  # False for tables that grow without bound: the pager then only knows whether there is a next page
+    bulk: ClassVar[str] = ""  # the resource of core.bulk
+    bulk_actions: ClassVar[Sequence[BulkAction]] = ()
 
     def queryset(self) -> QuerySet[Row, Row]:
-        """All rows of the list, before search and filters."""
-        return self.model._default_manager.all()  # noqa: SLF001 - Django's public API
+        """All rows that the person may see, before search and filters."""
+        rows: Any = self.model._default_manager.all()  # noqa: SLF001 - Django's public API
+        return rows.restrict(person(self.request), self.permission) if hasattr(rows, "restrict") else rows  # type: ignore[no-any-return]
 
     def annotated(self, queryset: QuerySet[Row, Row]) -> QuerySet[Row, Row]:
         """Joins and annotations that only the rows of the page need; they are not counted."""
@@ -77,9 +114,14 @@ class ListPage(Page, Generic[Row]):
         """What the template needs besides the list."""
         return {}
 
-    def get(self, request: HttpRequest, *_args: Any, **_kwargs: Any) -> HttpResponse:
-        """The page that the address describes; parameters that make no sense fall back to their default."""
-        asked = {key: str(value).replace("\x00", "").strip() for key, value in request.GET.items()}
+    @classmethod
+    def parameters(cls) -> list[str]:
+        """The parameters of the address that describe the list; all others are ignored."""
+        return ["q", "view", *[item.key for item in cls.filters], "sort", "rows", "col"]
+
+    def read(self, request: HttpRequest, query: QueryDict) -> Asked[Row]:
+        """What the parameters mean; those that make no sense fall back to their default. Bulk actions on a filter use it as well."""
+        asked = {key: str(value).replace("\x00", "").strip() for key, value in query.items()}
         words = asked.get("q", "")[:200]
         everything = self.queryset()
         view = next((view for view in self.views if view.key == asked.get("view")), self.views[0] if self.views else None)
@@ -92,35 +134,62 @@ class ListPage(Page, Generic[Row]):
                 rows = item.apply(rows, value)
             chosen = next((label for key, label in options if key == value), value)
             chips.append({"filter": item, "value": value, "chosen": chosen, "options": options})
-        rows = self._searched(rows, words)
-        size = int(asked["rows"]) if asked.get("rows") in {str(s) for s in SIZES} else SIZES[0]
-        columns, order, sort = self._ordered(asked.get("sort", ""))
-        counts = count_all({"": rows, **{f"view:{v.key}": v.apply(everything, request) for v in self.views}}) if self.counted else {}
-        total = counts.get("") if self.counted else None
-        number = (
-            max(1, int(asked["page"]))
-            if asked.get("page", "").isascii() and asked.get("page", "").isdigit() and len(asked["page"]) < 9
-            else 1
+        columns, order, sort = self._ordered(asked.get("sort", ""), set(query.getlist("col")))
+        return Asked(
+            words=words,
+            view=view,
+            everything=everything,
+            rows=self._searched(rows, words),
+            chips=chips,
+            columns=columns,
+            order=order,
+            sort=sort,
+            size=int(asked["rows"]) if asked.get("rows") in {str(s) for s in SIZES} else SIZES[0],
         )
+
+    def get(self, request: HttpRequest, *_args: Any, **_kwargs: Any) -> HttpResponseBase:
+        """The page that the address describes, the same as a file, or the person's own default view of it."""
+        page = request.resolver_match.url_name if request.resolver_match else ""
+        views = saved.views_of(person(request), page or "")
+        default = next((view for view in views if view.is_default), None)
+        if default and not request.GET:
+            return HttpResponseRedirect(default.address)
+        asked = self.read(request, request.GET)
+        if request.GET.get("export") == "csv":
+            return exports.response(self, asked)
+        counts = (
+            count_all({"": asked.rows, **{f"view:{v.key}": v.apply(asked.everything, request) for v in self.views}}) if self.counted else {}
+        )
+        total = counts.get("") if self.counted else None
+        size, number = asked.size, _page(request.GET.get("page", ""))
         if total is not None:
             number = min(number, max(1, -(-total // size)))
         first = (number - 1) * size
-        shown = list(self.annotated(rows.order_by(*order))[first : first + size + 1])
+        shown = list(self.annotated(asked.rows.order_by(*asked.order))[first : first + size + 1])
         more, shown = len(shown) > size, shown[:size]
-        if self.slot:
-            slots.fill(self.slot, shown)
-        self.decorate(shown)
-        narrowed = bool(words or any(chip["value"] for chip in chips))
+        self.fill(shown)
+        actions = [item for item in self.bulk_actions if request.user.has_perm(item.permission)]
+        query = saved.canonical(self.parameters(), request.GET)
+        here = next((item for item in views if str(item.pk) == request.GET.get("sv")), None)
         return self.show(
             {
                 "rows": shown,
-                "columns": columns,
-                "sort": sort,
-                "q": words,
-                "chips": chips,
-                "narrowed": narrowed,
-                "saved_views": [{"view": v, "count": counts[f"view:{v.key}"], "on": v is view} for v in self.views] if self.counted else [],
-                "view": view,
+                "columns": asked.columns,
+                "hidden_columns": _hidden(asked.columns, offset=bool(actions)),
+                "sort": asked.sort,
+                "q": asked.words,
+                "chips": asked.chips,
+                "narrowed": asked.narrowed,
+                "saved_views": [{"view": v, "count": counts[f"view:{v.key}"], "on": v is asked.view and not here} for v in self.views]
+                if self.counted
+                else [],
+                "view": asked.view,
+                "own_views": views,
+                "own_view": here,
+                "own_view_differs": here is not None and here.query != query,
+                "list_page": page,
+                "list_query": query,
+                "may_share": request.user.has_perm("console.share_savedview"),
                 "total": total,
                 "first": first + 1 if shown else 0,
                 "last": first + len(shown),
@@ -128,10 +197,18 @@ class ListPage(Page, Generic[Row]):
                 "more": more,
                 "size": size,
                 "sizes": SIZES,
-                "any_rows": bool(shown) or (narrowed and everything.exists()),
+                "any_rows": bool(shown) or (asked.narrowed and asked.everything.exists()),
+                "bulk_actions": actions if shown else [],
+                "bulk_url": bulk_url(self.bulk) if actions else "",
                 **self.context(),
             }
         )
+
+    def fill(self, rows: list[Row]) -> None:
+        """What rows have beyond their columns: the cells of other rooms and what `decorate` sets; a fixed number of statements."""
+        if self.slot:
+            slots.fill(self.slot, rows)
+        self.decorate(rows)
 
     def _searched(self, rows: QuerySet[Row, Row], words: str) -> QuerySet[Row, Row]:
         for word in words.split()[:8]:
@@ -141,8 +218,8 @@ class ListPage(Page, Generic[Row]):
             rows = rows.filter(anywhere)
         return rows
 
-    def _ordered(self, asked: str) -> tuple[list[dict[str, Any]], list[str], str]:
-        """Columns with their sort links, the order, and the sort that is in effect."""
+    def _ordered(self, asked: str, wanted: set[str]) -> tuple[list[dict[str, Any]], list[str], str]:
+        """Columns with their sort links, the order, and the sort that is in effect. The first column is always shown."""
         columns = [column for item in self.columns for column in (slots.columns_of(self.slot) if item is SLOT else [item])]
         by = {column.key: column.sort for column in columns if column.sort}
         sort = asked if asked.removeprefix("-") in by else self.default_sort
@@ -150,8 +227,27 @@ class ListPage(Page, Generic[Row]):
         key = sort.removeprefix("-")
         fields = by.get(key, ("pk",))
         order = [(f[1:] if f.startswith("-") else f"-{f}") if down else f for f in fields]
+        wanted &= {column.key for column in columns}
         drawn = []
-        for column in columns:
+        for number, column in enumerate(columns):
             state = ("descending" if down else "ascending") if column.key == key else ""
-            drawn.append({"column": column, "state": state, "next": f"-{column.key}" if state == "ascending" else column.key})
+            on = not wanted or column.key in wanted or number == 0
+            drawn.append({"column": column, "state": state, "next": f"-{column.key}" if state == "ascending" else column.key, "on": on})
         return drawn, [*order, "pk"], sort
+
+
+def bulk_url(resource: str) -> str:
+    """Where a list's selection is posted to; empty while nothing answers there."""
+    try:
+        return reverse("admin:bulk", args=[resource])
+    except NoReverseMatch:
+        return ""
+
+
+def _page(asked: str) -> int:
+    return max(1, int(asked)) if asked.isascii() and asked.isdigit() and len(asked) < 9 else 1
+
+
+def _hidden(columns: list[dict[str, Any]], *, offset: bool) -> str:
+    """Classes that hide the columns not wanted, by their place; rows are written by templates that know nothing of it."""
+    return " ".join(f"no-{number + offset}" for number, item in enumerate(columns, 1) if not item["on"])

@@ -27,13 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a list: `sort` names the fields that it orders by, empty if it cannot."""
+    """A column of a list: `sort` names the fields that it orders by, empty if it cannot; `value` is what CSV has of a row.
+
+    `value` is a path of attributes such as `cluster.name`, or a function of the row; a column without one is not in the file.
+    Columns that other rooms add need none: their cells are written.
+    """
 
     key: str
     label: Any
     sort: tuple[str, ...] = ()
     css: str = ""
     title: Any = ""
+    value: str | Callable[[Any], Any] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,14 @@
     close(el) { const d = el.closest("dialog"); if (d) d.close(); },
     refresh() { refresh(); },
     copy(el) { navigator.clipboard.writeText(el.dataset.copy).then(() => toast({ title: words.copied, kind: "ok" })); },
-    clear(el) { $$("input[data-pick]", el.closest("[data-bulk]")).forEach((c) => { c.checked = false; }); bulk(el.closest("[data-bulk]")); },
+    clear(el) { const box = el.closest("[data-bulk]"); $$("input[data-pick], input[data-pick-all]", box).forEach((c) => { c.checked = false; }); bulk(box); },
+    matching(el) { // all that match, also on other pages: what matches is asked again when it is done
+      const box = el.closest("[data-bulk]"); const all = $("[data-matching]", box); const on = !all.value;
+      $$("input[data-pick], input[data-pick-all]", box).forEach((c) => { c.checked = on || c.checked; });
+      bulk(box);
+      all.value = on ? "1" : ""; el.setAttribute("aria-pressed", String(on));
+      if (on && el.dataset.total) $$("[data-picked]", box).forEach((n) => { n.textContent = fmt.format(Number(el.dataset.total)); });
+    },
   };
   document.addEventListener("click", (e) => {
     const el = e.target.closest("[data-act]");
@@ -28,10 +35,14 @@
     const off = e.target.closest('[aria-disabled="true"]');
     if (off) { e.preventDefault(); e.stopPropagation(); return; }
     if (e.target.tagName === "DIALOG") e.target.close();
-    $$("details.usermenu[open], details.chipmenu[open]").forEach((d) => { if (!d.contains(e.target)) d.open = false; });
+    menus((d) => !d.contains(e.target));
     const row = e.target.closest("tr[data-href]");
     if (row && !e.target.closest("a,input,button,label") && !String(getSelection())) location.href = row.dataset.href;
   }, true);
+
+  /* a menu closes by a click elsewhere, by Esc, and when the focus leaves it */
+  function menus(which) { const open = $$("details.usermenu[open], details.chipmenu[open]").filter(which); open.forEach((d) => { d.open = false; }); return open; }
+  document.addEventListener("focusin", (e) => menus((d) => !d.contains(e.target)));
 
   /* command palette */
   function filter(q) {
@@ -66,7 +77,7 @@
   document.addEventListener("keydown", (e) => {
     if ((e.ctrlKey || e.metaKey) && e.key.toLowerCase() === "k") { e.preventDefault(); act.palette(); return; }
     if (e.ctrlKey || e.metaKey || e.altKey || $("dialog[open]")) return;
-    if (e.key === "Escape") { const x = $("[data-escape]"); if (typing(e.target)) e.target.blur(); else if (x) x.click(); return; }
+    if (e.key === "Escape") { const x = $("[data-escape]"); const [menu] = menus(() => true); if (menu) $("summary", menu).focus(); else if (typing(e.target)) e.target.blur(); else if (x) x.click(); return; }
     if (typing(e.target)) return;
     if (lead && Date.now() - lead < 1200) {
       lead = 0;
@@ -81,7 +92,8 @@
     else if (e.key === "[") act.nav();
     else if (e.key === "j" || e.key === "k") {
       const links = $$("table.dt tbody a[data-row], #result_list tbody th a");
-      const i = links.indexOf(document.activeElement);
+      const row = document.activeElement.closest("tr"); // also from a box or another link of the row
+      const i = links.findIndex((a) => a === document.activeElement || (row && row.contains(a)));
       const to = links[Math.max(0, Math.min(links.length - 1, i + (e.key === "j" ? 1 : -1)))];
       if (to) to.focus();
     } else if (e.key === "x") {
@@ -115,6 +127,22 @@
     else lost = false;
   });
   document.addEventListener("htmx:error", lose);
+  /* New rows for old ones: who stands on a row stays there, and what is picked stays picked. */
+  let stood = "";
+  let held = [];
+  document.addEventListener("htmx:before:swap", () => {
+    const here = document.activeElement;
+    stood = here && here.closest("#rows") ? here.getAttribute("href") || here.value || "" : "";
+    held = $$("#rows input[data-pick]:checked").map((c) => c.value);
+  });
+  document.addEventListener("htmx:after:swap", (e) => {
+    if (e.target.closest?.("#palette")) return;
+    if ($("table.dt") && $("#pager") && !$("#rows")) { location.reload(); return; } // the last row is gone: the page says so better
+    $$("#rows input[data-pick]").forEach((c) => { c.checked = held.includes(c.value); });
+    if (held.length) $$("[data-bulk]").forEach(bulk);
+    const there = stood && $$("#rows a[href], #rows input").find((el) => (el.getAttribute("href") || el.value) === stood);
+    if (there) there.focus();
+  });
   function paint() {
     if (!age) return;
     const s = Math.max(0, Math.round((Date.now() - since) / 1000));
@@ -140,6 +168,8 @@
     if (!bar) return;
     bar.hidden = n === 0;
     $$("[data-picked]", bar).forEach((el) => { el.textContent = fmt.format(n); });
+    const all = $("[data-matching]", box); if (all) all.value = ""; // somebody who changes the selection means these rows
+    $$("[data-act=matching]", bar).forEach((el) => el.setAttribute("aria-pressed", "false"));
     picks.forEach((c) => c.closest("tr").classList.toggle("picked", c.checked));
   }
   $$("[data-bulk]").forEach((box) => {

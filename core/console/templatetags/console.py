@@ -316,6 +316,26 @@ def url_with(context: template.Context, **changes: Any) -> str:
 
 
 @register.simple_tag(takes_context=True)
+def keep(context: template.Context, *without: str) -> SafeString:
+    """The present parameters as hidden fields of a form that changes those named; it leads back to the first page."""
+    query = context["request"].GET
+    return format_html_join(
+        "",
+        '<input type="hidden" name="{}" value="{}">',
+        ((key, value) for key in query if key not in {*without, "page", "export"} for value in query.getlist(key)),
+    )
+
+
+@register.simple_tag(takes_context=True)
+def pick(context: template.Context, row: Any) -> SafeString | str:
+    """The cell with the box that selects a row, where a list has something to do with selected rows; names go to the bulk page."""
+    if not context.get("bulk_url"):
+        return ""
+    label = _("Select {name}").format(name=row)
+    return format_html('<td class="pick"><input type="checkbox" data-pick name="names" value="{}" aria-label="{}"></td>', row.name, label)
+
+
+@register.simple_tag(takes_context=True)
 def url_with_key(context: template.Context, key: str, value: Any) -> str:
     """Like url_with, for a parameter whose name is only known at run time."""
     return url_with(context, **{key: value})
