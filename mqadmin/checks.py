@@ -8,6 +8,7 @@ from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
 
 from core.encryption import check_key
+from core.outbound import parse_allowed
 
 
 @register("security")
@@ -29,4 +30,14 @@ def encryption_keys(**_kwargs: Any) -> list[CheckMessage]:
                 id="mqadmin.W001",
             )
         ]
+    return []
+
+
+@register("security")
+def outbound_rule(**_kwargs: Any) -> list[CheckMessage]:
+    """E003: an entry that is neither network nor name would silently allow nothing."""
+    try:
+        parse_allowed(settings.OUTBOUND_ALLOW)
+    except ValueError as error:
+        return [Error(f"MQADMIN_OUTBOUND_ALLOW: {error}", hint="For example 10.1.0.0/16,hooks.example.com,.example.org", id="mqadmin.E003")]
     return []

@@ -203,7 +203,12 @@ MAX_MESSAGE_BYTES = env.int("MQADMIN_MAX_MESSAGE_BYTES", default=1024 * 1024)
 MAX_BATCH_MESSAGES = 1000
 MAX_BATCH_BYTES = env.int("MQADMIN_MAX_BATCH_BYTES", default=16 * 1024 * 1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BATCH_BYTES
+MAX_REQUEST_BYTES = env.int("MQADMIN_MAX_REQUEST_BYTES", default=2 * 1024 * 1024)  # of a request to the control plane
 MAX_WAITING_PULLS = env.int("MQADMIN_MAX_WAITING_PULLS", default=500)
+
+# --- Addresses that users supply (core/outbound.py) ---------------------------------------------------------------------
+OUTBOUND_ALLOW = env.list("MQADMIN_OUTBOUND_ALLOW", default=[])  # networks and host names, beyond public addresses
+OUTBOUND_HTTP = env.bool("MQADMIN_OUTBOUND_HTTP", default=False)  # also http://, not only https://
 
 # --- REST -------------------------------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
