@@ -136,9 +136,20 @@ class Edit(FormPage):
     form_class = AddressForm
     submit_label = gettext_lazy("Save and publish")
 
+    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        """Nothing is read yet: the permission comes first."""
+        super().setup(request, *args, **kwargs)
+        self._cluster: Cluster | None = None
+
     def cluster(self) -> Cluster:
         """The cluster of the address."""
-        return get(Cluster.objects.all(), name=self.kwargs["name"])
+        if self._cluster is None:
+            self._cluster = get(Cluster.objects.all(), name=self.kwargs["name"])
+        return self._cluster
+
+    def versioned(self) -> Cluster:
+        """As it was when the page was opened."""
+        return self.cluster()
 
     def initial(self) -> dict[str, Any]:
         """As it is."""

@@ -179,9 +179,20 @@ class ShadowAction(FormPage):
     here = "shadow"
     template_name = "consumers/shadow_form.html"
 
+    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        """Nothing is read yet: the permission comes first."""
+        super().setup(request, *args, **kwargs)
+        self._shadow: ShadowTask | None = None
+
     def shadow(self) -> ShadowTask:
         """The one of the address."""
-        return get(ShadowTask.objects.select_related("application", "group", "topic", "owner"), pk=self.kwargs["pk"])
+        if self._shadow is None:
+            self._shadow = get(ShadowTask.objects.select_related("application", "group", "topic", "owner"), pk=self.kwargs["pk"])
+        return self._shadow
+
+    def versioned(self) -> ShadowTask:
+        """As it was when the page was opened."""
+        return self.shadow()
 
     def context(self) -> dict[str, Any]:
         """It, beside the form."""

@@ -158,6 +158,10 @@ class GroupAction(FormPage):
             self._group = load(self.kwargs["name"])
         return self._group
 
+    def versioned(self) -> ConsumerGroup:
+        """What the page showed is what is decided on."""
+        return self.group
+
     def check(self) -> None:
         """Refuse before anything is filled in if the state does not allow it."""
         require_state(thing=self.group, allowed=tuple(self.states), what=type(self).__name__.lower())

@@ -11,6 +11,8 @@ from django.urls import URLPattern, URLResolver, path
 from django.utils.module_loading import module_has_submodule
 from django.utils.translation import gettext_lazy as _
 
+from core.console.versions import VersionedAdmin
+
 
 class OpsAdminSite(admin.AdminSite):
     """The console's site: Django's own pages in our theme, the rooms' pages (their `console.py`), the overview as its index."""
@@ -20,6 +22,11 @@ class OpsAdminSite(admin.AdminSite):
     site_url = None
     index_title = _("Overview")
     enable_nav_sidebar = False  # the frame has its own
+
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        """Each of Django's change forms carries the row as it was seen, also those that we did not write."""
+        base = admin_class or admin.ModelAdmin
+        super().register(model_or_iterable, type(base.__name__, (VersionedAdmin, base), {"__module__": base.__module__}), **options)
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         """The rooms' pages behind the login, then Django's own."""

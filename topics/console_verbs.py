@@ -112,6 +112,10 @@ class TopicAction(FormPage):
             self._topic = load(self.kwargs["name"])
         return self._topic
 
+    def versioned(self) -> Topic:
+        """What the page showed is what is decided on."""
+        return self.topic
+
     def check(self) -> None:
         """Refuse before anything is filled in if the state does not allow it."""
         require_state(thing=self.topic, allowed=tuple(self.states), what=type(self).__name__.lower())

@@ -31,6 +31,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.views import View
 
+from core.console import versions
 from core.errors import FieldError, Problem
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ class FormPage(Page):
     """A page with one form that runs one service; POST only, then a redirect.
 
     Give `form_class`, `submit_label`, `tone`, and `perform(form)`, which calls the service and returns the address to go to;
-    a `Problem` from it is shown in the form. `context()` adds what stands beside the form; `check()` may raise before it is shown.
+    a `Problem` from it is shown in the form. `versioned()` names the row that the form
+    was filled in against. `context()` adds what stands beside the form; `check()` may raise before it is shown.
     """
 
     template_name = "console/form.html"
@@ -203,6 +205,10 @@ class FormPage(Page):
 
     def check(self) -> None:
         """Raise a Problem if the form makes no sense now."""
+
+    def versioned(self) -> Model | None:
+        """The row that the form changes, the same object each time: who sends the form is told if it is no longer what they saw."""
+        return None
 
     def context(self) -> dict[str, Any]:
         """What the template needs besides the form."""
@@ -227,6 +233,8 @@ class FormPage(Page):
         if not form.is_valid():
             return self.page(form)
         try:
+            if (thing := self.versioned()) is not None:
+                versions.check(thing, request.POST.get("seen", ""))
             url = self.perform(form)
         except Problem as problem:
             attach(form, problem)
@@ -238,10 +246,19 @@ class FormPage(Page):
 
     def page(self, form: Any) -> TemplateResponse:
         """The form with its problem, if there is one."""
+        problem, thing = getattr(form, "problem", None), self.versioned()
+        seen = self.request.POST.get("seen", "")
+        if thing is not None and (not seen or (problem is not None and problem.code == "state_changed")):
+            if problem is not None:
+                thing.refresh_from_db()
+            seen = versions.token(thing)  # from here on the change counts as seen
+            if "version" in form.fields and form.is_bound:
+                form.data = {**form.data.dict(), "version": str(getattr(thing, "version", ""))}
         return self.show(
             {
                 "form": form,
-                "problem": getattr(form, "problem", None),
+                "problem": problem,
+                "seen": seen if thing is not None else "",
                 "submit_label": self.submit_label,
                 "tone": self.tone,
                 "age": None,
