@@ -1,8 +1,11 @@
 """Physical clusters that topics are allocated to."""
 
 from django.db import models
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
+
+from core.scope import Principal, ScopedQuerySet
 
 
 class Kind(models.TextChoices):
@@ -12,6 +15,14 @@ class Kind(models.TextChoices):
     KAFKA = "kafka", "Kafka"
     ROCKETMQ = "rocketmq", "RocketMQ"
     RABBITMQ = "rabbitmq", "RabbitMQ"
+
+
+class ClusterQuerySet(ScopedQuerySet["Cluster"]):
+    """Clusters."""
+
+    def own(self, user: Principal) -> Q:  # noqa: ARG002
+        """A cluster belongs to no application: who may not see all sees none."""
+        return Q(pk__in=[])
 
 
 class Cluster(models.Model):
@@ -28,9 +39,16 @@ class Cluster(models.Model):
         help_text=_("Kafka and RabbitMQ: host:port,host:port. RocketMQ name servers: host:port;host:port."),
     )
     description = models.CharField(_("description"), max_length=500, blank=True)
+    # What an operator says that it takes; empty: nobody knows, which is not the same as no end.
+    max_topics = models.PositiveIntegerField(_("topics at most"), null=True, blank=True)
+    max_rate = models.PositiveIntegerField(_("messages per second at most"), null=True, blank=True)
+    max_bytes_per_second = models.PositiveBigIntegerField(_("bytes per second at most"), null=True, blank=True)
+    max_partitions = models.PositiveIntegerField(_("partitions at most"), null=True, blank=True)
     version = models.PositiveIntegerField(default=1, editable=False)
     created_at = models.DateTimeField(_("created"), db_default=Now(), editable=False)
     changed_at = models.DateTimeField(_("changed"), db_default=Now(), editable=False)
+
+    objects = ClusterQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]

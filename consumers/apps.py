@@ -13,8 +13,13 @@ class ConsumersConfig(AppConfig):
     def ready(self) -> None:
         """Groups follow their topics: to another cluster, and when a cluster's address changes."""
         from clusters.services import dependants
+        from consumers import requests  # noqa: F401 - registers its kinds
+        from consumers.querysets import own_group_names, own_group_paths, own_shadow_names, own_shadow_paths
         from consumers.services import paths_on, publish_groups_of
+        from core import scope
         from topics.services import moved
 
         dependants.append(paths_on)
+        scope.own_paths += [own_group_paths, own_shadow_paths]
+        scope.own_names |= {"consumer group": own_group_names, "shadow group": own_shadow_names}
         moved.append(publish_groups_of)

@@ -7,6 +7,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Application
+from consumers.querysets import GroupQuerySet, ShadowQuerySet
 from core.approvals.models import Approvable
 from topics.models import Topic
 
@@ -48,6 +49,8 @@ class ConsumerGroup(Approvable):
     backoff_max_ms = models.PositiveIntegerField(_("longest wait (ms)"), default=600_000, validators=[MaxValueValidator(86_400_000)])
     suspended = models.BooleanField(_("suspended"), default=False, editable=False)
     suspend_reason = models.CharField(max_length=500, blank=True, editable=False)
+
+    objects = GroupQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -110,6 +113,8 @@ class ShadowTask(models.Model):
     lease_until = models.DateTimeField(_("ends by itself"), null=True, editable=False)
     version = models.PositiveIntegerField(default=1, editable=False)
     changed_at = models.DateTimeField(_("changed"), db_default=Now(), editable=False)
+
+    objects = ShadowQuerySet.as_manager()
 
     class Meta:
         ordering = ["application__name", "task", "group__name"]

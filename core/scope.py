@@ -71,5 +71,5 @@ def may(user: Any, permission: str, thing: Any) -> bool:
 
 #: Rooms above add what of theirs stands in ZooKeeper: each answers with the paths (a subquery of one column) of a person's own things.
 own_paths: list[Callable[[Any], QuerySet[Any, Any]]] = []
-#: And what the audit calls their things: a kind, and the names of a person's own ones.
+#: And what the audit calls their things: a kind, and the names of a person's own ones, a flat list.
 own_names: dict[str, Callable[[Any], QuerySet[Any, Any]]] = {}

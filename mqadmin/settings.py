@@ -70,7 +70,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "accounts.sessions.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "core.middleware.problems",
     "django.middleware.common.CommonMiddleware",
@@ -203,6 +203,7 @@ MAX_MESSAGE_BYTES = env.int("MQADMIN_MAX_MESSAGE_BYTES", default=1024 * 1024)
 MAX_BATCH_MESSAGES = 1000
 MAX_BATCH_BYTES = env.int("MQADMIN_MAX_BATCH_BYTES", default=16 * 1024 * 1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BATCH_BYTES
+SESSION_ENGINE = "accounts.sessions"
 MAX_REQUEST_BYTES = env.int("MQADMIN_MAX_REQUEST_BYTES", default=2 * 1024 * 1024)  # of a request to the control plane
 MAX_WAITING_PULLS = env.int("MQADMIN_MAX_WAITING_PULLS", default=500)
 

@@ -9,6 +9,8 @@ from django.db.models import Case, Count, Exists, F, IntegerField, OuterRef, Q, 
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from core.scope import Principal, ScopedQuerySet, own_paths
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
@@ -18,8 +20,18 @@ if TYPE_CHECKING:
 DIRTY = Q(published_generation__lt=F("generation")) | Q(drifted_at__isnull=False)
 
 
-class PublicationQuerySet(models.QuerySet["Publication"]):
+def _own(user: Principal) -> Q:
+    """What stands at, or follows, the nodes of the person's topics, groups and shadow groups; the rooms above know them."""
+    first, *others = [paths(user) for paths in own_paths]
+    return Q(path__in=first.union(*others, all=True))
+
+
+class PublicationQuerySet(ScopedQuerySet["Publication"]):
     """Publications."""
+
+    def own(self, user: Principal) -> Q:
+        """The nodes of the person's topics, groups and shadow groups."""
+        return _own(user)
 
     def dirty(self) -> Self:
         """Those whose node does not hold the last generation."""
@@ -61,8 +73,12 @@ class PublicationQuerySet(models.QuerySet["Publication"]):
         )
 
 
-class InstanceQuerySet(models.QuerySet["Instance"]):
+class InstanceQuerySet(ScopedQuerySet["Instance"]):
     """Instances."""
+
+    def own(self, user: Principal) -> Q:
+        """Whoever follows the person's topics, groups and shadow groups."""
+        return _own(user)
 
     def online(self) -> Self:
         """Those whose ephemeral node stands."""

@@ -13,6 +13,11 @@ class TopicsConfig(AppConfig):
     def ready(self) -> None:
         """Tell the clusters room which nodes depend on a cluster."""
         from clusters.services import dependants
+        from core import scope
+        from topics import requests  # noqa: F401 - registers its kinds
+        from topics.querysets import own_names, own_paths
         from topics.services import paths_on
 
         dependants.append(paths_on)
+        scope.own_paths.append(own_paths)
+        scope.own_names["topic"] = own_names

@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import Application
 from clusters.models import Cluster
 from core.approvals.models import Approvable
+from topics.querysets import TopicQuerySet
 
 
 class Topic(Approvable):
@@ -48,6 +49,8 @@ class Topic(Approvable):
         help_text=_("Messages of one sharding key in the order in which they were sent. The built-in store cannot do this yet."),
     )
     cluster = models.ForeignKey(Cluster, models.PROTECT, null=True, editable=False, related_name="topics", verbose_name=_("cluster"))
+
+    objects = TopicQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]

@@ -8,15 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from django.contrib.auth.models import Permission
 from django.core.management.base import BaseCommand
 from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import ApiToken, User
-
-# What an operator works with; accounts and permissions stay the administrator's.
-OPERATOR_APPS = ["clusters", "topics", "consumers", "mq_messages", "registry", "audit"]
+from accounts.roles import OPERATOR
+from accounts.rolesync import group_of
 
 
 class Command(BaseCommand):
@@ -53,12 +51,7 @@ class Command(BaseCommand):
         user.set_password(password)
         user.save()
         if not superuser:
-            user.user_permissions.set(
-                [
-                    *Permission.objects.filter(content_type__app_label__in=OPERATOR_APPS),
-                    *Permission.objects.filter(content_type__app_label="accounts", content_type__model="application"),
-                ]
-            )
+            user.groups.add(group_of(OPERATOR))
         user.api_tokens.filter(name="quick start").delete()
         _token, secret = ApiToken.issue(user=user, name="quick start", expires_at=timezone.now() + timedelta(days=90))
         return [f"MQADMIN_{label}_USER={name}", f"MQADMIN_{label}_PASSWORD={password}", f"MQADMIN_{label}_TOKEN={secret}"]

@@ -1,0 +1,64 @@
+"""Set-based reads of consumer groups and shadow groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db.models import F, Q, QuerySet, TextField, Value
+from django.db.models.functions import Concat
+
+from core.scope import Principal, ScopedQuerySet
+
+if TYPE_CHECKING:
+    from consumers.models import ConsumerGroup, ShadowTask  # noqa: F401 - for the quoted names below
+
+
+class GroupQuerySet(ScopedQuerySet["ConsumerGroup"]):
+    """Consumer groups."""
+
+    def own(self, user: Principal) -> Q:
+        """Those of the person's applications."""
+        return Q(application__in=user.own_applications())
+
+
+class ShadowQuerySet(ScopedQuerySet["ShadowTask"]):
+    """Shadow groups."""
+
+    def own(self, user: Principal) -> Q:
+        """Those of the person's applications."""
+        return Q(application__in=user.own_applications())
+
+
+def own_group_paths(user: Principal) -> QuerySet[Any, Any]:
+    """Where the person's groups stand in ZooKeeper (`ConsumerGroup.zookeeper_path`)."""
+    from consumers.models import ConsumerGroup
+
+    path = Concat(Value("/zms/consumergroup/"), F("name"), output_field=TextField())
+    return ConsumerGroup.objects.filter(application__in=user.own_applications()).order_by().values_list(path, flat=True)
+
+
+def own_shadow_paths(user: Principal) -> QuerySet[Any, Any]:
+    """Where the person's shadow groups stand in ZooKeeper (`ShadowTask.zookeeper_path`)."""
+    path = Concat(
+        Value("/zpt/"), F("application__name"), Value("/"), F("task"), Value("/"), F("group__name"), output_field=TextField()
+    )  # fmt: skip
+    return _own_shadows(user).values_list(path, flat=True)
+
+
+def own_group_names(user: Principal) -> QuerySet[Any, Any]:
+    """Names of the person's groups."""
+    from consumers.models import ConsumerGroup
+
+    return ConsumerGroup.objects.filter(application__in=user.own_applications()).values_list("name", flat=True)
+
+
+def own_shadow_names(user: Principal) -> QuerySet[Any, Any]:
+    """What the audit calls the person's shadow groups: `APPLICATION/TASK/GROUP`."""
+    name = Concat(F("application__name"), Value("/"), F("task"), Value("/"), F("group__name"), output_field=TextField())
+    return _own_shadows(user).values_list(name, flat=True)
+
+
+def _own_shadows(user: Principal) -> QuerySet[Any, Any]:
+    from consumers.models import ShadowTask
+
+    return ShadowTask.objects.filter(application__in=user.own_applications()).order_by()
