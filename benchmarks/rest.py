@@ -1,5 +1,6 @@
 """The data plane over REST against the same verbs without HTTP: one Granian worker, a token, keep-alive; interleaved in one run."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -33,6 +34,7 @@ from topics.services import approve as approve_topic
 
 ROUNDS = 100
 N = 100
+N_PRODUCERS = 256
 BODY = os.urandom(100).hex()  # 200 B
 
 
@@ -46,7 +48,45 @@ def run() -> list[Row]:
     with serving() as port:
         rest = Rest(port, secret)
         topics = [_topic(f"bench_{tag}_{i}", application, admin, other) for i in range(2)]
-        return [_send(rest, *topics), _next(rest, *((t, _group(f"{t.name}_group", t, admin, other)) for t in topics))]
+        found = [_send(rest, *topics), _next(rest, *((t, _group(f"{t.name}_group", t, admin, other)) for t in topics))]
+    return [*found, _producers(secret, topics[0])]
+
+
+def _producers(secret: str, topic: Topic) -> Row:
+    """Single sends over 256 connections at once, against the same server with a commit for each; in turns."""
+    server = {"threads": N_PRODUCERS + 32, "connections": 24}
+    with serving(**server) as together, serving(**server, application="benchmarks.uncoalesced:application") as alone:
+        rounds = [tuple(asyncio.run(_burst(port, secret, topic)) for port in (together, alone)) for _ in range(3)]
+    ours, floor = (statistics.median(values) for values in zip(*rounds, strict=True))
+    note = "baseline, not a floor: the same server with a commit for each"
+    name = f"REST: single sends of {N_PRODUCERS} producers, group commit"
+    return Row(name, round(ours, 1), round(floor, 1), round(ours / floor, 2), "µs per message", note)
+
+
+async def _burst(port: int, secret: str, topic: Topic, seconds: float = 3.0) -> float:
+    """Microseconds per message of clients that send one after another for so long."""
+    body = json.dumps({"body": BODY}).encode()
+    head = f"POST /api/v1/topics/{topic.name}/messages HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Token {secret}\r\n"
+    request = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    sent, end = 0, 0.0
+
+    async def client() -> None:
+        nonlocal sent
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() < end:
+            writer.write(request)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            if not answer.startswith(b"HTTP/1.1 201"):
+                raise RuntimeError(answer.decode())
+            length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
+            sent += 1
+        writer.close()
+
+    started = time.perf_counter()
+    end = started + seconds
+    await asyncio.gather(*(client() for _ in range(N_PRODUCERS)))
+    return (time.perf_counter() - started) / sent * 1e6
 
 
 def _send(rest: "Rest", over_rest: Topic, direct: Topic) -> Row:
@@ -145,7 +185,7 @@ class Rest:
 
 
 @contextmanager
-def serving(*, threads: int = 8, connections: int = 8) -> Iterator[int]:
+def serving(*, threads: int = 8, connections: int = 8, application: str = "mqadmin.wsgi:application") -> Iterator[int]:
     """Granian as `make run` starts it, on this database and a free port; `connections` bounds its pool."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -157,6 +197,7 @@ def serving(*, threads: int = 8, connections: int = 8) -> Iterator[int]:
         "DATABASE_URL": f"postgres://{user}@{settings['HOST']}:{settings['PORT']}/{settings['NAME']}",
         "MQADMIN_SECRET_KEY": os.environ.get("MQADMIN_SECRET_KEY", "bench"),
         "MQADMIN_DB_POOL_SIZE": str(connections),
+        "MQADMIN_ACCESS_LOG_LEVEL": "ERROR",
     }
     argv = [sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)]
     argv += [
@@ -169,7 +210,7 @@ def serving(*, threads: int = 8, connections: int = 8) -> Iterator[int]:
         "--no-ws",
         "--log-level",
         "warning",
-        "mqadmin.wsgi:application",
+        application,
     ]
     process = subprocess.Popen(argv, env=env, cwd=Path(__file__).resolve().parent.parent)
     try:

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 
 from benchmarks import Row
 from clusters.drivers import builtin
-from messages import services
+from messages import sending, services
 from messages.consuming import tick
 from messages.db import hot_cursor
 from messages.storekeeper import Storekeeper
@@ -28,7 +28,7 @@ _ids = count(int(time.time()) * 1000)
 def run() -> list[Row]:
     """Measure; needs a migrated database and nothing else."""
     with _bare_tables(), _storekeeper():
-        return [_send_batch(), _send_one(), *_next_of(100), *_next_of(1000)]
+        return [_send_batch(), _send_one(), _producers(256), *_next_of(100), *_next_of(1000)]
 
 
 def _send_batch() -> Row:
@@ -67,6 +67,57 @@ def _send_one() -> Row:
 
     floors = _interleaved(send, insert, rounds=300)
     return _row("single send, one commit", spent, floors, 1, "floor: bare INSERT into heap + key")
+
+
+def _producers(n: int) -> Row:
+    """Single sends of many threads at once, as they come, against the same with a commit for each; in turns, medians."""
+    topic = _topic(groups=1)
+    threads = min(n, _free_connections() - 4)
+    rounds = [(_burst(_together, topic, n), _burst(sending._send_one, topic, threads)) for _ in range(3)]
+    ours, floor = (statistics.median(values) for values in zip(*rounds, strict=True))
+    note = f"baseline, not a floor: a commit for each, {threads} threads, as many as Postgres has connections for"
+    return Row(
+        f"single sends of {n} producers, group commit", round(ours, 1), round(floor, 1), round(ours / floor, 2), "µs per message", note
+    )
+
+
+def _together(topic: int, message: NewMessage) -> object:
+    return services.send(topic_id=topic, messages=[message])
+
+
+def _free_connections() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - count(*)"
+            " FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def _burst(send: Callable[[int, NewMessage], object], topic: int, threads: int, seconds: float = 2.0) -> float:
+    """Microseconds per message of `threads` that send one after another for so long."""
+    sent, ready, end = [0] * threads, threading.Barrier(threads + 1), 0.0
+
+    def work(number: int) -> None:
+        try:
+            send(topic, NewMessage(BODY))  # its connection is open then, if it needs one
+            ready.wait()
+            while time.perf_counter() < end:
+                send(topic, NewMessage(BODY))
+                sent[number] += 1
+        finally:
+            connection.close()
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    end = time.perf_counter() + seconds + 3600
+    ready.wait()
+    started = time.perf_counter()
+    end = started + seconds
+    for worker in workers:
+        worker.join()
+    return (time.perf_counter() - started) / sum(sent) * 1e6
 
 
 def _next_of(n: int) -> Iterator[Row]:
