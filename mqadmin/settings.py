@@ -57,6 +57,7 @@ INSTALLED_APPS = [
     "core.apps.CoreConfig",
     "core.console.apps.ConsoleConfig",
     "core.audit.apps.AuditConfig",
+    "core.operations.apps.OperationsConfig",
     "registry.apps.RegistryConfig",
     "clusters.apps.ClustersConfig",
     "topics.apps.TopicsConfig",
@@ -138,6 +139,7 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULE = {
     "promote-delayed": {"task": "messages.promote_delayed", "schedule": 1.0, "options": {"expires": 5}},
     "expire-leases": {"task": "messages.expire_leases", "schedule": 1.0, "options": {"expires": 5}},
+    "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
     "run-redrives": {"task": "messages.run_redrives", "schedule": 2.0, "options": {"expires": 5}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }

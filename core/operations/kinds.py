@@ -1,0 +1,95 @@
+"""What kinds of operations there are: a room registers each with the function that does one item.
+
+    kinds.register(Kind(name="topics.tidy", label=_("Tidy topics"), permission="topics.change_topic", perform=tidy))
+
+`perform(actor, item, params)` runs inside the transaction that also marks the item done: it writes to Postgres, through services,
+and to nothing else (what must reach ZooKeeper or a broker is a row there: a publication, a message). It returns, or raises Problem,
+which becomes the item's reason. Whatever it raises, the other items go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.utils.translation import gettext_lazy as _
+
+from core.errors import Problem
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+Params = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to do: `key` names it for people, `input` is what `start` was given with it, `step` the step that it belongs to."""
+
+    index: int
+    key: str
+    input: Mapping[str, Any]
+    step: str
+
+
+Perform = Callable[["User | None", Item, Params], None]
+PerformMany = Callable[["User | None", Sequence[Item], Params], "Sequence[Problem | None]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of an operation: it begins when no item of the part before is open; a failed item of a `required` one ends the operation."""
+
+    name: str
+    label: Any
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of operation.
+
+    `permission` is what the person who starts it needs, now and at each chunk; empty for none. `perform_many` does all items of a
+    chunk with few statements and answers for each, None for done; when it raises, nothing of it stays and `perform` is asked for each.
+    `chunk` is the number of items per transaction.
+    """
+
+    name: str
+    label: Any
+    permission: str
+    perform: Perform
+    perform_many: PerformMany | None = None
+    steps: Sequence[Step] = (Step("items", _("Items")),)
+    chunk: int = 200
+
+    def step(self, number: int) -> Step:
+        """The step of this number; one that this version does not know has only its number."""
+        return self.steps[number] if number < len(self.steps) else Step(str(number), str(number))
+
+
+_kinds: dict[str, Kind] = {}
+
+
+def register(kind: Kind) -> Kind:
+    """Make a kind known; the same name twice is a mistake in the code."""
+    if kind.name in _kinds:
+        raise ValueError(f"the kind {kind.name} is registered twice")
+    _kinds[kind.name] = kind
+    return kind
+
+
+def get(name: str) -> Kind | None:
+    """The kind of this name; None when this version of mqadmin does not know it."""
+    return _kinds.get(name)
+
+
+def names() -> list[str]:
+    """All that are known."""
+    return sorted(_kinds)
+
+
+def label(name: str) -> str:
+    """The kind in the reader's language; one that we do not know stays as it is."""
+    kind = _kinds.get(name)
+    return str(kind.label) if kind else name
