@@ -4,8 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from django.db import IntegrityError, transaction
-from django.utils import timezone
+from django.db import transaction
 from django.utils.translation import gettext as _
 
 from accounts.models import Application, User
@@ -14,15 +13,15 @@ from clusters.models import Cluster
 from consumers.models import ConsumeFrom, ConsumerGroup, Subscription
 from core import tags
 from core.approvals import services as approvals
+from core.approvals import workflow
 from core.approvals.models import State
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
-from core.names import check_name
 from registry import services as registry
 from topics.models import Topic
-from topics.services import check_nobody_uses, require_own, validate
+from topics.services import check_nobody_uses, named, request_of, validate
 
-EDITABLE = ("application", "owner", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "reason")
+CREATE = "group.create"  # the kind of request behind a group that is not active yet (see consumers.requests)
 MAX_SUBSCRIPTIONS = 50
 Wanted = Sequence[tuple[str, str]]  # topic name and tag expression
 
@@ -40,99 +39,113 @@ def apply(
     subscriptions: Wanted,
     reason: str,
 ) -> ConsumerGroup:
-    """Apply for a group; another person decides.
+    """Apply for a group; another person decides, or a policy does at once. The name is taken from then on.
 
     Raises `invalid_name`, `duplicate_name`, `unknown_topic`, `topic_not_active`, `invalid_tag_expression`, `invalid`.
     """
-    check_name(name)
-    group = ConsumerGroup(
-        name=name,
-        application=application,
-        owner=owner,
-        consume_from=consume_from,
-        max_attempts=max_attempts,
-        backoff_ms=backoff_ms,
-        backoff_max_ms=backoff_max_ms,
-        reason=reason,
-        requested_by=actor,
-    )
-    _validate(group)
-    try:
-        with transaction.atomic():
-            wanted = _check_subscriptions(subscriptions)
-            group.save(force_insert=True)
-            _store_subscriptions(group, wanted)
-            record(actor=actor, action="apply", kind="consumer group", name=name, after=_audited(group), reason=reason)
-    except IntegrityError:
-        raise conflict(
-            "duplicate_name", _("There is a consumer group “{name}” already.").format(name=name), hint=_("Choose another name.")
-        ) from None
-    group.refresh_from_db()
-    return group
+    payload = {
+        "application": application.name,
+        "owner": owner.get_username(),
+        "subscriptions": listed(subscriptions),
+        "consume_from": str(consume_from),
+        "max_attempts": max_attempts,
+        "backoff_ms": backoff_ms,
+        "backoff_max_ms": backoff_max_ms,
+    }
+    workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
+    return ConsumerGroup.objects.get(name=name)
 
 
 def edit(*, actor: User, group: ConsumerGroup, changes: Mapping[str, Any], subscriptions: Wanted | None = None) -> ConsumerGroup:
     """Edit a request that is not decided, or was rejected; the person who applied does it."""
     approvals.require_state(thing=group, allowed=(State.PENDING, State.REJECTED), what="edit")
-    require_own(group, actor)
-    before = _audited(group)
-    for field in EDITABLE:
-        if field in changes:
-            setattr(group, field, changes[field])
-    _validate(group)
-    columns = {
-        attname: getattr(group, attname)
-        for attname in (f"{field}_id" if field in {"application", "owner"} else field for field in EDITABLE)
-    }
-    with transaction.atomic():
-        approvals.move(thing=group, expected=State(group.state), to=State(group.state), values=columns)
-        if subscriptions is not None:
-            wanted = _check_subscriptions(subscriptions)
-            group.subscriptions.all().delete()
-            _store_subscriptions(group, wanted)
-        record(actor=actor, action="edit", kind="consumer group", name=group.name, before=before, after=_audited(group))
-    return group
+    payload = {key: named(value) for key, value in changes.items() if key != "reason"}
+    if subscriptions is not None:
+        payload["subscriptions"] = listed(subscriptions)
+    request = request_of(group, CREATE)
+    workflow.edit(actor=actor, request=request, payload=payload, reason=changes.get("reason"), version=group.version, send=False)
+    return _again(group)
 
 
 def resubmit(*, actor: User, group: ConsumerGroup) -> ConsumerGroup:
     """Send a rejected request again."""
     approvals.require_state(thing=group, allowed=(State.REJECTED,), what="submission")
-    require_own(group, actor)
-    with transaction.atomic():
-        approvals.move(thing=group, expected=State.REJECTED, to=State.PENDING, values={"requested_at": timezone.now()})
-        record(actor=actor, action="submit again", kind="consumer group", name=group.name)
-    return group
+    workflow.resubmit(actor=actor, request=request_of(group, CREATE), version=group.version)
+    return _again(group)
 
 
 def approve(*, actor: User, group: ConsumerGroup, reason: str = "") -> ConsumerGroup:
     """Approve: the group begins where `consume_from` says, and stands in ZooKeeper. Nobody approves their own request."""
     approvals.require_state(thing=group, allowed=(State.PENDING,), what="approval")
-    approvals.check_four_eyes(thing=group, actor=actor)
-    with transaction.atomic():
-        approvals.move(thing=group, expected=State.PENDING, to=State.ACTIVE, values=approvals.decision(actor=actor, reason=reason))
-        subscriptions = list(group.subscriptions.select_related("topic"))
-        active = _lock_active([subscription.topic.name for subscription in subscriptions])
-        # A change of the cluster's address republishes the groups that it sees: it waits for us, or we for it.
-        list(Cluster.objects.select_for_update().filter(pk__in={topic.cluster_id for topic in active.values()}).order_by("pk"))
-        # The store knows every group, wherever its topics are: delayed and dead messages of all of them live in it.
-        builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
-        for subscription in subscriptions:
-            start: Literal["earliest", "latest"] = "latest" if group.consume_from == ConsumeFrom.LATEST else "earliest"
-            builtin.subscribe(group_id=group.pk, topic_id=subscription.topic_id, tag_expression=subscription.tags, consume_from=start)
-        record(actor=actor, action="approve", kind="consumer group", name=group.name, reason=reason)
-        publish(group)
-    return group
+    workflow.approve(actor=actor, request=request_of(group, CREATE), version=group.version, reason=reason)
+    return _again(group)
 
 
 def reject(*, actor: User, group: ConsumerGroup, reason: str) -> ConsumerGroup:
     """Reject with a reason; the request can be edited and sent again."""
     approvals.require_state(thing=group, allowed=(State.PENDING,), what="rejection")
-    approvals.check_four_eyes(thing=group, actor=actor)
-    reason = approvals.require_reason(reason)
-    with transaction.atomic():
-        approvals.move(thing=group, expected=State.PENDING, to=State.REJECTED, values=approvals.decision(actor=actor, reason=reason))
-        record(actor=actor, action="reject", kind="consumer group", name=group.name, reason=reason)
+    workflow.decline(actor=actor, request=request_of(group, CREATE), reason=reason, version=group.version)
+    return _again(group)
+
+
+def listed(subscriptions: Wanted) -> list[dict[str, str]]:
+    """Subscriptions as requests keep them."""
+    return [{"topic": topic, "tags": tags or "*"} for topic, tags in subscriptions]
+
+
+def _again(group: ConsumerGroup) -> ConsumerGroup:
+    """The group as it is now, in the same object."""
+    group.refresh_from_db()
+    group._prefetched_objects_cache = {}  # type: ignore[attr-defined]  # noqa: SLF001 - else its old subscriptions stay
     return group
+
+
+def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: int) -> None:
+    """Make a pending group known to the store and publish it; in the transaction of its approval. Actor None: a policy."""
+    approvals.move(thing=group, expected=State.PENDING, to=State.ACTIVE, values=approvals.decision(actor=actor, reason=reason))
+    subscriptions = list(group.subscriptions.select_related("topic"))
+    _lock_clusters(lock_active([subscription.topic.name for subscription in subscriptions]))
+    # The store knows every group, wherever its topics are: delayed and dead messages of all of them live in it.
+    builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
+    for subscription in subscriptions:
+        _subscribe(group, subscription.topic_id, subscription.tags)
+    record(actor=actor, action="approve", kind="consumer group", name=group.name, after={"request": request}, reason=reason)
+    publish(group)
+
+
+def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple[Topic, str]] | None) -> None:
+    """Write what an approved change asks for: columns, and the subscriptions as they shall be; in the caller's transaction.
+
+    The store changes with it. A topic that is new begins where the group's `consume_from` says, or goes on where the group stood if it
+    had been subscribed before; a changed filter holds from the group's position on; of a topic that is dropped what waits is skipped.
+    """
+    approvals.move(thing=group, expected=State.ACTIVE, to=State.ACTIVE, values=values)
+    if wanted is not None:
+        old = {row.topic_id: row.tags for row in group.subscriptions.all()}
+        _lock_clusters({topic.name: topic for topic, _tags in wanted})
+        group.subscriptions.all().delete()
+        store_subscriptions(group, wanted)
+    builtin.update_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=group.suspended)
+    if wanted is not None:
+        new = {topic.pk: expression for topic, expression in wanted}
+        for topic_id in sorted(old.keys() - new.keys()):
+            builtin.unsubscribe(group_id=group.pk, topic_id=topic_id)
+        for topic_id, expression in sorted(new.items()):
+            if topic_id not in old:
+                _subscribe(group, topic_id, expression)
+            elif old[topic_id] != expression:
+                builtin.change_filter(group_id=group.pk, topic_id=topic_id, tag_expression=expression)
+    publish(group)
+
+
+def _subscribe(group: ConsumerGroup, topic_id: int, expression: str) -> None:
+    start: Literal["earliest", "latest"] = "latest" if group.consume_from == ConsumeFrom.LATEST else "earliest"
+    builtin.subscribe(group_id=group.pk, topic_id=topic_id, tag_expression=expression, consume_from=start)
+
+
+def _lock_clusters(topics: Mapping[str, Topic]) -> None:
+    """A change of a cluster's address republishes the groups that it sees: it waits for us, or we for it."""
+    list(Cluster.objects.select_for_update().filter(pk__in={topic.cluster_id for topic in topics.values()}).order_by("pk"))
 
 
 def suspend(*, actor: User, group: ConsumerGroup, reason: str) -> ConsumerGroup:
@@ -145,7 +158,7 @@ def resume(*, actor: User, group: ConsumerGroup, reason: str = "") -> ConsumerGr
     return _set_suspended(actor=actor, group=group, suspended=False, reason=reason)
 
 
-def retire(*, actor: User, group: ConsumerGroup, reason: str) -> ConsumerGroup:
+def retire(*, actor: User | None, group: ConsumerGroup, reason: str) -> ConsumerGroup:
     """Retire: its node goes and the store forgets its position. Refused while instances are online, listing them."""
     approvals.require_state(thing=group, allowed=(State.ACTIVE,), what="retirement")
     reason = approvals.require_reason(reason)
@@ -232,7 +245,8 @@ def _set_suspended(*, actor: User, group: ConsumerGroup, suspended: bool, reason
     return group
 
 
-def _check_subscriptions(subscriptions: Wanted) -> list[tuple[Topic, str]]:
+def check_subscriptions(subscriptions: Wanted) -> list[tuple[Topic, str]]:
+    """The topics with their filters, locked against being retired; refused with a pointer to the row that is wrong."""
     if not subscriptions:
         detail = _("Name at least one topic.")
         raise Problem("invalid", detail, errors=[FieldError("/subscriptions", detail)])
@@ -245,11 +259,11 @@ def _check_subscriptions(subscriptions: Wanted) -> list[tuple[Topic, str]]:
             detail = _("The topic “{name}” is there twice.").format(name=name)
             raise Problem("duplicate_subscription", detail, errors=[FieldError(f"/subscriptions/{position}/topic", detail)])
         tags.parse(expression, pointer=f"/subscriptions/{position}/tags")
-    topics = _lock_active(names)
+    topics = lock_active(names)
     return [(topics[name], expression.strip() or "*") for name, expression in subscriptions]
 
 
-def _lock_active(names: list[str]) -> dict[str, Topic]:
+def lock_active(names: list[str]) -> dict[str, Topic]:
     """The topics by name, locked against being retired until the transaction ends; refused unless all are active."""
     topics = {topic.name: topic for topic in Topic.objects.select_for_update().filter(name__in=names).order_by("pk")}
     for position, name in enumerate(names):
@@ -264,23 +278,16 @@ def _lock_active(names: list[str]) -> dict[str, Topic]:
     return topics
 
 
-def _store_subscriptions(group: ConsumerGroup, wanted: list[tuple[Topic, str]]) -> None:
+def store_subscriptions(group: ConsumerGroup, wanted: list[tuple[Topic, str]]) -> None:
+    """Write the rows, in this order."""
     Subscription.objects.bulk_create(
         Subscription(group=group, topic=topic, tags=expression, position=position) for position, (topic, expression) in enumerate(wanted)
     )
 
 
-def _validate(group: ConsumerGroup) -> None:
+def check_fields(group: ConsumerGroup) -> None:
+    """Check the fields of a group; raises `invalid` with a pointer for each."""
     validate(group)
     if group.backoff_max_ms < group.backoff_ms:
         detail = _("The longest wait is shorter than the first one.")
         raise Problem("invalid", detail, errors=[FieldError("/backoff_max_ms", detail)])
-
-
-def _audited(group: ConsumerGroup) -> dict[str, Any]:
-    return {
-        "application": group.application.name,
-        "owner": group.owner.get_username(),
-        **{field: getattr(group, field) for field in ("consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "reason")},
-        "subscriptions": [f"{s.topic.name}: {s.tags}" for s in group.subscriptions.select_related("topic")],
-    }

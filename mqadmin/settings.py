@@ -57,6 +57,7 @@ INSTALLED_APPS = [
     "core.apps.CoreConfig",
     "core.console.apps.ConsoleConfig",
     "core.audit.apps.AuditConfig",
+    "core.approvals.apps.ApprovalsConfig",
     "core.operations.apps.OperationsConfig",
     "registry.apps.RegistryConfig",
     "clusters.apps.ClustersConfig",
@@ -141,8 +142,22 @@ CELERY_BEAT_SCHEDULE = {
     "expire-leases": {"task": "messages.expire_leases", "schedule": 1.0, "options": {"expires": 5}},
     "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
     "run-redrives": {"task": "messages.run_redrives", "schedule": 2.0, "options": {"expires": 5}},
+    "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
+    "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }
+
+# --- Requests: when they are overdue, and how people are told (webhooks are set in the console) -----------------------------
+REQUEST_OVERDUE_HOURS = env.float("MQADMIN_REQUEST_OVERDUE_HOURS", default=24.0)
+PUBLIC_URL = env.str("MQADMIN_PUBLIC_URL", default="").strip()  # for links in notifications
+EMAIL_HOST = env.str("MQADMIN_EMAIL_HOST", default="").strip()  # empty: no mail is sent, and the console says so
+EMAIL_PORT = env.int("MQADMIN_EMAIL_PORT", default=25)
+EMAIL_HOST_USER = env.str("MQADMIN_EMAIL_USER", default="").strip()
+EMAIL_HOST_PASSWORD = env.str("MQADMIN_EMAIL_PASSWORD", default="").strip()
+EMAIL_USE_TLS = env.bool("MQADMIN_EMAIL_STARTTLS", default=False)
+EMAIL_USE_SSL = env.bool("MQADMIN_EMAIL_SSL", default=False)
+EMAIL_TIMEOUT = 20
+DEFAULT_FROM_EMAIL = env.str("MQADMIN_EMAIL_FROM", default="mqadmin@localhost").strip()
 
 # --- People -----------------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
@@ -237,6 +252,7 @@ SPECTACULAR_SETTINGS = {
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "ENUM_NAME_OVERRIDES": {
         "RequestState": "core.approvals.models.State",
+        "RequestStanding": "core.approvals.models.Standing",
         "MessageState": "messages.api.documents.STATES",
         "MessageStatus": "messages.api.documents.STATUSES",
         "OutcomeStatus": "messages.api.documents.OUTCOMES",

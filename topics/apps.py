@@ -11,7 +11,7 @@ class TopicsConfig(AppConfig):
     verbose_name = _("Topics")
 
     def ready(self) -> None:
-        """Tell the clusters room which nodes depend on a cluster."""
+        """Tell the clusters room which nodes depend on a cluster, and what can be asked for."""
         from clusters.services import dependants
         from core import scope
         from topics import requests  # noqa: F401 - registers its kinds

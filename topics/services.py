@@ -4,24 +4,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
-from django.utils import timezone
+from django.db import transaction
 from django.utils.translation import gettext as _
 
 from accounts.models import Application, User
 from clusters.models import Cluster, Kind
 from core.approvals import services as approvals
-from core.approvals.models import State
+from core.approvals import workflow
+from core.approvals.models import Request, State
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
-from core.names import check_name
 from registry import services as registry
 from topics.models import Topic
 
 # Rooms above add what must follow when a topic moves to another cluster, in the same transaction.
 moved: list[Callable[[Topic], None]] = []
 
-EDITABLE = ("application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "reason")
+CREATE = "topic.create"  # the kind of request behind a topic that is not active yet (see topics.requests)
 
 
 def apply(
@@ -36,92 +35,88 @@ def apply(
     ordered: bool,
     reason: str,
 ) -> Topic:
-    """Apply for a topic; another person decides. Raises `invalid_name`, `reserved_name`, `duplicate_name`, `invalid`."""
-    check_name(name)
-    topic = Topic(
-        name=name,
-        application=application,
-        owner=owner,
-        expected_rate=expected_rate,
-        message_bytes=message_bytes,
-        partitions=partitions,
-        ordered=ordered,
-        reason=reason,
-        requested_by=actor,
-    )
-    validate(topic)
-    try:
-        with transaction.atomic():
-            topic.save(force_insert=True)
-            record(actor=actor, action="apply", kind="topic", name=name, after=_audited(topic), reason=reason)
-    except IntegrityError:
-        raise conflict(
-            "duplicate_name", _("There is a topic “{name}” already.").format(name=name), hint=_("Choose another name.")
-        ) from None
-    topic.refresh_from_db()
-    return topic
+    """Apply for a topic; another person decides, or a policy does at once. The name is taken from then on.
+
+    Raises `invalid_name`, `reserved_name`, `duplicate_name`, `invalid`.
+    """
+    payload = {
+        "application": application.name,
+        "owner": owner.get_username(),
+        "expected_rate": expected_rate,
+        "message_bytes": message_bytes,
+        "partitions": partitions,
+        "ordered": ordered,
+    }
+    workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
+    return Topic.objects.get(name=name)
 
 
 def edit(*, actor: User, topic: Topic, changes: Mapping[str, Any]) -> Topic:
     """Edit a request that is not decided, or was rejected; the person who applied does it."""
     approvals.require_state(thing=topic, allowed=(State.PENDING, State.REJECTED), what="edit")
-    require_own(topic, actor)
-    before = _audited(topic)
-    for field in EDITABLE:
-        if field in changes:
-            setattr(topic, field, changes[field])
-    validate(topic)
-    after = _audited(topic)
-    if before == after:
-        return topic
-    columns = {
-        f"{field}_id" if field in {"application", "owner"} else field: getattr(
-            topic, f"{field}_id" if field in {"application", "owner"} else field
-        )
-        for field in EDITABLE
-    }
-    with transaction.atomic():
-        approvals.move(thing=topic, expected=State(topic.state), to=State(topic.state), values=columns)
-        record(actor=actor, action="edit", kind="topic", name=topic.name, before=before, after=after)
-    return topic
+    payload = {key: named(value) for key, value in changes.items() if key != "reason"}
+    workflow.edit(actor=actor, request=request_of(topic), payload=payload, reason=changes.get("reason"), version=topic.version, send=False)
+    return _again(topic)
 
 
 def resubmit(*, actor: User, topic: Topic) -> Topic:
     """Send a rejected request again."""
     approvals.require_state(thing=topic, allowed=(State.REJECTED,), what="submission")
-    require_own(topic, actor)
-    with transaction.atomic():
-        approvals.move(thing=topic, expected=State.REJECTED, to=State.PENDING, values={"requested_at": timezone.now()})
-        record(actor=actor, action="submit again", kind="topic", name=topic.name)
-    return topic
+    workflow.resubmit(actor=actor, request=request_of(topic), version=topic.version)
+    return _again(topic)
 
 
-def approve(*, actor: User, topic: Topic, cluster: Cluster, reason: str = "") -> Topic:
+def approve(*, actor: User, topic: Topic, cluster: Cluster, reason: str = "", accept_warnings: bool = False) -> Topic:
     """Approve and allocate to a cluster; from then on the topic stands in ZooKeeper. Nobody approves their own request."""
     approvals.require_state(thing=topic, allowed=(State.PENDING,), what="approval")
-    approvals.check_four_eyes(thing=topic, actor=actor)
-    _check_fit(topic, cluster)
-    with transaction.atomic():
-        approvals.move(
-            thing=topic,
-            expected=State.PENDING,
-            to=State.ACTIVE,
-            values={"cluster_id": cluster.pk, **approvals.decision(actor=actor, reason=reason)},
-        )
-        record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name}, reason=reason)
-        publish(topic)
-    return topic
+    workflow.approve(
+        actor=actor,
+        request=request_of(topic),
+        version=topic.version,
+        reason=reason,
+        values={"cluster": cluster.name},
+        accept_warnings=accept_warnings,
+    )
+    return _again(topic)
 
 
 def reject(*, actor: User, topic: Topic, reason: str) -> Topic:
     """Reject with a reason; the request can be edited and sent again."""
     approvals.require_state(thing=topic, allowed=(State.PENDING,), what="rejection")
-    approvals.check_four_eyes(thing=topic, actor=actor)
-    reason = approvals.require_reason(reason)
-    with transaction.atomic():
-        approvals.move(thing=topic, expected=State.PENDING, to=State.REJECTED, values=approvals.decision(actor=actor, reason=reason))
-        record(actor=actor, action="reject", kind="topic", name=topic.name, reason=reason)
+    workflow.decline(actor=actor, request=request_of(topic), reason=reason, version=topic.version)
+    return _again(topic)
+
+
+def request_of(thing: Any, kind: str = CREATE) -> Request:
+    """The request behind a topic or group that is not active yet; both have the same version until it is decided."""
+    request = Request.objects.filter(kind=kind, target=thing.name, state__in=workflow.OPEN).order_by("-pk").first()
+    if request is None:
+        raise approvals.changed(State(thing.state))
+    return request
+
+
+def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str, request: int) -> None:
+    """Allocate a pending topic and publish it; in the transaction of its approval. Actor None: a policy."""
+    check_fit(topic.ordered, cluster)
+    approvals.move(
+        thing=topic,
+        expected=State.PENDING,
+        to=State.ACTIVE,
+        values={"cluster_id": cluster.pk, **approvals.decision(actor=actor, reason=reason)},
+    )
+    record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
+    publish(topic)
+
+
+def _again(topic: Topic) -> Topic:
+    """The topic as it is now, in the same object."""
+    topic.refresh_from_db()
     return topic
+
+
+def named(value: Any) -> Any:
+    """References by name, as requests keep them."""
+    return value.get_username() if isinstance(value, User) else value.name if isinstance(value, Application) else value
 
 
 def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
@@ -131,7 +126,7 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
     before = topic.cluster.name if topic.cluster else None
     if topic.cluster_id == cluster.pk:
         raise conflict("same_cluster", _("The topic is on “{name}” already.").format(name=cluster.name))
-    _check_fit(topic, cluster)
+    check_fit(topic.ordered, cluster)
     with transaction.atomic():
         approvals.move(thing=topic, expected=State.ACTIVE, to=State.ACTIVE, values={"cluster_id": cluster.pk})
         record(
@@ -150,7 +145,7 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
     return topic
 
 
-def retire(*, actor: User, topic: Topic, reason: str) -> Topic:
+def retire(*, actor: User | None, topic: Topic, reason: str) -> Topic:
     """Retire: its node goes. Refused while instances are online or groups bound (`in_use`, listing them), or while nobody knows."""
     approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="retirement")
     reason = approvals.require_reason(reason)
@@ -206,17 +201,6 @@ def paths_on(cluster: Cluster) -> list[str]:
     return [topic.zookeeper_path for topic in Topic.objects.filter(cluster=cluster, state=State.ACTIVE)]
 
 
-def require_own(thing: Any, actor: User) -> None:
-    """Only who applied edits the request; everybody else comments by deciding."""
-    if thing.requested_by_id != actor.pk:
-        raise Problem(
-            "not_yours",
-            _("Only the person who applied edits the request."),
-            status=403,
-            hint=_("Reject it with a reason, or ask that person."),
-        )
-
-
 def validate(thing: Any) -> None:
     """Check the fields of a model; raises `invalid` with a pointer for each."""
     try:
@@ -227,18 +211,11 @@ def validate(thing: Any) -> None:
         raise Problem("invalid", summary, errors=errors) from None
 
 
-def _check_fit(topic: Topic, cluster: Cluster) -> None:
-    if topic.ordered and cluster.kind == Kind.BUILTIN:
+def check_fit(ordered: bool, cluster: Cluster) -> None:
+    """The built-in store keeps no order."""
+    if ordered and cluster.kind == Kind.BUILTIN:
         raise conflict(
             "ordered_not_supported",
             _("The built-in store does not keep an order yet."),
             hint=_("Allocate the topic to a Kafka or RocketMQ cluster, or ask for it without order."),
         )
-
-
-def _audited(topic: Topic) -> dict[str, Any]:
-    return {
-        "application": topic.application.name,
-        "owner": topic.owner.get_username(),
-        **{field: getattr(topic, field) for field in ("expected_rate", "message_bytes", "partitions", "ordered", "reason")},
-    }

@@ -75,6 +75,17 @@ def backlog(*, topic_id: int) -> Backlog:
     return Backlog(*_call("SELECT * FROM mq_backlog(%s)", topic_id))
 
 
+def backlog_of(*, group_id: int, topic_id: int) -> Backlog:
+    """What one group would lose with one topic: waiting messages would be skipped, retries given up. Delayed ones are the topic's."""
+    found = _call(
+        "SELECT mq_count(topic_id, pos, 9223372036854775807, tags), processing, later, 0 FROM mq_cursor"
+        " WHERE group_id = %s AND topic_id = %s AND active",
+        group_id,
+        topic_id,
+    )
+    return Backlog(*(found or (0, 0, 0, 0)))
+
+
 def _call(sql: str, *params: Any) -> Any:
     with connection.cursor() as cursor:
         cursor.execute(sql, params)

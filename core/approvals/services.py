@@ -1,4 +1,4 @@
-"""The four-eyes rule and the moves between states, once for topics and groups."""
+"""The moves of things between states, once for topics and groups; requests and their verbs are in `workflow`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 Thing = TypeVar("Thing", bound=Approvable)
 
 
-def check_four_eyes(*, thing: Approvable, actor: User) -> None:
-    """Nobody decides on their own request, whatever their role."""
-    if thing.requested_by_id == actor.pk:
-        raise Problem("four_eyes", _("You applied for this yourself."), status=403, hint=_("Ask another person to approve or reject it."))
-
-
 def require_reason(reason: str) -> str:
     """A decision against somebody says why."""
     if not reason.strip():
@@ -37,7 +31,7 @@ def move(*, thing: Thing, expected: State, to: State, values: Mapping[str, Any] 
     values = {**(values or {}), "state": to, "changed_at": timezone.now()}
     manager = type(thing)._default_manager  # noqa: SLF001 - Django's public name for it
     if manager.filter(pk=thing.pk, state=expected, version=thing.version).update(version=F("version") + 1, **values) != 1:
-        raise _changed(expected)
+        raise changed(expected)
     thing.refresh_from_db()
     return thing
 
@@ -45,10 +39,11 @@ def move(*, thing: Thing, expected: State, to: State, values: Mapping[str, Any] 
 def check_seen(*, thing: Approvable, version: int | None) -> None:
     """Refuse a decision on something else than what the person had before their eyes; None: nobody says what they saw."""
     if version is not None and version != thing.version:
-        raise _changed(State(thing.state))
+        raise changed(State(thing.state))
 
 
-def _changed(expected: State) -> Problem:
+def changed(expected: State) -> Problem:
+    """Somebody was quicker."""
     return conflict(
         "state_changed",
         _("Somebody else changed this in the meantime, or it is no longer {state}.").format(state=State(expected).label),
@@ -67,6 +62,6 @@ def require_state(*, thing: Approvable, allowed: tuple[State, ...], what: str) -
         )
 
 
-def decision(*, actor: User, reason: str = "") -> dict[str, Any]:
-    """The columns that a decision sets."""
-    return {"decided_by_id": actor.pk, "decided_at": timezone.now(), "decision_reason": reason}
+def decision(*, actor: User | None, reason: str = "") -> dict[str, Any]:
+    """The columns that a decision sets; actor None: a policy decided."""
+    return {"decided_by_id": actor.pk if actor else None, "decided_at": timezone.now(), "decision_reason": reason}

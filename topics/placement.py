@@ -1,0 +1,140 @@
+"""Where a topic fits: what each cluster has promised already, what it takes, and which one is recommended.
+
+What counts is what topics were applied for, not what flows: an allocation is a promise. A limit that nobody has set is unknown, neither
+full nor free: such a cluster is recommended only when no cluster with limits has room.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import BigIntegerField, Count, Q, Sum
+from django.db.models.functions import Cast, Coalesce
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from clusters.models import Cluster, Kind
+from core.approvals.models import State
+from topics.models import Topic
+
+LABELS = {
+    "topics": gettext_lazy("Topics"),
+    "rate": gettext_lazy("Messages per second"),
+    "bytes_per_second": gettext_lazy("Bytes per second"),
+    "partitions": gettext_lazy("Partitions"),
+}
+
+
+# Of two integers Postgres makes one of the same size, which such a product does not fit into.
+_BYTES = Cast("topics__expected_rate", BigIntegerField()) * Cast("topics__message_bytes", BigIntegerField())
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One dimension of a cluster: what is promised, what the topic adds, what it takes (None: no limit set)."""
+
+    key: str
+    used: int
+    added: int
+    limit: int | None
+
+    @property
+    def label(self) -> Any:
+        """For people."""
+        return LABELS[self.key]
+
+    @property
+    def after(self) -> int:
+        """With the topic."""
+        return self.used + self.added
+
+    @property
+    def over(self) -> bool:
+        """Whether the topic would take it over its limit; one that adds nothing here never does."""
+        return self.limit is not None and self.added > 0 and self.after > self.limit
+
+    @property
+    def share(self) -> float | None:
+        """Of the limit, with the topic; None while there is none."""
+        return None if self.limit is None else self.after / self.limit if self.limit else float(self.after > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A cluster with a topic on it."""
+
+    cluster: Cluster
+    measures: list[Measure]
+    why_not: str = ""  # the cluster cannot serve such a topic at all
+
+    @property
+    def excess(self) -> list[str]:
+        """What would be over its limit, in words."""
+        return [
+            _("{cluster}: {label} would be {after} of at most {limit}.").format(
+                cluster=self.cluster.name, label=measure.label, after=f"{measure.after:,}", limit=f"{measure.limit:,}"
+            )
+            for measure in self.measures
+            if measure.over
+        ]
+
+    @property
+    def fits(self) -> bool:
+        """Nothing speaks against it."""
+        return not self.why_not and not any(measure.over for measure in self.measures)
+
+    @property
+    def known(self) -> bool:
+        """Whether any limit is set."""
+        return any(measure.limit is not None for measure in self.measures)
+
+    @property
+    def load(self) -> float:
+        """The fullest dimension, with the topic."""
+        return max((measure.share for measure in self.measures if measure.share is not None), default=0.0)
+
+
+def places(topic: Topic) -> list[Place]:
+    """All clusters with this topic on them, the recommended one first; in one statement."""
+    return _places(topic, Cluster.objects.all())
+
+
+def place(topic: Topic, cluster: Cluster) -> Place:
+    """One cluster with this topic on it."""
+    return _places(topic, Cluster.objects.filter(pk=cluster.pk))[0]
+
+
+def recommended(topic: Topic) -> Place | None:
+    """The least loaded cluster that fits; None if none does."""
+    best = places(topic)
+    return best[0] if best and best[0].fits else None
+
+
+def _places(topic: Topic, clusters: Any) -> list[Place]:
+    others = Q(topics__state=State.ACTIVE) & ~Q(topics__pk=topic.pk or 0)
+    counted = clusters.annotate(
+        used_topics=Count("topics", filter=others),
+        used_rate=Coalesce(Sum("topics__expected_rate", filter=others), 0, output_field=BigIntegerField()),
+        used_bytes_per_second=Coalesce(Sum(_BYTES, filter=others), 0, output_field=BigIntegerField()),
+        used_partitions=Coalesce(Sum("topics__partitions", filter=others), 0, output_field=BigIntegerField()),
+    )
+    adds = {
+        "topics": 1,
+        "rate": topic.expected_rate,
+        "bytes_per_second": topic.expected_rate * topic.message_bytes,
+        "partitions": topic.partitions,
+    }
+    found = [_place(topic, cluster, adds) for cluster in counted]
+    return sorted(
+        found,
+        key=lambda place: (not place.fits, not place.known, place.load, place.cluster.kind != Kind.BUILTIN, place.cluster.name),
+    )
+
+
+def _place(topic: Topic, cluster: Any, adds: dict[str, int]) -> Place:
+    unordered = topic.ordered and cluster.kind == Kind.BUILTIN
+    measures = [
+        Measure(key, int(getattr(cluster, f"used_{key}")), added, getattr(cluster, f"max_{key}"))
+        for key, added in adds.items()
+        if not (key == "partitions" and cluster.kind == Kind.BUILTIN)  # the store has none
+    ]
+    return Place(cluster, measures, _("The built-in store does not keep an order yet.") if unordered else "")

@@ -1,0 +1,273 @@
+"""What can be asked for about topics: a new one, a change of an active one, its retirement."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from accounts.models import Application, User
+from clusters.models import Cluster
+from core.approvals import services as approvals
+from core.approvals.kinds import Ask, Decision, Draft, Field, Kind, nothing_changes, register
+from core.approvals.models import Policy, Request, State
+from core.audit.services import record
+from core.errors import FieldError, Problem, conflict
+from core.names import check_name
+from topics import placement, services
+from topics.models import Topic
+
+# Payload field: its column if it has another name. The purpose is the topic's `reason`; a request has a reason of its own.
+COLUMNS = {"application": "application_id", "owner": "owner_id", "purpose": "reason"}
+FIELDS = {
+    "application": Field(gettext_lazy("Application"), str),
+    "owner": Field(gettext_lazy("Owner"), str),
+    "expected_rate": Field(gettext_lazy("Expected messages per second"), int, "/s"),
+    "message_bytes": Field(gettext_lazy("Typical message size"), int, "B"),
+    "partitions": Field(gettext_lazy("Partitions"), int),
+}
+
+
+def application_named(name: str) -> Application:
+    """An application by name, or the problem of the field `application`."""
+    found = Application.objects.filter(name=name).first()
+    if found is None:
+        detail = _("There is no application “{value}”; make it first.").format(value=name)
+        raise Problem("invalid", detail, errors=[FieldError("/application", detail)])
+    return found
+
+
+def person_named(name: str) -> User:
+    """An active person by user name, or the problem of the field `owner`."""
+    found = User.objects.filter(username=name, is_active=True).first()
+    if found is None:
+        detail = _("There is no active person “{value}”.").format(value=name)
+        raise Problem("invalid", detail, errors=[FieldError("/owner", detail)])
+    return found
+
+
+def resolved(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload with its references looked up, by the model's field names."""
+    values = {"reason" if key == "purpose" else key: value for key, value in payload.items()}
+    if "application" in values:
+        values["application"] = application_named(values["application"])
+    if "owner" in values:
+        values["owner"] = person_named(values["owner"])
+    return values
+
+
+def columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolved values as an UPDATE takes them."""
+    return {f"{key}_id" if key in {"application", "owner"} else key: getattr(value, "pk", value) for key, value in values.items()}
+
+
+def facts(topic: Topic) -> dict[str, Any]:
+    """What policies limit."""
+    return {"rate": topic.expected_rate, "message_bytes": topic.message_bytes, "partitions": topic.partitions}
+
+
+def values_of(topic: Topic) -> dict[str, Any]:
+    """A topic's present values by the payload's names."""
+    return {
+        "application": topic.application.name,
+        "owner": topic.owner.get_username(),
+        "expected_rate": topic.expected_rate,
+        "message_bytes": topic.message_bytes,
+        "partitions": topic.partitions,
+        "purpose": topic.reason,
+    }
+
+
+class TopicKind(Kind):
+    """What requests about topics share."""
+
+    subject = "topic"
+    icon = "topic"
+    ask = "topics.add_topic"
+    decide = "topics.approve_topic"
+
+    def url(self, request: Request) -> str:
+        """The topic's page; what was withdrawn has none."""
+        return reverse("admin:topics_detail", args=[request.target]) if Topic.objects.filter(name=request.target).exists() else ""
+
+    def active(self, name: str) -> Topic:
+        """The topic of a change or a retirement, which must be active."""
+        topic = Topic.objects.select_related("application", "owner").filter(name=name).first()
+        if topic is None:
+            detail = _("There is no topic “{name}”.").format(name=name)
+            raise Problem("unknown_topic", detail, hint=_("Apply for the topic first."))
+        approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what=self.name)
+        return topic
+
+
+class CreateTopic(TopicKind):
+    """A new topic: its row takes the name while it is pending, with the same version as the request."""
+
+    name = services.CREATE
+    label = gettext_lazy("New topic")
+    submitted_word = "apply"
+    fields = {**FIELDS, "ordered": Field(gettext_lazy("Ordered"), bool)}
+    wants = ("cluster",)
+
+    def draft(self, ask: Ask) -> Draft:
+        """Make the row, or change it."""
+        values = {**resolved(ask.payload), "reason": ask.reason}
+        if ask.request is None:
+            check_name(ask.target)
+            self._complete(ask.payload)
+            topic = Topic(name=ask.target, requested_by=ask.actor, **values)
+            services.validate(topic)
+            try:
+                with transaction.atomic():
+                    topic.save(force_insert=True)
+            except IntegrityError:
+                raise conflict(
+                    "duplicate_name", _("There is a topic “{name}” already.").format(name=ask.target), hint=_("Choose another name.")
+                ) from None
+        else:
+            topic = self._row(ask.request)
+            for key, value in values.items():
+                setattr(topic, key, value)
+            services.validate(topic)
+            if ask.payload != ask.request.payload or ask.reason != ask.request.reason:
+                state = State(topic.state)
+                approvals.move(thing=topic, expected=state, to=state, values=columns(values))
+        return Draft(payload=ask.payload, application_id=topic.application_id, owner_id=topic.owner_id, facts=facts(topic))
+
+    def _complete(self, payload: Mapping[str, Any]) -> None:
+        missing = [name for name in ("application", "owner", "expected_rate", "message_bytes") if name not in payload]
+        if missing:
+            errors = [FieldError(f"/{name}", _("It is needed.")) for name in missing]
+            raise Problem("invalid", _("Some fields are not right."), errors=errors)
+
+    def _row(self, request: Request) -> Topic:
+        return Topic.objects.select_for_update(of=("self",)).select_related("application", "owner").get(name=request.target)
+
+    def _cluster(self, name: Any, *, lock: bool = False) -> Cluster:
+        clusters = Cluster.objects.select_for_update() if lock else Cluster.objects
+        found = clusters.filter(name=name).first() if isinstance(name, str) and "\x00" not in name else None
+        if found is None:
+            detail = _("Choose the cluster that it goes to.") if not name else _("There is no cluster “{name}”.").format(name=name)
+            raise Problem("invalid", detail, errors=[FieldError("/cluster", detail)])
+        return found
+
+    def warnings(self, request: Request, values: Mapping[str, Any]) -> list[str]:
+        """More than the cluster takes; with the cluster locked, so that two approvals at once do not share the last room."""
+        return placement.place(self._row(request), self._cluster(values.get("cluster"), lock=True)).excess
+
+    def policy_values(self, request: Request, policy: Policy) -> Mapping[str, Any] | None:
+        """The policy's cluster, or the recommended one; None if it does not fit there."""
+        topic = self._row(request)
+        if policy.cluster:
+            cluster = Cluster.objects.select_for_update().filter(name=policy.cluster).first()
+        else:
+            best = placement.recommended(topic)
+            cluster = Cluster.objects.select_for_update().get(pk=best.cluster.pk) if best else None
+        if cluster is None or not placement.place(topic, cluster).fits:
+            return None
+        return {"cluster": cluster.name}
+
+    def apply(self, request: Request, decision: Decision) -> dict[str, Any]:
+        """Allocate and publish."""
+        topic, cluster = self._row(request), self._cluster(decision.values.get("cluster"))
+        services.activate(actor=decision.actor, topic=topic, cluster=cluster, reason=decision.reason, request=request.pk)
+        return {"cluster": cluster.name}
+
+    def declined(self, request: Request, decision: Decision) -> None:
+        """The row keeps the name, and says by whom and why."""
+        values = approvals.decision(actor=decision.actor, reason=decision.reason)
+        approvals.move(thing=self._row(request), expected=State.PENDING, to=State.REJECTED, values=values)
+
+    def reopened(self, request: Request) -> None:
+        """It waits again."""
+        approvals.move(thing=self._row(request), expected=State.REJECTED, to=State.PENDING, values={"requested_at": timezone.now()})
+
+    def withdrawn(self, request: Request) -> None:
+        """The name is free again."""
+        Topic.objects.filter(name=request.target, state__in=[State.PENDING, State.REJECTED]).delete()
+
+
+class ChangeTopic(TopicKind):
+    """A change of an active topic."""
+
+    name = "topic.change"
+    label = gettext_lazy("Change of a topic")
+    submitted_word = "ask for change"
+    fields = {**FIELDS, "purpose": Field(gettext_lazy("Purpose"), str)}
+
+    def draft(self, ask: Ask) -> Draft:
+        """Check the topic as it would be."""
+        topic = self.active(ask.target)
+        now = values_of(topic)
+        payload = {key: value for key, value in ask.payload.items() if value != now[key]}
+        if not payload:
+            raise nothing_changes()
+        owning = topic.application_id
+        for key, value in resolved(payload).items():
+            setattr(topic, key, value)
+        services.validate(topic)
+        before = {key: now[key] for key in payload}
+        return Draft(payload, owning, topic.owner_id, before, topic.version, facts(topic))
+
+    def current(self, request: Request) -> tuple[int, dict[str, Any]] | None:
+        """The topic now."""
+        topic = Topic.objects.select_related("application", "owner").filter(name=request.target, state=State.ACTIVE).first()
+        return (topic.version, values_of(topic)) if topic else None
+
+    def warnings(self, request: Request, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG002
+        """More than its cluster takes."""
+        topic = Topic.objects.select_for_update().get(name=request.target)  # before its cluster: so everybody locks them
+        if topic.cluster_id is None:
+            return []
+        cluster = Cluster.objects.select_for_update().get(pk=topic.cluster_id)
+        for key in ("expected_rate", "message_bytes", "partitions"):
+            setattr(topic, key, request.payload.get(key, getattr(topic, key)))
+        return placement.place(topic, cluster).excess if request.payload.keys() & {"expected_rate", "message_bytes", "partitions"} else []
+
+    def policy_values(self, request: Request, policy: Policy) -> Mapping[str, Any] | None:  # noqa: ARG002
+        """Nothing to add; but what its cluster does not take is for a person."""
+        return None if self.warnings(request, {}) else {}
+
+    def apply(self, request: Request, decision: Decision) -> dict[str, Any]:
+        """Write the values; what SDKs see does not depend on them."""
+        topic = Topic.objects.select_for_update(of=("self",)).select_related("application", "owner").get(name=request.target)
+        approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what=self.name)
+        if topic.version != request.base_version:
+            raise approvals.changed(State.ACTIVE)
+        before, values = values_of(topic), resolved(request.payload)
+        for key, value in values.items():
+            setattr(topic, key, value)
+        services.validate(topic)
+        Topic.objects.filter(pk=topic.pk).update(version=F("version") + 1, changed_at=timezone.now(), **columns(values))
+        after = {**before, **request.payload, "request": request.pk}
+        record(actor=decision.actor, action="change", kind="topic", name=topic.name, before=before, after=after, reason=decision.reason)
+        return {}
+
+
+class RetireTopic(TopicKind):
+    """The retirement of an active topic."""
+
+    name = "topic.retire"
+    label = gettext_lazy("Retirement of a topic")
+    submitted_word = "ask for retirement"
+    decide = "topics.retire_topic"
+    retires = True
+
+    def draft(self, ask: Ask) -> Draft:
+        """Who still uses it is looked at when it is approved."""
+        topic = self.active(ask.target)
+        return Draft(payload={}, application_id=topic.application_id, owner_id=topic.owner_id)
+
+    def apply(self, request: Request, decision: Decision) -> dict[str, Any]:
+        """As the verb does it: refused while somebody uses it, or nobody knows."""
+        topic = self.active(request.target)
+        services.retire(actor=decision.actor, topic=topic, reason=decision.reason or request.reason)
+        return {}
+
+
+for kind in (CreateTopic(), ChangeTopic(), RetireTopic()):
+    register(kind)
