@@ -2,21 +2,18 @@
 
 from typing import Any, ClassVar
 
-from django.db import IntegrityError, transaction
 from django.urls import path
-from django.utils.translation import gettext as _
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import BaseRouter
-from rest_framework.views import APIView
 
+from accounts import applications
 from accounts.fields import owner_field
 from accounts.models import Application
-from core.api.views import NamedViewSet, actor, extend, validated
-from core.audit.services import record
-from core.errors import conflict
-from core.names import check_name
+from core.api.conventions import View
+from core.api.permissions import require
+from core.api.views import NamedViewSet, actor, extend, extend_put, validated
 
 
 class ApplicationSerializer(serializers.ModelSerializer[Application]):
@@ -26,19 +23,24 @@ class ApplicationSerializer(serializers.ModelSerializer[Application]):
 
     class Meta:
         model = Application
-        fields = ["name", "owner", "description", "created_at"]
+        fields = ["name", "owner", "description", "version", "created_at", "changed_at"]
 
 
-class NewApplicationSerializer(serializers.Serializer[Any]):
-    """An application to add; the owner is the person who asks unless another is named."""
+class ApplicationChangeSerializer(serializers.Serializer[Any]):
+    """What can be changed; the owner is the person who asks unless another is named, and stays who it is in a change."""
 
-    name = serializers.CharField(trim_whitespace=False)
     owner = owner_field(required=False)
     description = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
 
 
+class NewApplicationSerializer(ApplicationChangeSerializer):
+    """An application to add."""
+
+    name = serializers.CharField(trim_whitespace=False)
+
+
 class ApplicationViewSet(NamedViewSet):
-    """List, read and add applications."""
+    """List, read, add, change and delete applications."""
 
     queryset = Application.objects.select_related("owner")
     serializer_class = ApplicationSerializer
@@ -46,22 +48,41 @@ class ApplicationViewSet(NamedViewSet):
         "list": "accounts.view_application",
         "retrieve": "accounts.view_application",
         "create": "accounts.add_application",
+        "update": "accounts.add_application",
+        "partial_update": "accounts.change_application",
+        "destroy": "accounts.delete_application",
     }
 
     @extend(NewApplicationSerializer, ApplicationSerializer, status.HTTP_201_CREATED)
     def create(self, request: Request) -> Response:
         """Add an application."""
         fields = validated(NewApplicationSerializer, request)
-        name = check_name(fields["name"])
-        try:
-            with transaction.atomic():
-                application = Application.objects.create(**{"owner": actor(request), **fields})
-                record(
-                    actor=actor(request), action="create", kind="application", name=name, after={"owner": application.owner.get_username()}
-                )
-        except IntegrityError:
-            raise conflict("duplicate_name", _("There is an application “{name}” already.").format(name=name)) from None
-        return Response(ApplicationSerializer(application).data, status=status.HTTP_201_CREATED)
+        made = applications.create(actor=actor(request), **{"owner": actor(request), **fields})
+        return Response(ApplicationSerializer(made).data, status=status.HTTP_201_CREATED)
+
+    @extend_put(ApplicationChangeSerializer, ApplicationSerializer)
+    def update(self, request: Request, name: str) -> Response:
+        """Make the application, or change it to be so."""
+        found, fields = self.to_replace(name), validated(ApplicationChangeSerializer, request)
+        if found is None:
+            made = applications.create(actor=actor(request), name=name, **{"owner": actor(request), **fields})
+            return self.put_answer(ApplicationSerializer(made).data, made=True, changed=True)
+        require(request.user, "accounts.change_application")
+        before = found.version
+        changed = applications.change(actor=actor(request), application=found, changes=fields)
+        return self.put_answer(ApplicationSerializer(changed).data, made=False, changed=changed.version != before)
+
+    @extend(ApplicationChangeSerializer, ApplicationSerializer)
+    def partial_update(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Change owner or description."""
+        found, fields = self.get_object(), validated(ApplicationChangeSerializer, request, partial=True)
+        return Response(ApplicationSerializer(applications.change(actor=actor(request), application=found, changes=fields)).data)
+
+    @extend(None, None, status.HTTP_204_NO_CONTENT)
+    def destroy(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Delete an application that has nothing; what it has is listed otherwise."""
+        applications.delete(actor=actor(request), application=self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class MeSerializer(serializers.Serializer[Any]):
@@ -71,10 +92,11 @@ class MeSerializer(serializers.Serializer[Any]):
     permissions = serializers.ListField(child=serializers.CharField())
 
 
-class MeView(APIView):
+class MeView(View):
     """Whose credential this is."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": ""}
+    document = MeSerializer
 
     @extend(None, MeSerializer)
     def get(self, request: Request) -> Response:

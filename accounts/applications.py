@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, ProtectedError
+from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import Application, User
+from core import deletion
 from core.audit.services import record
 from core.errors import changed_meanwhile, conflict
 from core.names import check_name
@@ -52,22 +53,9 @@ def change(*, actor: User, application: Application, changes: Mapping[str, Any])
 def delete(*, actor: User, application: Application) -> None:
     """Delete what nothing belongs to. Problems: in_use (listing what does), state_changed."""
     before = _audited(application)
-    try:
-        with transaction.atomic():
-            # Locked: whoever adds something to it waits, and is told that it is gone.
-            if not Application.objects.select_for_update().filter(pk=application.pk, version=application.version).exists():
-                raise changed_meanwhile()
-            application.delete()
-            record(actor=actor, action="delete", kind="application", name=application.name, before=before)
-    except ProtectedError as error:
-        things = sorted(error.protected_objects, key=lambda thing: (str(type(thing)._meta.verbose_name), str(thing)))  # noqa: SLF001
-        listed = [{"kind": type(thing)._meta.label_lower.rpartition(".")[2], "name": str(thing)} for thing in things[:100]]  # noqa: SLF001
-        raise conflict(
-            "in_use",
-            _("{count} things belong to the application “{name}”.").format(count=len(things), name=application.name),
-            hint=_("Retired ones count too. First are: {names}").format(names=", ".join(str(thing) for thing in things[:10])),
-            extra={"used_by": listed},
-        ) from None
+    with transaction.atomic():
+        deletion.delete(application)
+        record(actor=actor, action="delete", kind="application", name=application.name, before=before)
 
 
 def _audited(application: Application) -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 from typing import Any, ClassVar
 
+from django.utils.translation import gettext as _
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import BaseRouter
 
-from clusters import services
+from clusters import probing, services
 from clusters.models import Cluster, Kind
-from core.api.views import NamedViewSet, actor, extend, validated
+from core.api.dry_run import Warn
+from core.api.permissions import require
+from core.api.views import NamedViewSet, actor, extend, extend_put, validated
+from core.errors import conflict
 
 
 class ClusterSerializer(serializers.ModelSerializer[Cluster]):
@@ -36,8 +40,16 @@ class ClusterChangeSerializer(serializers.Serializer[Any]):
     description = serializers.CharField(max_length=500, required=False, allow_blank=True)
 
 
+class ClusterPutSerializer(serializers.Serializer[Any]):
+    """A cluster as it shall be; its kind cannot be changed."""
+
+    kind = serializers.ChoiceField(choices=Kind.choices)
+    address = serializers.CharField(max_length=2000, allow_blank=True)
+    description = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
+
+
 class ClusterViewSet(NamedViewSet):
-    """List, read, add clusters and change their address."""
+    """List, read, add, change and delete clusters."""
 
     queryset = Cluster.objects.all()
     serializer_class = ClusterSerializer
@@ -46,7 +58,9 @@ class ClusterViewSet(NamedViewSet):
         "list": "clusters.view_cluster",
         "retrieve": "clusters.view_cluster",
         "create": "clusters.add_cluster",
+        "update": "clusters.add_cluster",
         "partial_update": "clusters.change_cluster",
+        "destroy": "clusters.delete_cluster",
     }
 
     @extend(NewClusterSerializer, ClusterSerializer, status.HTTP_201_CREATED)
@@ -55,12 +69,37 @@ class ClusterViewSet(NamedViewSet):
         cluster = services.create(actor=actor(request), **validated(NewClusterSerializer, request))
         return Response(ClusterSerializer(cluster).data, status=status.HTTP_201_CREATED)
 
+    @extend_put(ClusterPutSerializer, ClusterSerializer)
+    def update(self, request: Request, name: str) -> Response:
+        """Add the cluster, or change it to be so; a new address sets every dependent node again."""
+        found, fields = self.to_replace(name), validated(ClusterPutSerializer, request)
+        if found is None:
+            made = services.create(actor=actor(request), name=name, **fields)
+            return self.put_answer(ClusterSerializer(made).data, made=True, changed=True)
+        require(request.user, "clusters.change_cluster")
+        if fields.pop("kind") != found.kind:
+            hint = _("Add another cluster under another name, and move the topics there.")
+            raise conflict("kind_is_fixed", _("The kind of a cluster cannot be changed."), hint=hint)
+        changed = services.change(actor=actor(request), cluster=found, **fields)
+        return self.put_answer(ClusterSerializer(changed).data, made=False, changed=changed.version != found.version)
+
     @extend(ClusterChangeSerializer, ClusterSerializer)
     def partial_update(self, request: Request, name: str) -> Response:  # noqa: ARG002
         """Change address or description."""
         cluster = self.get_object()
         wanted = {"address": cluster.address, "description": cluster.description, **validated(ClusterChangeSerializer, request)}
         return Response(ClusterSerializer(services.change(actor=actor(request), cluster=cluster, **wanted)).data)
+
+    @extend(None, None, status.HTTP_204_NO_CONTENT)
+    def destroy(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Delete a cluster that has no topics; those that it has are listed otherwise."""
+        services.delete(actor=actor(request), cluster=self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    def probe(self, request: Request) -> list[Warn]:
+        """Whether somebody listens at the address of the body."""
+        address = request.data.get("address") if isinstance(request.data, dict) else None
+        return probing.probe(address) if isinstance(address, str) else []
 
 
 def register(router: BaseRouter) -> None:

@@ -11,8 +11,9 @@ from django.utils.translation import gettext as _
 from accounts.models import User
 from clusters.addresses import check_address
 from clusters.models import Cluster, Kind
+from core import deletion
 from core.audit.services import record
-from core.errors import FieldError, Problem, conflict
+from core.errors import FieldError, Problem, changed_meanwhile, conflict
 from core.names import check_name
 from registry import services as registry
 
@@ -49,11 +50,17 @@ def create(*, actor: User, name: str, kind: str, address: str, description: str 
 
 
 def change(*, actor: User, cluster: Cluster, address: str, description: str) -> Cluster:
-    """Change address and description; when the address differs, every node that depends on the cluster is set again."""
+    """Change address and description of the version at hand; when the address differs, every node that depends on the cluster is set again.
+
+    Problems: invalid_address, state_changed.
+    """
     address = check_address(cluster.kind, address)
     with transaction.atomic():
         # The row lock keeps two changes of one cluster apart; nothing but the database is touched while it is held.
-        cluster = Cluster.objects.select_for_update().get(pk=cluster.pk)
+        found = Cluster.objects.select_for_update().filter(pk=cluster.pk, version=cluster.version).first()
+        if found is None:
+            raise changed_meanwhile()
+        cluster = found
         before = _audited(cluster)
         moved = address != cluster.address
         if not moved and description == cluster.description:
@@ -67,6 +74,17 @@ def change(*, actor: User, cluster: Cluster, address: str, description: str) -> 
             _publish(cluster)
             registry.republish(paths=dependent_paths(cluster))
     return cluster
+
+
+def delete(*, actor: User, cluster: Cluster) -> None:
+    """Delete a cluster that has no topics; its node goes. Problems: builtin_cluster, in_use (listing what does), state_changed."""
+    if cluster.kind == Kind.BUILTIN:
+        raise conflict("builtin_cluster", _("The built-in store is part of mqadmin and cannot be deleted."))
+    before, path = _audited(cluster), cluster.zookeeper_path
+    with transaction.atomic():
+        deletion.delete(cluster)
+        record(actor=actor, action="delete", kind="cluster", name=cluster.name, before=before)
+        registry.retract(path=path)
 
 
 def dependent_paths(cluster: Cluster) -> list[str]:

@@ -14,10 +14,9 @@ from accounts.fields import application_field, owner_field
 from accounts.models import Application
 from consumers import services, shadow
 from consumers.models import ConsumeFrom, ConsumerGroup, ShadowTask
-from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, SeenSerializer
+from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializer, ReasonSerializer
 from core.api.views import NamedViewSet, ReadViewSet, actor, extend, validated
 from core.approvals.models import State
-from core.approvals.services import check_seen
 from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
 from topics.models import Topic
 
@@ -77,10 +76,6 @@ class NewGroupSerializer(GroupChangeSerializer):
 
     name = serializers.CharField(trim_whitespace=False)
     owner = owner_field(required=False)
-
-
-class GroupApprovalSerializer(SeenSerializer, OptionalReasonSerializer):
-    """An approval."""
 
 
 def _wanted(fields: dict[str, Any]) -> list[tuple[str, str]] | None:
@@ -143,14 +138,14 @@ class GroupViewSet(WithPublication, NamedViewSet):
     @action(detail=True, methods=["post"])
     def submission(self, request: Request, name: str) -> Response:  # noqa: ARG002
         """Send a rejected request again."""
+        validated(NothingSerializer, request)
         return self._answer(services.resubmit(actor=actor(request), group=self.get_object()))
 
-    @extend(GroupApprovalSerializer, GroupSerializer)
+    @extend(OptionalReasonSerializer, GroupSerializer)
     @action(detail=True, methods=["post"])
     def approval(self, request: Request, name: str) -> Response:  # noqa: ARG002
-        """Approve; not your own."""
-        group, fields = self.get_object(), validated(GroupApprovalSerializer, request)
-        check_seen(thing=group, version=fields.pop("version", None))
+        """Approve; not your own. With If-Match only what you have read: an edit since then is refused."""
+        group, fields = self.get_object(), validated(OptionalReasonSerializer, request)
         return self._answer(services.approve(actor=actor(request), group=group, **fields))
 
     @extend(ReasonSerializer, GroupSerializer)

@@ -20,6 +20,14 @@ def cancel_delayed(*, message_id: int) -> int:
     return topic_id
 
 
+def hold_delayed(*, message_id: int) -> datetime | None:
+    """When a delayed message is due; nobody else cancels or reschedules it until the transaction ends. None: it is not delayed."""
+    number = _bigint(message_id)
+    fetch("SELECT pg_advisory_xact_lock(7310005, hashint8(%s::bigint))", (number,))
+    rows = fetch("SELECT deliver_at FROM mq_delayed WHERE id = %s::bigint", (number,))
+    return rows[0][0] if rows else None
+
+
 def reschedule_delayed(*, message_id: int, deliver_at: datetime) -> datetime:
     """Move a delayed message to another time, return the former one. Problems: not_found, not_delayed, delay_out_of_range."""
     now = datetime.now(UTC)

@@ -8,6 +8,7 @@ from django.db import transaction
 from accounts.models import User
 from consumers.models import ConsumerGroup
 from core.audit.services import record
+from core.errors import changed_meanwhile
 from messages import services
 from messages.models import Redrive
 from messages.types import Accepted, DeadFilter, NewMessage
@@ -26,20 +27,27 @@ def send(*, actor: User, topic_id: int, message: NewMessage) -> Accepted:
     return accepted
 
 
-def cancel_delayed(*, actor: User, message_id: int, reason: str = "") -> None:
-    """Cancel a delayed message: it is gone. Problems: not_found, not_delayed."""
+def cancel_delayed(*, actor: User, message_id: int, reason: str = "", seen: datetime | None = None) -> None:
+    """Cancel a delayed message: it is gone. Problems: not_found, not_delayed, state_changed (no longer due when it was `seen` to be)."""
     with transaction.atomic():
+        _still(message_id, seen)
         topic_id = services.cancel_delayed(message_id=message_id)
         topic = Topic.objects.filter(pk=topic_id).values_list("name", flat=True).first()
         record(actor=actor, action="cancel", kind="delayed message", name=str(message_id), before={"topic": topic}, reason=reason)
 
 
-def reschedule_delayed(*, actor: User, message_id: int, deliver_at: datetime, reason: str = "") -> None:
-    """Deliver a delayed message at another time. Problems: not_found, not_delayed, delay_out_of_range."""
+def reschedule_delayed(*, actor: User, message_id: int, deliver_at: datetime, reason: str = "", seen: datetime | None = None) -> None:
+    """Deliver a delayed message at another time. Problems: not_found, not_delayed, delay_out_of_range, state_changed (as above)."""
     with transaction.atomic():
+        _still(message_id, seen)
         before = services.reschedule_delayed(message_id=message_id, deliver_at=deliver_at)
         times = {"before": {"deliver_at": before.isoformat()}, "after": {"deliver_at": deliver_at.isoformat()}}
         record(actor=actor, action="reschedule", kind="delayed message", name=str(message_id), reason=reason, **times)
+
+
+def _still(message_id: int, seen: datetime | None) -> None:
+    if seen is not None and services.hold_delayed(message_id=message_id) not in {seen, None}:  # gone: the verb says how
+        raise changed_meanwhile()
 
 
 def redrive(

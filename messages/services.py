@@ -1,7 +1,7 @@
 """The verbs of the store, in one place for its callers; docs/message-store.md tells how they fit together."""
 
 from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
-from messages.delayed import cancel_delayed, promote, reschedule_delayed
+from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
 from messages.querysets import (
     counts,
     counts_by_topic,
@@ -24,6 +24,7 @@ __all__ = [
     "delayed_messages",
     "expire",
     "health",
+    "hold_delayed",
     "lag",
     "message",
     "message_status",

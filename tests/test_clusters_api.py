@@ -49,5 +49,5 @@ def test_it_refuses_a_second_builtin_store_duplicates_and_unknown_kinds(api):
 
 
 def test_the_builtin_store_has_no_address(api):
-    assert api("PATCH", "clusters/builtin", {"address": "x:1"}).body["code"] == "invalid_address"
-    assert api("PATCH", "clusters/builtin", {"description": "small topics"}).body["description"] == "small topics"
+    assert api.now("PATCH", "clusters/builtin", {"address": "x:1"}).body["code"] == "invalid_address"
+    assert api.now("PATCH", "clusters/builtin", {"description": "small topics"}).body["description"] == "small topics"

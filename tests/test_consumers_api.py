@@ -54,7 +54,7 @@ def test_a_group_is_approved_by_another_person_and_published(api, api2, topic):
 def test_a_rejected_group_is_edited_and_sent_again(api, api2, topic):
     apply(api)
     assert api2("POST", "consumer-groups/order_bill_group/rejection", {"reason": "which tags?"}).body["state"] == "rejected"
-    edited = api("PATCH", "consumer-groups/order_bill_group", {"subscriptions": [{"topic": "order_topic", "tags": "paid"}]}).body
+    edited = api.now("PATCH", "consumer-groups/order_bill_group", {"subscriptions": [{"topic": "order_topic", "tags": "paid"}]}).body
     assert edited["subscriptions"] == [{"topic": "order_topic", "tags": "paid"}]
     assert api("POST", "consumer-groups/order_bill_group/submission").body["state"] == "pending"
 

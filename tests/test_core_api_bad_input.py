@@ -67,7 +67,7 @@ def test_a_cursor_of_numbers_is_a_number(api, position):
     assert (answer.status_code, answer.body["code"]) == (400, "invalid_cursor")
 
 
-@pytest.mark.parametrize("path", ["me", "messages", "delayed-messages", "clusters", "clusters/builtin"])
+@pytest.mark.parametrize("path", ["me", "messages", "delayed-messages", "clusters", "consumer-groups/g/status"])
 def test_a_method_that_is_not_there_is_said_to_be_not_allowed(api, path):
     answer = api("PUT", path, {})
     assert (answer.status_code, answer.body["code"]) == (405, "method_not_allowed")

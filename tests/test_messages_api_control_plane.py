@@ -109,8 +109,8 @@ def test_bytes_are_shown_as_base64(api, topic):
 @pytest.mark.parametrize("message_id", ["1", "0", "9223372036854775807", "9223372036854775808", "9999999999999999999"])
 def test_it_refuses_ids_that_are_not_there(api, message_id):
     refused(api("GET", f"messages/{message_id}"), 404, "not_found")
-    refused(api("DELETE", f"delayed-messages/{message_id}"), 404, "not_found")
-    refused(api("PATCH", f"delayed-messages/{message_id}", {"delay_ms": 5}), 404, "not_found")
+    refused(api.now("DELETE", f"delayed-messages/{message_id}"), 404, "not_found")
+    refused(api.now("PATCH", f"delayed-messages/{message_id}", {"delay_ms": 5}), 404, "not_found")
 
 
 def test_a_search_finds_by_key_tag_id_and_time(api, topic):
@@ -195,20 +195,20 @@ def test_delayed_messages_are_listed_rescheduled_and_cancelled(world, api, topic
     assert good(api("GET", f"delayed-messages/{soon}"))["state"] == "delayed"
     assert good(api("GET", f"messages/{soon}"))["groups"] == []
 
-    moved = good(api("PATCH", f"delayed-messages/{late}", {"delay_ms": 60_000, "reason": "sooner"}))
+    moved = good(api.now("PATCH", f"delayed-messages/{late}", {"delay_ms": 60_000, "reason": "sooner"}))
     assert datetime.fromisoformat(moved["deliver_at"]) < datetime.now(UTC) + timedelta(seconds=61)
-    assert api("DELETE", f"delayed-messages/{soon}").status_code == 204
+    assert api.now("DELETE", f"delayed-messages/{soon}").status_code == 204
     assert [m["id"] for m in good(api("GET", f"delayed-messages?topic={topic.name}"))["results"]] == [late]
     refused(api("GET", f"messages/{soon}"), 404, "not_found")
     audit = AuditEntry.objects.filter(kind="delayed message").order_by("id").values_list("action", "name", "reason", "actor_name")
     assert list(audit)[-2:] == [("reschedule", str(late), "sooner", "wang"), ("cancel", str(soon), "", "wang")]
 
-    good(api("PATCH", f"delayed-messages/{late}", {"delay_ms": 0}))
+    good(api.now("PATCH", f"delayed-messages/{late}", {"delay_ms": 0}))
     services.promote()
     (delivered,) = api("POST", f"consumer-groups/{group.name}/pull", {}).body["messages"]
     assert delivered["origin_id"] == late
-    refused(api("DELETE", f"delayed-messages/{late}"), 409, "not_delayed")
-    refused(api("PATCH", f"delayed-messages/{late}", {"delay_ms": 5000}), 409, "not_delayed")
+    refused(api.now("DELETE", f"delayed-messages/{late}"), 409, "not_delayed")
+    refused(api.now("PATCH", f"delayed-messages/{late}", {"delay_ms": 5000}), 409, "not_delayed")
     assert str(delivered["id"]) in refused(api("GET", f"delayed-messages/{late}"), 404, "not_delayed")["hint"]
     assert good(api("GET", f"messages/{late}"))["id"] == delivered["id"]
 
@@ -230,7 +230,7 @@ def test_delayed_messages_are_listed_rescheduled_and_cancelled(world, api, topic
 def test_it_refuses_a_bad_reschedule(api, topic, fields, code):
     (late,) = send(api, topic, "x", delay_ms=3_600_000)
     before = good(api("GET", f"delayed-messages/{late}"))
-    refused(api("PATCH", f"delayed-messages/{late}", fields), 400, code)
+    refused(api.now("PATCH", f"delayed-messages/{late}", fields), 400, code)
     assert good(api("GET", f"delayed-messages/{late}")) == before
 
 

@@ -57,15 +57,15 @@ def test_nobody_rejects_their_own_and_a_rejection_has_a_reason(api, api2, topic_
 def test_a_rejected_request_is_edited_and_sent_again(api, api2, topic_fields):
     apply(api, topic_fields)
     api2("POST", "topics/order_topic/rejection", {"reason": "too many partitions"})
-    assert api2("PATCH", "topics/order_topic", {"partitions": 2}).body["code"] == "not_yours"
-    assert api("PATCH", "topics/order_topic", {"partitions": 2}).body["partitions"] == 2
+    assert api2.now("PATCH", "topics/order_topic", {"partitions": 2}).body["code"] == "not_yours"
+    assert api.now("PATCH", "topics/order_topic", {"partitions": 2}).body["partitions"] == 2
     assert api("POST", "topics/order_topic/submission").body["state"] == "pending"
     assert api2("POST", "topics/order_topic/approval", {"cluster": "builtin"}).body["state"] == "active"
 
 
 def test_an_edit_changes_only_what_is_sent(api, topic_fields):
     apply(api, topic_fields, ordered=True)
-    edited = api("PATCH", "topics/order_topic", {"expected_rate": 7}).body
+    edited = api.now("PATCH", "topics/order_topic", {"expected_rate": 7}).body
     assert (edited["expected_rate"], edited["ordered"], edited["partitions"]) == (7, True, 4)
 
 
@@ -151,9 +151,9 @@ def test_a_changed_address_sets_the_dependent_nodes_again(api, active):
     api("POST", "clusters", {"name": "kafka-b", "kind": "kafka", "address": "10.0.0.7:9092"})
     api("POST", "topics/order_topic/moves", {"cluster": "kafka-b", "reason": "more room"})
     before = Publication.objects.get(path="/zms/topic/order_topic").generation
-    api("PATCH", "clusters/kafka-b", {"description": "only words"})
+    api.now("PATCH", "clusters/kafka-b", {"description": "only words"})
     assert Publication.objects.get(path="/zms/topic/order_topic").generation == before
-    api("PATCH", "clusters/kafka-b", {"address": "10.0.0.8:9092,10.0.0.9:9092"})
+    api.now("PATCH", "clusters/kafka-b", {"address": "10.0.0.8:9092,10.0.0.9:9092"})
     assert Publication.objects.get(path="/zms/topic/order_topic").generation == before + 1
 
 
@@ -275,12 +275,13 @@ def test_what_does_not_exist_is_a_problem_document(api):
 
 
 def test_a_decision_on_an_older_version_is_refused(api, api2, topic_fields):
-    seen = apply(api, topic_fields).body["version"]
-    api("PATCH", "topics/order_topic", {"partitions": 4096})
-    refused = api2("POST", "topics/order_topic/approval", {"cluster": "builtin", "version": seen})
-    assert (refused.status_code, refused.body["code"], Topic.objects.get().state) == (409, "state_changed", "pending")
-    now = api2("GET", "topics/order_topic").body["version"]
-    assert api2("POST", "topics/order_topic/approval", {"cluster": "builtin", "version": now}).body["state"] == "active"
+    seen = apply(api, topic_fields).headers["ETag"]
+    api.now("PATCH", "topics/order_topic", {"partitions": 4096})
+    refused = api2("POST", "topics/order_topic/approval", {"cluster": "builtin"}, **{"If-Match": seen})
+    assert (refused.status_code, refused.body["code"], Topic.objects.get().state) == (412, "stale", "pending")
+    now = api2("GET", "topics/order_topic").headers["ETag"]
+    assert refused.headers["ETag"] == refused.body["current_etag"] == now
+    assert api2("POST", "topics/order_topic/approval", {"cluster": "builtin"}, **{"If-Match": now}).body["state"] == "active"
 
 
 def test_lists_filter_by_the_names_of_the_document_and_refuse_others(api, active):

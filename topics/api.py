@@ -12,10 +12,9 @@ from rest_framework.routers import BaseRouter
 
 from accounts.fields import application_field, owner_field
 from clusters.models import Cluster
-from core.api.fields import NameField, OptionalReasonSerializer, ReasonSerializer, SeenSerializer
+from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializer, ReasonSerializer
 from core.api.views import NamedViewSet, actor, extend, validated
 from core.approvals.models import State
-from core.approvals.services import check_seen
 from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
 from topics import services
 from topics.models import Topic
@@ -62,7 +61,7 @@ class NewTopicSerializer(TopicChangeSerializer):
     owner = owner_field(required=False)
 
 
-class ApprovalSerializer(SeenSerializer, OptionalReasonSerializer):
+class ApprovalSerializer(OptionalReasonSerializer):
     """An approval allocates the topic."""
 
     cluster = NameField(queryset=Cluster.objects.all())
@@ -125,14 +124,14 @@ class TopicViewSet(WithPublication, NamedViewSet):
     @action(detail=True, methods=["post"])
     def submission(self, request: Request, name: str) -> Response:  # noqa: ARG002
         """Send a rejected request again."""
+        validated(NothingSerializer, request)
         return self._answer(services.resubmit(actor=actor(request), topic=self.get_object()))
 
     @extend(ApprovalSerializer, TopicSerializer)
     @action(detail=True, methods=["post"])
     def approval(self, request: Request, name: str) -> Response:  # noqa: ARG002
-        """Approve and allocate; not your own."""
+        """Approve and allocate; not your own. With If-Match only what you have read: an edit since then is refused."""
         topic, fields = self.get_object(), validated(ApprovalSerializer, request)
-        check_seen(thing=topic, version=fields.pop("version", None))
         return self._answer(services.approve(actor=actor(request), topic=topic, **fields))
 
     @extend(ReasonSerializer, TopicSerializer)

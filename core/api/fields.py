@@ -24,15 +24,21 @@ class ReasonSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=2000, help_text="Kept in the audit.")
 
 
-class SeenSerializer(serializers.Serializer[Any]):
-    """A decision on what was seen."""
-
-    version = serializers.IntegerField(
-        required=False, help_text="The `version` that was looked at: a request edited since then is refused."
-    )
+class NothingSerializer(serializers.Serializer[Any]):
+    """An action that needs no fields; one that is sent all the same is refused."""
 
 
 class OptionalReasonSerializer(serializers.Serializer[Any]):
     """An action with a reason if you like."""
 
     reason = serializers.CharField(max_length=2000, required=False, allow_blank=True, default="")
+
+
+def replaced(document: type[serializers.BaseSerializer[Any]]) -> type[serializers.BaseSerializer[Any]]:
+    """The document that a PUT answers with: the thing, and `changed`."""
+    name = f"Replaced{document.__name__}"
+    changed = serializers.BooleanField(help_text="false: all was so already, and nothing was written.")
+    fields: dict[str, Any] = {"changed": changed, "__doc__": document.__doc__, "__module__": document.__module__}
+    if (meta := getattr(document, "Meta", None)) is not None:
+        fields["Meta"] = type("Meta", (meta,), {"fields": [*meta.fields, "changed"]})
+    return type(name, (document,), fields)

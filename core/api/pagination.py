@@ -9,6 +9,7 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from core.api.parameters import boolean, limit
 from core.errors import Problem
 
 
@@ -35,6 +36,10 @@ class CursorPagination(pagination.CursorPagination):
             raise _invalid_cursor()
         return cursor
 
+    def get_page_size(self, request: Request) -> int:
+        """`limit`. Problem: invalid_parameter."""
+        return limit(request, default=self.page_size, highest=self.max_page_size)
+
     def _possible(self, position: Any) -> bool:
         if not position or "\x00" in position:
             return False
@@ -47,7 +52,7 @@ class CursorPagination(pagination.CursorPagination):
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
         """Count only on request: COUNT(*) reads the whole table."""
-        if request.query_params.get("count") == "true":
+        if boolean(request, "count"):
             self.count = queryset.count()
         return super().paginate_queryset(queryset, request, view)
 

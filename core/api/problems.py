@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import InterfaceError, OperationalError
+from django.db import IntegrityError, InterfaceError, OperationalError
 from django.http import Http404, HttpResponse, JsonResponse
 from django.utils.translation import gettext as _
 from rest_framework import exceptions
@@ -25,9 +25,12 @@ TITLES = {
     405: "Method not allowed",
     406: "Not acceptable",
     409: "Conflict",
+    411: "Length required",
+    412: "Precondition failed",
     413: "Too large",
     415: "Unsupported media type",
     422: "Unprocessable",
+    428: "Precondition required",
     429: "Too many requests",
     500: "Internal error",
     503: "Not available now",
@@ -90,6 +93,15 @@ def to_problem(exception: Exception) -> Problem:
         case exceptions.Throttled():
             wait = str(int(getattr(exception, "wait", None) or 1))
             return Problem("too_many_requests", exception.detail, status=429, headers={"Retry-After": wait})
+        case exceptions.PermissionDenied() if str(exception.detail).startswith("CSRF Failed"):
+            return Problem(
+                "csrf_failed",
+                _("A request of a browser's session needs the CSRF token of that session."),
+                status=403,
+                hint=_("Send it as X-CSRFToken; programs send “Authorization: Token …” instead of cookies. {why}").format(
+                    why=exception.detail
+                ),
+            )
         case exceptions.APIException():
             return Problem(_CODES.get(exception.status_code, "error"), exception.detail, status=exception.status_code)
         case Http404():
@@ -100,6 +112,14 @@ def to_problem(exception: Exception) -> Problem:
             return Problem("too_large", _("The body is larger than this server takes."), status=413)
         case SuspiciousOperation():
             return Problem("bad_request", _("The request is not acceptable."), status=400)
+        case IntegrityError() if "foreign key" in str(exception):
+            log.warning("reference_gone", error=str(exception).strip())
+            return Problem(
+                "reference_gone",
+                _("Something that this names was removed at the same moment."),
+                status=409,
+                hint=_("Nothing was changed; read again what there is."),
+            )
         case OperationalError() | InterfaceError():
             log.error("database_unavailable", error=str(exception).strip())
             return Problem(

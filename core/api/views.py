@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
+import django_filters
 from django.utils.translation import gettext as _
+from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.utils import extend_schema
-from rest_framework import mixins, serializers, viewsets
+from rest_framework import mixins, serializers, status, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from core.api.conventions import View
+from core.api.fields import replaced
+from core.api.parameters import boolean
 from core.errors import FieldError, Problem
 from core.names import PATTERN
 
@@ -20,21 +25,65 @@ if TYPE_CHECKING:
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class ReadViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Any]):
+class ReadViewSet(View, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Any]):
     """List and detail; `permissions_by_action` names the permission that each action needs."""
 
-    permissions_by_action: ClassVar[dict[str, str]] = {}
     page_order: ClassVar[str] = "pk"
 
+    def get_queryset(self) -> Any:
+        """What the person may do this with; the rest does not exist for them."""
+        return self.restricted(super().get_queryset())
+
+    def restricted(self, rows: Any) -> Any:
+        """Cut down to the reach of the permission that the action needs."""
+        permission = self.permissions_by_action.get(self.action or "")
+        return rows.restrict(self.request.user, permission) if permission and hasattr(rows, "restrict") else rows
+
+    def parameters_of(self, method: str) -> list[str]:
+        """Of a list its filters and the page too."""
+        names = super().parameters_of(method)
+        return [*self._filters(), "limit", "cursor", "count", *names] if self.action == "list" else names
+
+    def repeatable(self) -> list[str]:
+        """Filters that take several values."""
+        several = [name for name, one in self._filters().items() if isinstance(one, django_filters.MultipleChoiceFilter)]
+        return [*super().repeatable(), *several]
+
+    def known_fields(self) -> list[str]:
+        """Those of the serializer."""
+        if self.action not in {"list", "retrieve"}:
+            return super().known_fields()
+        serializer: Any = self.get_serializer_class()()
+        return [*serializer.fields]
+
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """A filter that does not exist is an error: ignored, it would show everything as if it matched."""
-        filterset = getattr(self, "filterset_class", None)
-        named = list(filterset.base_filters) if filterset else list(getattr(self, "filterset_fields", ()))
-        known = [*named, "limit", "cursor", "count", "format"]
-        if unknown := sorted(set(request.query_params) - set(known)):
-            detail = _("Unknown fields: {names}.").format(names=", ".join(unknown))
-            raise Problem("unknown_parameter", detail, hint=_("Known are: {names}.").format(names=", ".join(known)))
+        """A filter's value that is none is an error: ignored, it would show everything as if it matched."""
+        for name, one in self._filters().items():
+            if isinstance(one, django_filters.BooleanFilter):
+                boolean(request, name)
         return super().list(request, *args, **kwargs)
+
+    def get_object(self) -> Any:
+        """The thing of the address; a change or an action is held against If-Match. Problems: not_found, precondition_required, stale."""
+        found = super().get_object()
+        if self.versioned:
+            self.check_version(found)
+        return found
+
+    def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
+        """With the fields only that are asked for."""
+        serializer: Any = super().get_serializer(*args, **kwargs)
+        if self.selected is not None:
+            fields = getattr(serializer, "child", serializer).fields
+            for name in set(fields) - set(self.selected):
+                fields.pop(name)
+        return serializer
+
+    def _filters(self) -> dict[str, Any]:
+        backend = DjangoFilterBackend()
+        rows = cast("Any", self).queryset
+        filterset = backend.get_filterset_class(self, rows)
+        return dict(filterset.base_filters) if filterset else {}
 
 
 class NamedViewSet(ReadViewSet):
@@ -43,6 +92,24 @@ class NamedViewSet(ReadViewSet):
     lookup_field = "name"
     lookup_value_regex = PATTERN
     page_order: ClassVar[str] = "name"
+
+    def to_replace(self, name: str) -> Any:
+        """What a PUT replaces, held against If-Match; None: it is to be made. Problems: precondition_required, stale."""
+        found = self.get_queryset().filter(name=name).first()
+        if found is None:
+            self.preconditions.check_absent()
+        else:
+            self.check_version(found)
+        return found
+
+    def put_answer(self, document: Mapping[str, Any], *, made: bool, changed: bool) -> Response:
+        """201 for what was made, 200 for the rest, and whether anything is different now."""
+        code = status.HTTP_201_CREATED if made else status.HTTP_200_OK
+        return Response({**document, "changed": changed}, status=code, headers=self.location() if made else None)
+
+    def location(self) -> dict[str, str]:
+        """The header that names what was made."""
+        return {"Location": self.request.build_absolute_uri(self.request.path)}
 
 
 def actor(request: Request) -> User:
@@ -104,3 +171,9 @@ def _mistyped(field: Any, value: Any, pointer: str = "") -> list[FieldError]:
 def extend(body: type[serializers.Serializer[Any]] | None, response: Any, status: int = 200) -> Callable[[Method], Method]:
     """What an action takes and answers, for OpenAPI."""
     return extend_schema(request=body, responses={status: response})
+
+
+def extend_put(body: type[serializers.Serializer[Any]], document: type[serializers.Serializer[Any]]) -> Callable[[Method], Method]:
+    """What a PUT takes and answers, for OpenAPI: made, changed, or as it was."""
+    answer = replaced(document)
+    return extend_schema(request=body, responses={status.HTTP_200_OK: answer, status.HTTP_201_CREATED: answer})

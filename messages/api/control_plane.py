@@ -1,20 +1,20 @@
 """Messages and delayed messages as resources: find, read, cancel, reschedule."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from django.urls import URLPattern, re_path
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import remove_query_param, replace_query_param
-from rest_framework.views import APIView
 
-from core.api.schema import ProblemSerializer
+from core.api.conditional import etag
+from core.api.conventions import View
 from core.api.views import actor
 from core.errors import Problem, not_found
 from messages import operating, reading, services
@@ -30,7 +30,6 @@ from messages.types import Page
 from topics.models import Topic
 
 ID = r"(?P<message_id>[0-9]{1,19})"
-BAD = {(400, "application/problem+json"): OpenApiResponse(ProblemSerializer)}
 _RESCHEDULE = frozenset({"deliver_at", "delay_ms", "reason"})
 
 
@@ -95,23 +94,23 @@ def topic_id_of(name: str) -> int:
     return found
 
 
-class MessagesView(APIView):
+class MessagesView(View):
     """Search the messages of a topic."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
-
-    @extend_schema(
-        operation_id="search_messages",
-        parameters=[
+    document = FoundSerializer
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
+        "get": [
             parameter("topic", required=True),
             parameter("key"),
             parameter("tag"),
             parameter("id", "of the message", OpenApiTypes.INT64),
             *RANGE,
             *PAGE,
-        ],
-        responses={200: SearchPageSerializer, **BAD},
-    )
+        ]
+    }
+
+    @extend_schema(operation_id="search_messages", responses=SearchPageSerializer)
     def get(self, request: Request) -> Response:
         """Newest first; each page looks at a bounded number of messages and says how far back it got."""
         query = Query(request)
@@ -130,10 +129,11 @@ class MessagesView(APIView):
         return query.answer(page, FoundSerializer(page.items, many=True).data, searched_to=reading.searched_to(page))
 
 
-class MessageView(APIView):
+class MessageView(View):
     """One message."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+    document = MessageSerializer
 
     @extend_schema(operation_id="retrieve_message", responses=MessageSerializer)
     def get(self, request: Request, message_id: str) -> Response:  # noqa: ARG002
@@ -143,14 +143,14 @@ class MessageView(APIView):
         return Response(MessageSerializer(message, context={"groups": groups}).data)
 
 
-class DelayedMessagesView(APIView):
+class DelayedMessagesView(View):
     """Delayed messages."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+    document = FoundSerializer
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [parameter("topic"), *RANGE, *PAGE]}
 
-    @extend_schema(
-        operation_id="list_delayed_messages", parameters=[parameter("topic"), *RANGE, *PAGE], responses={200: DelayedPageSerializer, **BAD}
-    )
+    @extend_schema(operation_id="list_delayed_messages", responses=DelayedPageSerializer)
     def get(self, request: Request) -> Response:
         """Next due first; `from` and `to` bound the delivery time."""
         query = Query(request)
@@ -160,7 +160,7 @@ class DelayedMessagesView(APIView):
         return query.answer(page, FoundSerializer(page.items, many=True).data)
 
 
-class DelayedMessageView(APIView):
+class DelayedMessageView(View):
     """One delayed message."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {
@@ -168,6 +168,25 @@ class DelayedMessageView(APIView):
         "patch": "mq_messages.change_delayed",
         "delete": "mq_messages.change_delayed",
     }
+    document = FoundSerializer
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"delete": [parameter("reason", "kept in the audit")]}
+
+    def etag_of(self, document: Mapping[str, Any]) -> str | None:
+        """When it is due: nothing else of it ever changes."""
+        return etag(document["deliver_at"]) if document["deliver_at"] else None
+
+    def version_now(self) -> object | None:
+        """The time at which it is due now."""
+        message = services.message(message_id=int(self.kwargs["message_id"]))
+        return FoundSerializer(message).data["deliver_at"] if message.state == "delayed" else None
+
+    def _seen(self, message_id: str) -> datetime | None:
+        """When the message is due, held against If-Match; None: it is not delayed, which the verb will say."""
+        message = services.message(message_id=int(message_id))
+        if message.state != "delayed":
+            return None
+        self.check_version(FoundSerializer(message).data["deliver_at"])
+        return message.deliver_at
 
     @extend_schema(operation_id="retrieve_delayed_message", responses=FoundSerializer)
     def get(self, request: Request, message_id: str) -> Response:  # noqa: ARG002
@@ -181,22 +200,20 @@ class DelayedMessageView(APIView):
     @extend_schema(operation_id="reschedule_delayed_message", request=RescheduleSerializer, responses=FoundSerializer)
     def patch(self, request: Request, message_id: str) -> Response:
         """Deliver it at another time."""
-        fields = json_object(request)
+        seen, fields = self._seen(message_id), json_object(request)
         wire.only(fields, _RESCHEDULE)
         if fields.get("deliver_at") is None and fields.get("delay_ms") is None:
             raise wire.invalid("/deliver_at", _("Give either “deliver_at” or “delay_ms”."))
         deliver_at = wire.delivery_time(fields) or datetime.now(UTC)
         reason = wire.text(fields, "reason", "", 2000)
-        operating.reschedule_delayed(actor=actor(request), message_id=int(message_id), deliver_at=deliver_at, reason=reason)
+        operating.reschedule_delayed(actor=actor(request), message_id=int(message_id), deliver_at=deliver_at, reason=reason, seen=seen)
         return Response(FoundSerializer(services.message(message_id=int(message_id))).data)
 
-    @extend_schema(
-        operation_id="cancel_delayed_message", request=None, parameters=[parameter("reason", "kept in the audit")], responses={204: None}
-    )
+    @extend_schema(operation_id="cancel_delayed_message", request=None, responses={204: None})
     def delete(self, request: Request, message_id: str) -> Response:
         """Cancel it: it is gone."""
-        reason = (Query(request).text("reason") or "")[:2000]
-        operating.cancel_delayed(actor=actor(request), message_id=int(message_id), reason=reason)
+        reason, seen = (Query(request).text("reason") or "")[:2000], self._seen(message_id)
+        operating.cancel_delayed(actor=actor(request), message_id=int(message_id), reason=reason, seen=seen)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 

@@ -1,5 +1,6 @@
 """What a consumer group makes of its messages: status, dead letters, redrives."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -10,9 +11,9 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from consumers.models import ConsumerGroup
+from core.api.conventions import View
 from core.api.pagination import CursorPagination
 from core.api.views import actor, validated
 from core.errors import not_found
@@ -30,7 +31,7 @@ from messages.api.control_documents import (
     RedriveSerializer,
     StartedRedriveSerializer,
 )
-from messages.api.control_plane import BAD, PAGE, Query, json_object, parameter, topic_id_of
+from messages.api.control_plane import PAGE, Query, json_object, parameter, topic_id_of
 from messages.models import Redrive
 from messages.names import topic_name
 from messages.types import DeadFilter
@@ -56,10 +57,11 @@ def redrive_of(group: ConsumerGroup, number: str) -> Redrive:
     return job
 
 
-class ConsumptionView(APIView):
+class ConsumptionView(View):
     """Where a group stands."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "consumers.view_consumergroup"}
+    document = ConsumptionSerializer
 
     @extend_schema(operation_id="retrieve_consumption", parameters=[_NAME], responses=ConsumptionSerializer)
     def get(self, request: Request, name: str) -> Response:  # noqa: ARG002
@@ -84,15 +86,13 @@ def _counts(counts: Any) -> dict[str, int]:
     return {key: value for key, value in asdict(counts).items() if key != "group_id"}
 
 
-class DeadLettersView(APIView):
+class DeadLettersView(View):
     """Dead letters of a group."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
-
-    @extend_schema(
-        operation_id="list_dead_letters",
-        parameters=[
-            _NAME,
+    document = DeadLetterSerializer
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
+        "get": [
             parameter("topic"),
             parameter("key"),
             parameter("tag"),
@@ -100,9 +100,10 @@ class DeadLettersView(APIView):
             parameter("after", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
             parameter("before", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
             *PAGE,
-        ],
-        responses={200: DeadLetterPageSerializer, **BAD},
-    )
+        ]
+    }
+
+    @extend_schema(operation_id="list_dead_letters", parameters=[_NAME], responses=DeadLetterPageSerializer)
     def get(self, request: Request, name: str) -> Response:
         """Newest message first, each with its reason."""
         query = Query(request)
@@ -118,12 +119,14 @@ class DeadLettersView(APIView):
         return query.answer(page, DeadLetterSerializer(page.items, many=True).data)
 
 
-class RedrivesView(APIView):
+class RedrivesView(View):
     """Redrives of a group."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_redrive", "post": "mq_messages.add_redrive"}
+    document = RedriveSerializer
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [*PAGE, parameter("count", "also count", OpenApiTypes.BOOL)]}
 
-    @extend_schema(operation_id="list_redrives", parameters=[_NAME, *PAGE], responses={200: RedrivePageSerializer, **BAD})
+    @extend_schema(operation_id="list_redrives", parameters=[_NAME], responses=RedrivePageSerializer)
     def get(self, request: Request, name: str) -> Response:
         """Newest first."""
         group = group_of(name)
@@ -170,10 +173,11 @@ def dead_filter(fields: Any) -> DeadFilter:
     )
 
 
-class RedriveView(APIView):
+class RedriveView(View):
     """One redrive."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_redrive"}
+    document = RedriveSerializer
 
     @extend_schema(operation_id="retrieve_redrive", parameters=[_NAME, _REDRIVE], responses=RedriveSerializer)
     def get(self, request: Request, name: str, redrive: str) -> Response:  # noqa: ARG002
@@ -182,14 +186,14 @@ class RedriveView(APIView):
         return Response(RedriveSerializer(redrive_of(group, redrive), context={"group": group}).data)
 
 
-class RedriveItemsView(APIView):
+class RedriveItemsView(View):
     """The result per message of a redrive."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_redrive"}
+    document = RedriveItemSerializer
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": PAGE}
 
-    @extend_schema(
-        operation_id="list_redrive_items", parameters=[_NAME, _REDRIVE, *PAGE], responses={200: RedriveItemPageSerializer, **BAD}
-    )
+    @extend_schema(operation_id="list_redrive_items", parameters=[_NAME, _REDRIVE], responses=RedriveItemPageSerializer)
     def get(self, request: Request, name: str, redrive: str) -> Response:
         """In the order of the message ids."""
         query = Query(request)
