@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import structlog
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from core.api.problems import problem_response, response_for_exception
@@ -16,7 +17,12 @@ def request_context(get_response: GetResponse) -> GetResponse:
 
     def middleware(request: HttpRequest) -> HttpResponse:
         request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))[:64]
-        token = current.set(RequestContext(request_id=request_id, address=request.META.get("REMOTE_ADDR", "")))
+        # A browser's session; who shows a token or a key instead is named by what reads it (accounts.authentication).
+        by_session = settings.SESSION_COOKIE_NAME in request.COOKIES and "HTTP_AUTHORIZATION" not in request.META
+        context = RequestContext(
+            request_id=request_id, address=request.META.get("REMOTE_ADDR", ""), credential="session" if by_session else ""
+        )
+        token = current.set(context)
         try:
             response = get_response(request)
         finally:

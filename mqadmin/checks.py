@@ -1,11 +1,13 @@
 """System checks of the whole: their ids begin with mqadmin."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 
 from core.encryption import check_key
 from core.outbound import parse_allowed
@@ -41,3 +43,18 @@ def outbound_rule(**_kwargs: Any) -> list[CheckMessage]:
     except ValueError as error:
         return [Error(f"MQADMIN_OUTBOUND_ALLOW: {error}", hint="For example 10.1.0.0/16,hooks.example.com,.example.org", id="mqadmin.E003")]
     return []
+
+
+@register("database")
+def audit_search(*, databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+    """W015: without trigrams a search of the audit reads it entry by entry."""
+    from core.audit.search import INDEX
+
+    if not databases or "default" not in databases:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('audit_auditentry') IS NULL OR to_regclass('audit_search') IS NOT NULL")
+        if cursor.fetchone()[0]:
+            return []
+    how = f"As a role that may: CREATE EXTENSION pg_trgm; then: {INDEX};"
+    return [checks.Warning("The audit's search has no index: the extension pg_trgm is missing.", hint=how, id="mqadmin.W015")]

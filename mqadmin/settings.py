@@ -12,6 +12,8 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from environ import FileAwareEnv
 
+from core.logs import without_secrets
+
 django_stubs_ext.monkeypatch()  # generic admin classes at run time too
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -289,11 +291,11 @@ LOGGING = {
             "foreign_pre_chain": _processors,
             "processors": [
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *(
-                    [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-                    if _json
-                    else [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)]
-                ),
+                structlog.processors.format_exc_info,
+                without_secrets,  # last: tracebacks too
+                structlog.processors.JSONRenderer()
+                if _json
+                else structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
             ],
         }
     },

@@ -101,7 +101,7 @@ class AuditEntry(models.Model):
             models.Index(fields=["actor_name", "-id"], name="audit_person"),
             models.Index(fields=["action", "-id"], name="audit_action"),
             models.Index(fields=["at"], name="audit_time"),
-            models.Index(fields=["request_id"], name="audit_request", condition=~Q(request_id="")),  # all that one request did
+            models.Index(fields=["request_id", "-id"], name="audit_request", condition=~Q(request_id="")),  # all that one request did
             models.Index(fields=["address", "-id"], name="audit_address", condition=~Q(address="")),
             models.Index(fields=["credential", "-id"], name="audit_credential", condition=~Q(credential="")),
             models.Index(fields=["application", "-id"], name="audit_application", condition=~Q(application="")),

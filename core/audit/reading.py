@@ -1,6 +1,7 @@
-"""Reading the audit: an entry's change in one line."""
+"""Reading the audit: an entry's change in one line, and field by field."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from django.utils.translation import gettext_lazy as _
@@ -61,6 +62,41 @@ def changes(entry: AuditEntry) -> str:
         else:
             parts.append(f"{key}: {_short(after.get(key, before.get(key)))}")
     return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field of an entry: what it was, what it is; None where nothing is recorded."""
+
+    field: str
+    before: str | None
+    after: str | None
+
+    @property
+    def mark(self) -> str:
+        """`changed`, `added`, `removed`, or `same` for what is recorded on both sides alike."""
+        if self.before is None:
+            return "added"
+        if self.after is None:
+            return "removed"
+        return "same" if self.before == self.after else "changed"
+
+
+def differences(entry: AuditEntry) -> list[Difference]:
+    """All that is recorded of the change, objects taken apart: `limits.rate`."""
+    before, after = _flat(entry.before or {}), _flat(entry.after or {})
+    keys = [*before, *(key for key in after if key not in before)]
+    return [Difference(key, before.get(key), after.get(key)) for key in keys]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+    return flat
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from core.audit.models import AuditEntry
+from core.redaction import redacted
 from core.request_context import current
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ def record(
     after: Mapping[str, Any] | None = None,
     reason: str = "",
 ) -> None:
-    """Append an entry; `before` and `after` carry what changed, never a secret. Actor None is the system."""
+    """Append an entry; `before` and `after` carry what changed, never a secret. Actor None is the system.
+
+    Who, with which credential, from where, and why if no reason is given, come from the request's context. A value under a name that
+    only secrets have is masked all the same, should somebody forget.
+    """
     context = current.get()
     if before is not None and after is not None:
         changed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
@@ -46,12 +51,13 @@ def record(
     entry = AuditEntry.objects.create(
         actor_id=actor.pk if actor else None,
         actor_name=actor.get_username() if actor else "system",
-        credential=context.credential,
+        credential=context.credential[:150],
+        application=context.application,
         action=action,
         kind=kind,
-        name=name,
-        before=before,
-        after=after,
+        name=name[:250],
+        before=redacted(before),
+        after=redacted(after),
         reason=reason or context.change_message,
         request_id=context.request_id,
         address=context.address,

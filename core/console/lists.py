@@ -165,8 +165,7 @@ class ListPage(Page, Generic[Row]):
         if total is not None:
             number = min(number, max(1, -(-total // size)))
         first = (number - 1) * size
-        shown = list(self.annotated(asked.rows.order_by(*asked.order))[first : first + size + 1])
-        more, shown = len(shown) > size, shown[:size]
+        shown, more = self.cut(asked, first)
         self.fill(shown)
         actions = [item for item in self.bulk_actions if request.user.has_perm(item.permission)]
         query = saved.canonical(self.parameters(), request.GET)
@@ -203,6 +202,11 @@ class ListPage(Page, Generic[Row]):
                 **self.context(),
             }
         )
+
+    def cut(self, asked: Asked[Row], first: int) -> tuple[list[Row], bool]:
+        """The rows of the page, and whether there are more; tables that grow without bound cut by key, not by counting."""
+        rows = list(self.annotated(asked.rows.order_by(*asked.order))[first : first + asked.size + 1])
+        return rows[: asked.size], len(rows) > asked.size
 
     def fill(self, rows: list[Row]) -> None:
         """What rows have beyond their columns: the cells of other rooms and what `decorate` sets; a fixed number of statements."""
