@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem
 from core.tags import valid_tag
+from messages import coalescing
 from messages.db import hot_cursor
 from messages.types import Accepted, NewMessage
 
@@ -20,6 +22,10 @@ PAST_TOLERANCE = timedelta(minutes=1)  # clocks of producers differ
 MAX_TEXT = 255  # characters of a key, sharding key or producer's id
 MAX_HEADER_BYTES = 32 * 1024
 COPY_FROM = 20  # rows: below, one statement with arrays costs less than a COPY of its own
+_GROUP = (
+    "SELECT ids, due, duplicates FROM mq_send_group(%b::bigint[], %b::text[], %b::timestamptz[], %b::text[], %b::text[], %b::text[],"
+    " %b::text[], %b::bytea[])"
+)
 _COLUMNS = "topic_id, id, tag, key, skey, headers, body"
 
 
@@ -28,12 +34,14 @@ def send(*, topic_id: int, messages: Sequence[NewMessage]) -> list[Accepted]:
 
     Up to `MAX_BATCH_MESSAGES` messages of up to `MAX_MESSAGE_BYTES` each. A message whose `producer_id` was seen within a day is
     not stored again: its first result is returned. Must come last in a surrounding transaction: until its commit no consumer
-    gets any later message.
+    gets any later message. Single sends outside of transactions share a commit with those of other threads: see coalescing.py.
     Problems: empty_batch, batch_too_large, body_too_large, invalid_tag, invalid_text, invalid_headers, delay_out_of_range.
     """
     _check(messages)
     if len(messages) == 1:
-        return [_send_one(topic_id, messages[0])]
+        if connection.in_atomic_block:
+            return [_send_one(topic_id, messages[0])]
+        return [_coalescer.send(topic_id, messages[0])]
     with transaction.atomic(), hot_cursor() as cursor:
         return _send_batch(cursor, topic_id, messages)
 
@@ -48,6 +56,42 @@ def _send_one(topic_id: int, m: NewMessage) -> Accepted:
         ).fetchone()
     assert row is not None
     return Accepted(row[0], "delayed" if row[1] else "accepted", row[2], row[1])
+
+
+def _send_group(items: Sequence[coalescing.Item]) -> list[Accepted]:
+    """Messages of many producers in one statement; raises UndoneError when Postgres refused it as a whole."""
+    first_with: dict[tuple[int, str], int] = {}  # a producer's id that stands twice counts once
+    for i, (topic_id, m) in enumerate(items):
+        if m.producer_id is not None:
+            first_with.setdefault((topic_id, m.producer_id), i)
+    places = [first_with[t, m.producer_id] if m.producer_id is not None else i for i, (t, m) in enumerate(items)]
+    kept = sorted(set(places))
+    rows = [items[i][1] for i in kept]
+    params = (
+        [items[i][0] for i in kept],
+        [m.producer_id for m in rows] if first_with else None,
+        [m.deliver_at for m in rows] if any(m.deliver_at is not None for m in rows) else None,
+        [m.tag for m in rows],
+        [m.key for m in rows],
+        [m.sharding_key for m in rows],
+        [_headers(m.headers) for m in rows],
+        [m.body for m in rows],
+    )
+    try:
+        with hot_cursor() as cursor:
+            found = cursor.execute(_GROUP, params, binary=True).fetchone()
+    except DatabaseError as error:
+        if connection.connection is None or connection.connection.broken:
+            raise  # whether it was stored is unknown
+        raise coalescing.UndoneError from error
+    assert found is not None
+    ids, due, duplicates = found
+    due = due or [None] * len(ids)
+    by_place = {place: Accepted(ids[i], "delayed" if due[i] else "accepted", duplicates[i], due[i]) for i, place in enumerate(kept)}
+    return [by_place[place] if place == i else replace(by_place[place], duplicate=True) for i, place in enumerate(places)]
+
+
+_coalescer = coalescing.Coalescer(one=_send_one, group=_send_group)
 
 
 def _send_batch(cursor: psycopg.Cursor[Any], topic_id: int, messages: Sequence[NewMessage]) -> list[Accepted]:
