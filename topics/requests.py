@@ -94,6 +94,33 @@ class TopicKind(Kind):
         """The topic's page; what was withdrawn has none."""
         return reverse("admin:topics_detail", args=[request.target]) if Topic.objects.filter(name=request.target).exists() else ""
 
+    def wanted(self, request: Request) -> Topic | None:
+        """The topic as it would be, not saved; None if there is none any more."""
+        topic = Topic.objects.select_related("cluster").filter(name=request.target).first()
+        if topic is not None:
+            for key in ("expected_rate", "message_bytes", "partitions", "ordered"):
+                setattr(topic, key, request.payload.get(key, getattr(topic, key)))
+        return topic
+
+    def places(self, request: Request) -> list[dict[str, Any]] | None:
+        """All clusters for a new topic, its own for a change."""
+        topic = None if self.retires else self.wanted(request)
+        if topic is None:
+            return None
+        found = placement.places(topic) if topic.cluster is None else [placement.place(topic, topic.cluster)]
+        return [
+            {
+                "cluster": one.cluster.name,
+                "kind": one.cluster.kind,
+                "recommended": position == 0 and one.fits and topic.cluster is None,
+                "fits": one.fits,
+                "limits_known": one.known,
+                "why_not": [*([one.why_not] if one.why_not else []), *one.excess],
+                "measures": [{"measure": m.key, "used": m.used, "after": m.after, "limit": m.limit, "over": m.over} for m in one.measures],
+            }
+            for position, one in enumerate(found)
+        ]
+
     def active(self, name: str) -> Topic:
         """The topic of a change or a retirement, which must be active."""
         topic = Topic.objects.select_related("application", "owner").filter(name=name).first()

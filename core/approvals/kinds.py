@@ -111,6 +111,10 @@ class Kind:
         """The target's version and its values of the payload's fields now, of a change; None if there is nothing to compare."""
         return None
 
+    def places(self, request: Request) -> list[dict[str, Any]] | None:  # noqa: ARG002
+        """Where it could go, as the API's placement shows it; None: it goes nowhere."""
+        return None
+
     def url(self, request: Request) -> str:  # noqa: ARG002
         """The target's page, empty if it has none."""
         return ""

@@ -26,7 +26,8 @@ from django.utils.translation import gettext as _
 from core import outbound
 from core.approvals import kinds
 from core.approvals.models import Channel, Event, MailOptOut, NotificationDelivery, NotificationTarget, Request
-from core.errors import Problem
+from core.audit.services import record
+from core.errors import Problem, conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -150,10 +151,13 @@ def _failed(delivery: NotificationDelivery, error: Exception) -> None:
     )
 
 
-def retry(*, delivery: NotificationDelivery) -> bool:
-    """Try a notification that was given up once more from the beginning; false if it is not given up."""
+def retry(*, actor: User, delivery: NotificationDelivery) -> None:
+    """Try a notification that was given up once more from the beginning. Problem: `wrong_state`."""
     again = {"state": State.WAITING, "attempts": 0, "next_attempt_at": timezone.now()}
-    return NotificationDelivery.objects.filter(pk=delivery.pk, state=State.FAILED).update(**again) == 1
+    with transaction.atomic():
+        if NotificationDelivery.objects.filter(pk=delivery.pk, state=State.FAILED).update(**again) != 1:
+            raise conflict("wrong_state", _("It is not given up."), extra={"state": delivery.state})
+        record(actor=actor, action="retry", kind="notification", name=str(delivery.pk))
 
 
 def _send(delivery: NotificationDelivery, client: Callable[[], httpx.Client]) -> None:

@@ -112,11 +112,11 @@ def rehearse(policy: Policy, requests: Iterable[Request]) -> list[tuple[Request,
         policy.enabled = enabled
 
 
-def create(*, actor: User, applications: Iterable[Any] = (), **fields: Any) -> Policy:
-    """Add a policy. Problems: `invalid`, `duplicate_name`."""
+def create(*, actor: User, applications: Iterable[str] = (), **fields: Any) -> Policy:
+    """Add a policy; applications by name. Problems: `invalid`, `duplicate_name`."""
     policy = Policy(**fields, changed_by_id=actor.pk)
     _check(policy)
-    chosen = list(applications)
+    chosen = _applications(applications)
     try:
         with transaction.atomic():
             policy.save(force_insert=True)
@@ -128,7 +128,7 @@ def create(*, actor: User, applications: Iterable[Any] = (), **fields: Any) -> P
     return policy
 
 
-def change(*, actor: User, policy: Policy, version: int | None = None, applications: Iterable[Any] | None = None, **fields: Any) -> Policy:
+def change(*, actor: User, policy: Policy, version: int | None = None, applications: Iterable[str] | None = None, **fields: Any) -> Policy:
     """Change a policy; requests that are submitted from then on go by it. Problems: `invalid`, `duplicate_name`, `state_changed`."""
     with transaction.atomic():
         policy = _locked(policy, version)
@@ -137,7 +137,7 @@ def change(*, actor: User, policy: Policy, version: int | None = None, applicati
             setattr(policy, name, value)
         _check(policy)
         if applications is not None:
-            policy.applications.set(list(applications))
+            policy.applications.set(_applications(applications))
         if _audited(policy) == before:
             return policy
         policy.changed_by_id, policy.changed_at, policy.version = actor.pk, timezone.now(), policy.version + 1
@@ -188,6 +188,16 @@ def _check(policy: Policy) -> None:
         errors.append(FieldError("/retirement", _("Say expressly that it also retires, or take the retirements out of its kinds.")))
     if errors:
         raise Problem("invalid", errors[0].detail if len(errors) == 1 else _("Some fields are not right."), errors=errors)
+
+
+def _applications(names: Iterable[str]) -> list[Any]:
+    wanted = list(dict.fromkeys(names))
+    rows: Any = Policy.applications.rel.model._default_manager.all()  # noqa: SLF001 - core names no model of a room above
+    found = {row.name: row for row in rows.filter(name__in=[name for name in wanted if "\x00" not in name])}
+    if missing := [name for name in wanted if name not in found]:
+        detail = _("There is no application “{value}”; make it first.").format(value=", ".join(missing))
+        raise Problem("invalid", detail, errors=[FieldError("/applications", detail)])
+    return list(found.values())
 
 
 def _taken(name: str) -> Problem:
