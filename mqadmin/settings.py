@@ -179,6 +179,7 @@ USE_I18N = True
 USE_TZ = True
 TIME_ZONE = env.str("MQADMIN_TIME_ZONE", default="UTC").strip()
 USE_THOUSAND_SEPARATOR = True
+FORMAT_MODULE_PATH = ["mqadmin.formats"]
 
 # --- Static files: served by the web process itself, vendored and pinned -------------------------------------------------
 STATIC_URL = "/static/"

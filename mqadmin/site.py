@@ -11,7 +11,7 @@ from django.urls import URLPattern, URLResolver, path
 from django.utils.module_loading import module_has_submodule
 from django.utils.translation import gettext_lazy as _
 
-from core.console.versions import VersionedAdmin
+from core.console.admin import ConsoleAdmin
 
 
 class OpsAdminSite(admin.AdminSite):
@@ -23,10 +23,14 @@ class OpsAdminSite(admin.AdminSite):
     index_title = _("Overview")
     enable_nav_sidebar = False  # the frame has its own
 
+    def __init__(self, name: str = "admin") -> None:
+        super().__init__(name)
+        self.disable_action("delete_selected")  # deleting is done one by one: the name is typed, and a reason given
+
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
-        """Each of Django's change forms carries the row as it was seen, also those that we did not write."""
+        """Each of Django's pages has what ours have, also those that we did not write."""
         base = admin_class or admin.ModelAdmin
-        super().register(model_or_iterable, type(base.__name__, (VersionedAdmin, base), {"__module__": base.__module__}), **options)
+        super().register(model_or_iterable, type(base.__name__, (ConsoleAdmin, base), {"__module__": base.__module__}), **options)
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         """The rooms' pages behind the login, then Django's own."""

@@ -99,9 +99,13 @@ class ListPage(Page, Generic[Row]):
     bulk_actions: ClassVar[Sequence[BulkAction]] = ()
 
     def queryset(self) -> QuerySet[Row, Row]:
-        """All rows that the person may see, before search and filters."""
-        rows: Any = self.model._default_manager.all()  # noqa: SLF001 - Django's public API
-        return rows.restrict(person(self.request), self.permission) if hasattr(rows, "restrict") else rows  # type: ignore[no-any-return]
+        """All rows of the list, before search and filters."""
+        return self.model._default_manager.all()  # noqa: SLF001 - Django's public API
+
+    def restricted(self) -> QuerySet[Row, Row]:
+        """Of them what the person may see."""
+        rows: Any = self.queryset()
+        return rows.restrict(self.request.user, self.permission) if self.permission and hasattr(rows, "restrict") else rows  # type: ignore[no-any-return]
 
     def annotated(self, queryset: QuerySet[Row, Row]) -> QuerySet[Row, Row]:
         """Joins and annotations that only the rows of the page need; they are not counted."""
@@ -123,7 +127,7 @@ class ListPage(Page, Generic[Row]):
         """What the parameters mean; those that make no sense fall back to their default. Bulk actions on a filter use it as well."""
         asked = {key: str(value).replace("\x00", "").strip() for key, value in query.items()}
         words = asked.get("q", "")[:200]
-        everything = self.queryset()
+        everything = self.restricted()
         view = next((view for view in self.views if view.key == asked.get("view")), self.views[0] if self.views else None)
         rows = view.apply(everything, request) if view else everything
         chips = []

@@ -17,8 +17,6 @@ class SavedView(models.Model):
     shared = models.BooleanField(_("shared with everybody"), default=False)
     changed_at = models.DateTimeField(_("changed"), db_default=Now())
 
-    is_default: bool  # set by saved.views_of for the person who asks
-
     class Meta:
         verbose_name = _("saved view")
         verbose_name_plural = _("saved views")

@@ -194,6 +194,15 @@ class FormPage(Page):
     submit_label: Any = ""
     tone: ClassVar[str] = "primary"
     http_method_names = ["get", "post", "head", "options"]
+    own_choices: ClassVar[tuple[str, ...]] = ("application",)  # fields that offer only what is within the person's reach
+
+    def narrowed(self, form: Any) -> Any:
+        """The choices of `own_choices` cut down to those with which the person may do this."""
+        for name in self.own_choices:
+            rows = getattr(form.fields.get(name), "queryset", None)
+            if rows is not None and hasattr(rows, "restrict") and self.permission:
+                form.fields[name].queryset = rows.restrict(self.request.user, self.permission)
+        return form
 
     def initial(self) -> dict[str, Any]:
         """What the form begins with."""
@@ -225,11 +234,11 @@ class FormPage(Page):
     def get(self, request: HttpRequest, *_args: Any, **_kwargs: Any) -> HttpResponse:  # noqa: ARG002
         """Show the empty form."""
         self.check()
-        return self.page(self.form_class(initial=self.initial(), **self.form_arguments()))
+        return self.page(self.narrowed(self.form_class(initial=self.initial(), **self.form_arguments())))
 
     def post(self, request: HttpRequest, *_args: Any, **_kwargs: Any) -> HttpResponse:
         """Run the service, or show what is wrong."""
-        form = self.form_class(request.POST, initial=self.initial(), **self.form_arguments())
+        form = self.narrowed(self.form_class(request.POST, initial=self.initial(), **self.form_arguments()))
         if not form.is_valid():
             return self.page(form)
         try:

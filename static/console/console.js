@@ -206,6 +206,13 @@
     });
   });
 
+  /* What scrolls can be scrolled by the keyboard; Django's filter of a choice says what its picture means. */
+  const reach = () => $$("main.content, .tablewrap.scroll, .drawer-body, .results").forEach((el) => {
+    const scrolls = el.scrollHeight > el.clientHeight + 1 || el.scrollWidth > el.clientWidth + 1;
+    if (scrolls && !$("a[href], button, input:not([type=hidden]), select, textarea", el)) el.tabIndex = 0;
+  });
+  addEventListener("load", () => { reach(); $$(".search-label-icon[aria-label]").forEach((el) => el.setAttribute("role", "img")); });
+
   /* toasts */
   const NS = "http://www.w3.org/2000/svg";
   function toast({ title, text = "", kind = "ok", href = "", link = "" }) {
