@@ -8,7 +8,7 @@ import structlog
 from django.db import DatabaseError, connection, transaction
 from django.utils.translation import gettext as _
 
-from core.errors import FieldError, Problem, not_found
+from core.errors import FieldError, Problem, conflict, not_found
 from messages.db import hot_cursor
 from messages.models import Redrive, RedriveItem
 from messages.querysets import DEAD_WHERE, int_cursor, page_size
@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 STEP = 500  # messages per transaction
 MAX_IDS = 1000
+_turn: int | None = None  # the redrive that had the last step in this process
 
 # Locks: the group's row first, as in every verb. An item is taken when it is still pending, so a step may be killed or run twice.
 _STEP = """
@@ -50,7 +51,7 @@ def start_redrive(
     """Begin to redrive the given dead letters, or all that match `only` now (frozen: later ones are not taken).
 
     The work is done by `redrive_step`. A given message that is not a dead letter gets its refusal as its result.
-    Problems: invalid_redrive (neither or both of ids and filter, or too many ids), not_found (the group).
+    Problems: invalid_redrive (neither or both of ids and filter, or too many ids), not_found (the group), group_retired.
     """
     if (ids is None) == (only is None):
         raise Problem("invalid_redrive", _("Give either ids or a filter."), errors=[FieldError("/ids", _("Give either ids or a filter."))])
@@ -58,8 +59,15 @@ def start_redrive(
         detail = _("Give 1 to {n} message ids; for more use a filter.").format(n=MAX_IDS)
         raise Problem("invalid_redrive", detail, errors=[FieldError("/ids", detail)])
     with transaction.atomic(), hot_cursor() as cursor:
-        if cursor.execute("SELECT 1 FROM mq_group WHERE group_id = %s", (group_id,)).fetchone() is None:
+        found = cursor.execute("SELECT retired FROM mq_group WHERE group_id = %s", (group_id,)).fetchone()
+        if found is None:
             raise not_found(_("consumer group"), group_id)
+        if found[0]:
+            raise conflict(
+                "group_retired",
+                _("The consumer group is retired: it takes no messages any more."),
+                hint=_("Its dead letters can still be read; send what is needed to another topic."),
+            )
         frozen = (
             None
             if only is None
@@ -106,18 +114,25 @@ def redrive_step(*, redrive_id: int, limit: int = STEP) -> bool:
 
 
 def run_redrives(*, steps: int = 20) -> int:
-    """Take running redrives on, one step each in turn, newest last; returns how many steps were done.
+    """Take running redrives on, one step each in turn; returns how many steps were done.
 
-    One that fails holds up no other: it is logged and tried again at the next call.
+    Each process goes round, from a random one on, and where a call ends the next one goes on: however many there are, each has its
+    turn. One that fails holds up no other: it is logged and tried again in the next round.
     """
-    running = list(Redrive.objects.filter(state=Redrive.State.RUNNING).order_by("pk").values_list("pk", flat=True)[:50])
+    global _turn  # noqa: PLW0603 - where this process is in its round; losing it only begins another round
+    running = Redrive.objects.filter(state=Redrive.State.RUNNING)
+    if _turn is None:
+        _turn = running.order_by("?").values_list("pk", flat=True).first() or 0
+    queue = list(running.filter(pk__gt=_turn).order_by("pk").values_list("pk", flat=True)[:steps])
+    if len(queue) < steps:
+        queue += running.filter(pk__lte=_turn).order_by("pk").values_list("pk", flat=True)[: steps - len(queue)]
     taken = 0
-    while running and taken < steps:
-        redrive_id = running.pop(0)
+    while queue and taken < steps:
+        _turn = redrive_id = queue.pop(0)
         taken += 1
         try:
             if redrive_step(redrive_id=redrive_id, limit=STEP):
-                running.append(redrive_id)
+                queue.append(redrive_id)
         except DatabaseError:
             if connection.in_atomic_block or not connection.is_usable():
                 raise

@@ -243,3 +243,38 @@ def test_a_redrive_that_fails_holds_up_no_other_and_they_take_turns(monkeypatch)
     Redrive.objects.filter(pk=jobs[0].pk).update(group_id=bad)
     while services.run_redrives():
         pass
+
+
+def test_however_many_redrives_fail_each_other_one_has_its_turn(monkeypatch):
+    topic = new_id()
+    group = new_group(topic)
+    ids = bury(topic, group, "a")
+    while services.run_redrives(steps=500) > 1:
+        pass
+    failing = [services.start_redrive(group_id=group, ids=[1]).pk for _ in range(120)]
+    Redrive.objects.filter(pk__in=failing).update(group_id=new_id())  # not in the store: each step of theirs is an error
+    try:
+        good = services.start_redrive(group_id=group, ids=ids)
+        for turn in (None, failing[0], failing[-1], 2**62):
+            Redrive.objects.filter(pk=good.pk).update(state="running")
+            monkeypatch.setattr(redrives, "_turn", turn)
+            for _call in range(14):  # 121 of 10 a call are one round
+                assert services.run_redrives(steps=10) == 10
+            good.refresh_from_db()
+            assert good.state == "finished"
+    finally:
+        Redrive.objects.filter(pk__in=failing).update(state="finished")
+    assert counts(group) == {"later": 1}
+
+
+def test_it_refuses_to_redrive_for_a_retired_group_and_begins_nothing():
+    topic = new_id()
+    group = new_group(topic)
+    ids = bury(topic, group, "a")
+    builtin.retire_group(group_id=group)
+    for what in ({"ids": ids}, {"only": DeadFilter()}):
+        with pytest.raises(Problem) as refused:
+            services.start_redrive(group_id=group, **what)
+        assert (refused.value.code, refused.value.status) == ("group_retired", 409)
+    assert not Redrive.objects.filter(group_id=group).exists()
+    assert counts(group) == {"dead": 1}
