@@ -65,10 +65,15 @@ class ConsumerGroup(Approvable):
     def __str__(self) -> str:
         return self.name
 
+    @staticmethod
+    def path_of(name: str) -> str:
+        """The node of the one with this name."""
+        return f"/zms/consumergroup/{name}"
+
     @property
     def zookeeper_path(self) -> str:
         """The node that SDKs read."""
-        return f"/zms/consumergroup/{self.name}"
+        return self.path_of(self.name)
 
     @property
     def backoffs_ms(self) -> list[int]:

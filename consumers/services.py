@@ -225,7 +225,7 @@ def publish_groups_of(topic: Topic) -> None:
 def paths_on(cluster: Cluster) -> list[str]:
     """The nodes of the active groups that name a cluster."""
     groups = ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__position=0, subscriptions__topic__cluster=cluster)
-    return [group.zookeeper_path for group in groups]
+    return [ConsumerGroup.path_of(name) for name in groups.values_list("name", flat=True)]
 
 
 def _set_suspended(*, actor: User, group: ConsumerGroup, suspended: bool, reason: str) -> ConsumerGroup:

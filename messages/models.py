@@ -35,6 +35,7 @@ class Redrive(models.Model):
             ("send_message", _("Can send messages")),
             ("consume_message", _("Can pull and settle messages")),
             ("view_message", _("Can read messages")),
+            ("view_body", _("Can read the bodies of messages")),
             ("change_delayed", _("Can cancel and reschedule delayed messages")),
         ]
         indexes = [

@@ -59,12 +59,37 @@ def _summed(sql: str, group_ids: Sequence[int]) -> dict[int, tuple[int, ...]]:
 
 def lag(*, group_ids: Sequence[int]) -> dict[int, Lag]:
     """Messages that wait, and the age in seconds of the oldest of them, of many groups in one statement."""
+    return {group_id: Lag(group_id) for group_id in group_ids} | behind(group_ids=group_ids)
+
+
+def behind(*, group_ids: Sequence[int]) -> dict[int, Lag]:
+    """The same of those groups only for which something waits: few, even among ten thousand."""
     rows = fetch("SELECT group_id, sum(messages)::bigint, min(oldest) FROM mq_lag(%s::bigint[]) GROUP BY 1", (list(group_ids),))
     now = datetime.now(UTC)
-    found = {group_id: Lag(group_id) for group_id in group_ids}
-    for group_id, waiting, oldest in rows:
-        found[group_id] = Lag(group_id, waiting, max(0.0, (now - oldest).total_seconds()) if oldest else 0.0)
-    return found
+    return {group_id: Lag(group_id, waiting, max(0.0, (now - oldest).total_seconds())) for group_id, waiting, oldest in rows}
+
+
+def totals(*, group_ids: Sequence[int]) -> dict[str, int]:
+    """What many groups have in hand, done, to retry and given up, in all, and `dead_groups`: in how many of them messages are dead."""
+    keys = ("processing", "succeeded", "later", "dead", "dead_groups")
+    rows = fetch(
+        """
+        SELECT coalesce(sum(processing), 0)::bigint, coalesce(sum(succeeded), 0)::bigint, coalesce(sum(later), 0)::bigint,
+               coalesce(sum(dead), 0)::bigint, count(DISTINCT group_id) FILTER (WHERE dead > 0)
+          FROM mq_cursor WHERE group_id = ANY (%s::bigint[])
+        """,
+        (list(group_ids),),
+    )
+    return dict(zip(keys, rows[0], strict=True))
+
+
+def most_dead(*, group_ids: Sequence[int], limit: int) -> dict[int, int]:
+    """The groups with most dead letters, and how many; those without any are left out."""
+    sql = (
+        "SELECT group_id, sum(dead)::bigint FROM mq_cursor WHERE group_id = ANY (%s::bigint[]) AND dead > 0"
+        " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %s::int"
+    )
+    return dict(fetch(sql, (list(group_ids), limit)))
 
 
 def message(*, message_id: int) -> StoredMessage:

@@ -3,6 +3,7 @@
 from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
 from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
 from messages.querysets import (
+    behind,
     counts,
     counts_by_topic,
     dead_letters,
@@ -11,12 +12,15 @@ from messages.querysets import (
     lag,
     message,
     message_status,
+    most_dead,
     search,
+    totals,
 )
 from messages.redrives import redrive_results, redrive_step, run_redrives, start_redrive
 from messages.sending import send
 
 __all__ = [
+    "behind",
     "cancel_delayed",
     "counts",
     "counts_by_topic",
@@ -28,6 +32,7 @@ __all__ = [
     "lag",
     "message",
     "message_status",
+    "most_dead",
     "next",
     "promote",
     "pull",
@@ -40,4 +45,5 @@ __all__ = [
     "settle",
     "start_redrive",
     "tick",
+    "totals",
 ]

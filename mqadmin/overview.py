@@ -25,7 +25,7 @@ from core.console.counting import count_all
 from core.console.pages import Page, person
 from core.console.templatetags.console import span
 from messages import services as store
-from messages.types import Counts, Lag, StoreHealth
+from messages.types import Lag, StoreHealth
 from registry.models import Instance, Publication, RegistrarHeartbeat
 from registry.status import statuses
 from topics.models import Topic
@@ -34,6 +34,7 @@ BEHIND = 60.0  # seconds: older than that a waiting message means that its group
 STRAGGLER = timedelta(seconds=30)  # an instance that still runs an older generation after so long is one
 STALE = 10.0  # seconds without a tick after which the storekeeper is away
 ROWS = 8
+TODOS = 12  # of each kind; the page says how many more there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,52 +62,48 @@ class Overview(Page):
         """All of it; each part only for those who may see it."""
         user = person(request)
         sees_groups, sees_nodes = user.has_perm("consumers.view_consumergroup"), user.has_perm("registry.view_publication")
-        groups = list(ConsumerGroup.objects.filter(state=State.ACTIVE).prefetch_related("subscriptions__topic")) if sees_groups else []
-        counts, lags = _store_numbers([group.pk for group in groups])
+        groups = _Groups.of(user) if sees_groups else _Groups()
         health = _health()
-        clusters = list(Cluster.objects.all()) if user.has_perm("clusters.view_cluster") else []
+        clusters = list(Cluster.objects.restrict(user)) if user.has_perm("clusters.view_cluster") else []
         slots.fill("clusters", clusters)
         published = statuses([cluster.zookeeper_path for cluster in clusters])
         for cluster in clusters:
             cluster.publication = published.get(cluster.zookeeper_path)  # type: ignore[attr-defined]
         numbers = count_all(
             {
-                "topics": Topic.objects.filter(state=State.ACTIVE),
-                "not_out": Publication.objects.dirty(),
-                "drift": Publication.objects.filter(drifted_at__isnull=False),
-                "nodes": Publication.objects.live(),
-                "online": Instance.objects.online(),
-                "silent": Instance.objects.online().filter(Q(plain=True) | Q(applied_generation=None)),
-                "pending_topics": Topic.objects.filter(state=State.PENDING),
-                "pending_groups": ConsumerGroup.objects.filter(state=State.PENDING),
+                "topics": Topic.objects.restrict(user).filter(state=State.ACTIVE),
+                "not_out": Publication.objects.restrict(user).dirty(),
+                "drift": Publication.objects.restrict(user).filter(drifted_at__isnull=False),
+                "nodes": Publication.objects.restrict(user).live(),
+                "online": Instance.objects.restrict(user).online(),
+                "silent": Instance.objects.restrict(user).online().filter(Q(plain=True) | Q(applied_generation=None)),
+                "pending_topics": Topic.objects.restrict(user).filter(state=State.PENDING),
+                "pending_groups": ConsumerGroup.objects.restrict(user).filter(state=State.PENDING),
                 "watching": RegistrarHeartbeat.objects.watching(),
                 "registrars": RegistrarHeartbeat.objects.alive(),
             }
         )
-        found = [*_processes(health, numbers), *_todo(user, groups, counts, lags, numbers)]
+        found = [*_processes(health, numbers), *_todo(user, groups, numbers)]
         todo = sorted(found, key=lambda item: (item.rank, -item.weight))
-        behind = sorted((group for group in groups if _lag(lags, group).messages), key=lambda group: -_lag(lags, group).seconds)
-        for group in behind[:ROWS]:
-            group.lag = _lag(lags, group)  # type: ignore[attr-defined]
-            group.behind = timedelta(seconds=group.lag.seconds)  # type: ignore[attr-defined]
-            group.counts = counts.get(group.pk)  # type: ignore[attr-defined]
-        entries = list(AuditEntry.objects.order_by("-id")[:ROWS]) if user.has_perm("audit.view_auditentry") else []
+        entries = list(AuditEntry.objects.restrict(user).order_by("-id")[:ROWS]) if user.has_perm("audit.view_auditentry") else []
         for entry in entries:
             entry.change_text = changes(entry)  # type: ignore[attr-defined]
         return self.show(
             {
                 "numbers": numbers,
-                "totals": _totals(counts.values()),
-                "lag": sum(lag.messages for lag in lags.values()),
-                "worst": span(timedelta(seconds=max((lag.seconds for lag in lags.values()), default=0.0))),
-                "groups_count": len(groups),
-                "behind_count": sum(_lag(lags, group).seconds > BEHIND for group in groups),
-                "dead_groups": sum(bool(c.dead) for c in counts.values()),
-                "suspended_count": sum(group.suspended for group in groups),
+                "totals": groups.totals,
+                "lag": groups.totals["waiting"],
+                "worst": span(timedelta(seconds=max((lag.seconds for lag in groups.lags.values()), default=0.0))),
+                "groups_count": groups.number,
+                "behind_count": sum(lag.seconds > BEHIND for lag in groups.lags.values()),
+                "dead_groups": groups.totals["dead_groups"],
+                "suspended_count": len(groups.suspended),
                 "pending": numbers["pending_topics"] + numbers["pending_groups"],
-                "todo": todo,
+                "todo": todo[:TODOS],
+                "todo_count": len(todo) + groups.left_out,
+                "todo_more": len(todo[TODOS:]) + groups.left_out,
                 "todo_hot": any(item.status in {"dead", "failed", "down"} for item in todo),
-                "behind": behind[:ROWS],
+                "behind": groups.furthest(),
                 "clusters": clusters[:ROWS],
                 "clusters_count": len(clusters),
                 "cluster_columns": slots.columns_of("clusters"),
@@ -127,20 +124,54 @@ def _url(name: str, *args: Any, query: str = "") -> str:
         return ""
 
 
-def _store_numbers(ids: list[int]) -> tuple[dict[int, Counts], dict[int, Lag]]:
-    return (store.counts(group_ids=ids), store.lag(group_ids=ids)) if ids else ({}, {})
+class _Groups:
+    """The active groups in numbers, and the few of them that the page shows: there may be ten thousand."""
 
+    def __init__(self) -> None:
+        self.number = 0
+        self.suspended: list[int] = []
+        self.lags: dict[int, Lag] = {}
+        self.late: list[int] = []  # behind and not suspended, worst first
+        self.dead: dict[int, int] = {}
+        self.totals = dict.fromkeys(("waiting", "processing", "succeeded", "later", "dead", "dead_groups"), 0)
+        self.rows: dict[int, ConsumerGroup] = {}
 
-def _lag(lags: dict[int, Lag], group: ConsumerGroup) -> Lag:
-    return lags.get(group.pk) or Lag(group.pk)
+    @classmethod
+    def of(cls, user: Any) -> "_Groups":
+        """Those that the person may see; a fixed number of statements."""
+        self = cls()
+        found = list(ConsumerGroup.objects.restrict(user).filter(state=State.ACTIVE).values_list("pk", "suspended", "changed_at"))
+        ids = [pk for pk, _suspended, _at in found]
+        if not ids:
+            return self
+        self.number = len(ids)
+        self.suspended = [pk for pk, suspended, _at in sorted(found, key=lambda row: row[2], reverse=True) if suspended]
+        self.lags = store.behind(group_ids=ids)
+        late = set(self.lags) - set(self.suspended)
+        self.late = sorted((pk for pk in late if self.lags[pk].seconds > BEHIND), key=lambda pk: -self.lags[pk].seconds)
+        self.dead = store.most_dead(group_ids=ids, limit=TODOS)
+        self.totals |= store.totals(group_ids=ids)
+        self.totals["waiting"] = sum(lag.messages for lag in self.lags.values())
+        shown = {*self._furthest(), *self.late[:TODOS], *self.dead, *self.suspended[:TODOS]}
+        self.rows = ConsumerGroup.objects.prefetch_related("subscriptions__topic").in_bulk(shown)
+        return self
 
+    @property
+    def left_out(self) -> int:
+        """How many groups need somebody and are not among the rows."""
+        return sum(max(0, n - TODOS) for n in (self.totals["dead_groups"], len(self.late), len(self.suspended)))
 
-def _totals(all_counts: Any) -> dict[str, int]:
-    totals = dict.fromkeys(("waiting", "processing", "succeeded", "later", "dead"), 0)
-    for counts in all_counts:
-        for key in totals:
-            totals[key] += getattr(counts, key)
-    return totals
+    def _furthest(self) -> list[int]:
+        return sorted(self.lags, key=lambda pk: -self.lags[pk].seconds)[:ROWS]
+
+    def furthest(self) -> list[ConsumerGroup]:
+        """The groups furthest behind with their numbers."""
+        ids = [pk for pk in self._furthest() if pk in self.rows]
+        counts = store.counts(group_ids=ids) if ids else {}
+        for pk in ids:
+            row: Any = self.rows[pk]
+            row.lag, row.behind, row.counts = self.lags[pk], timedelta(seconds=self.lags[pk].seconds), counts[pk]
+        return [self.rows[pk] for pk in ids]
 
 
 def _health() -> StoreHealth | None:
@@ -152,32 +183,16 @@ def _health() -> StoreHealth | None:
         return None
 
 
-def _todo(
-    user: Any, groups: list[ConsumerGroup], counts: dict[int, Counts], lags: dict[int, Lag], numbers: dict[str, int]
-) -> Iterator[Todo]:
+def _todo(user: Any, groups: _Groups, numbers: dict[str, int]) -> Iterator[Todo]:
     if user.has_perm("registry.view_publication"):
-        yield from _nodes()
+        yield from _nodes(user)
     if user.has_perm("registry.view_instance"):
-        yield from _stragglers()
-    for group in groups:
-        dead, lag = counts[group.pk].dead if group.pk in counts else 0, _lag(lags, group)
-        page = _url("consumers_detail", group.name)
-        if dead:
-            what = ngettext("{n} dead letter", "{n} dead letters", dead).format(n=f"{dead:,}")
-            url = _url("messages_dead", query=f"?group={group.name}") or page
-            yield Todo(40, "dead", what, _("in {group}").format(group=group.name), None, url, _("Look"), weight=dead)
-        if lag.seconds > BEHIND and not group.suspended:
-            what = _("{group} is {time} behind").format(group=group.name, time=span(timedelta(seconds=lag.seconds)))
-            why = ngettext("{n} message waits", "{n} messages wait", lag.messages).format(n=f"{lag.messages:,}")
-            yield Todo(30, "behind", what, why, timezone.now() - timedelta(seconds=lag.seconds), page, _("Open"), weight=lag.seconds)
-        if group.suspended:
-            yield Todo(
-                70, "suspended", _("{group} is suspended").format(group=group.name), group.suspend_reason, group.changed_at, page, _("Open")
-            )
+        yield from _stragglers(user)
+    yield from _groups(groups)
     yield from _requests(user, numbers)
     if user.has_perm("consumers.view_shadowtask"):
-        on = ShadowTask.objects.filter(enabled=True).aggregate(first=Min("lease_until"), last=Max("changed_at"))
-        number = ShadowTask.objects.filter(enabled=True).count() if on["first"] else 0
+        on = ShadowTask.objects.restrict(user).filter(enabled=True).aggregate(first=Min("lease_until"), last=Max("changed_at"))
+        number = ShadowTask.objects.restrict(user).filter(enabled=True).count() if on["first"] else 0
         if number:
             what = ngettext("{n} shadow group is on", "{n} shadow groups are on", number).format(n=number)
             left = on["first"] - timezone.now()
@@ -190,6 +205,23 @@ def _todo(
                 _url("consumers_shadow", query="?view=on"),
                 _("Open"),
             )
+
+
+def _groups(groups: _Groups) -> Iterator[Todo]:
+    for pk, dead in groups.dead.items():
+        if group := groups.rows.get(pk):
+            what = ngettext("{n} dead letter", "{n} dead letters", dead).format(n=f"{dead:,}")
+            url = _url("messages_dead", query=f"?group={group.name}") or _url("consumers_detail", group.name)
+            yield Todo(40, "dead", what, _("in {group}").format(group=group.name), None, url, _("Look"), weight=dead)
+    for group in filter(None, map(groups.rows.get, groups.late[:TODOS])):
+        lag = groups.lags[group.pk]
+        what = _("{group} is {time} behind").format(group=group.name, time=span(timedelta(seconds=lag.seconds)))
+        why = ngettext("{n} message waits", "{n} messages wait", lag.messages).format(n=f"{lag.messages:,}")
+        since = timezone.now() - timedelta(seconds=lag.seconds)
+        yield Todo(30, "behind", what, why, since, _url("consumers_detail", group.name), _("Open"), weight=lag.seconds)
+    for group in filter(None, map(groups.rows.get, groups.suspended[:TODOS])):
+        what = _("{group} is suspended").format(group=group.name)
+        yield Todo(70, "suspended", what, group.suspend_reason, group.changed_at, _url("consumers_detail", group.name), _("Open"))
 
 
 def _processes(health: StoreHealth | None, numbers: dict[str, int]) -> Iterator[Todo]:
@@ -215,8 +247,9 @@ def _processes(health: StoreHealth | None, numbers: dict[str, int]) -> Iterator[
         yield Todo(5, "failed", _("The clock of the database jumped ahead"), _("message ids do not follow it; set it right"), None, "", "")
 
 
-def _nodes() -> Iterator[Todo]:
-    wrong = Publication.objects.failing() | Publication.objects.filter(drifted_at__isnull=False)
+def _nodes(user: Any) -> Iterator[Todo]:
+    seen = Publication.objects.restrict(user)
+    wrong = seen.failing() | seen.filter(drifted_at__isnull=False)
     for row in wrong.distinct().defer("data", "last_foreign_data").order_by("changed_at")[:5]:
         url = _url("registry_publication", row.pk)
         if row.state == "drifted":
@@ -233,8 +266,8 @@ def _nodes() -> Iterator[Todo]:
             yield Todo(15, "failed", row.path, row.last_error, row.changed_at, url, _("See"))
 
 
-def _stragglers() -> Iterator[Todo]:
-    late = Instance.objects.with_applied().filter(Q(applied="outdated"))
+def _stragglers(user: Any) -> Iterator[Todo]:
+    late = Instance.objects.restrict(user).with_applied().filter(Q(applied="outdated"))
     paths = dict(late.order_by("path").values_list("path", "app")[:200])
     if paths:
         for row in Publication.objects.filter(path__in=paths, published_at__lt=timezone.now() - STRAGGLER).only(
@@ -249,7 +282,9 @@ def _requests(user: Any, numbers: dict[str, int]) -> Iterator[Todo]:
     groups = numbers["pending_groups"] if user.has_perm("consumers.view_consumergroup") else 0
     if not topics + groups:
         return
-    oldest = [model.objects.filter(state=State.PENDING).aggregate(at=Min("requested_at"))["at"] for model in (Topic, ConsumerGroup)]
+    oldest = [
+        model.objects.restrict(user).filter(state=State.PENDING).aggregate(at=Min("requested_at"))["at"] for model in (Topic, ConsumerGroup)
+    ]
     what = ngettext("{n} request waits for approval", "{n} requests wait for approval", topics + groups).format(n=topics + groups)
     parts = [
         ngettext("{n} topic", "{n} topics", topics).format(n=topics) if topics else "",

@@ -141,6 +141,10 @@ class Instance(models.Model):
     czxid = models.BigIntegerField(_("incarnation"))
     mzxid = models.BigIntegerField(_("last report"))
     online = models.BooleanField(_("online"), default=True)
+    # What it follows, by the path: no column, only a way to join, since most lists compare the two generations.
+    publication = models.ForeignObject(
+        Publication, models.DO_NOTHING, from_fields=["path"], to_fields=["path"], related_name="+", null=True, editable=False
+    )
     first_seen = models.DateTimeField(_("first seen"), default=timezone.now)
     online_since = models.DateTimeField(_("online since"), default=timezone.now)
     offline_at = models.DateTimeField(_("offline since"), null=True, blank=True)

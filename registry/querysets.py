@@ -90,10 +90,7 @@ class InstanceQuerySet(ScopedQuerySet["Instance"]):
 
     def with_applied(self) -> Self:
         """Annotate `published_generation` of what they follow, and `applied`: applied, outdated, unknown or offline."""
-        from registry.models import Publication
-
-        published = Publication.objects.filter(path=OuterRef("path")).values("published_generation")
-        return self.annotate(published_generation=Subquery(published)).annotate(
+        return self.annotate(published_generation=F("publication__published_generation")).annotate(
             applied=Case(
                 When(online=False, then=Value("offline")),
                 When(Q(plain=True) | Q(applied_generation__isnull=True) | Q(published_generation__isnull=True), then=Value("unknown")),
@@ -102,6 +99,20 @@ class InstanceQuerySet(ScopedQuerySet["Instance"]):
                 output_field=models.CharField(),
             ),
         )
+
+    def outdated(self) -> Self:
+        """Online ones that run an older generation than the published one: `applied` is outdated, told without a join of all rows."""
+        from registry.models import Publication
+
+        newer = Publication.objects.filter(path=OuterRef("path"), published_generation__gt=OuterRef("applied_generation"))
+        return self.filter(Exists(newer), online=True, plain=False)
+
+    def silent(self) -> Self:
+        """Online ones of which nobody knows what they run: `applied` is unknown."""
+        from registry.models import Publication
+
+        known = Publication.objects.values("path")
+        return self.filter(Q(plain=True) | Q(applied_generation__isnull=True) | ~Q(path__in=known), online=True)
 
     def orphaned(self) -> Self:
         """Those that follow something which mqadmin does not publish."""

@@ -65,7 +65,12 @@ class Topic(Approvable):
     def __str__(self) -> str:
         return self.name
 
+    @staticmethod
+    def path_of(name: str) -> str:
+        """The node of the one with this name."""
+        return f"/zms/topic/{name}"
+
     @property
     def zookeeper_path(self) -> str:
         """The node that SDKs read."""
-        return f"/zms/topic/{self.name}"
+        return self.path_of(self.name)

@@ -198,7 +198,7 @@ def publish(topic: Topic) -> None:
 
 def paths_on(cluster: Cluster) -> list[str]:
     """The nodes of the active topics on a cluster."""
-    return [topic.zookeeper_path for topic in Topic.objects.filter(cluster=cluster, state=State.ACTIVE)]
+    return [Topic.path_of(name) for name in Topic.objects.filter(cluster=cluster, state=State.ACTIVE).values_list("name", flat=True)]
 
 
 def validate(thing: Any) -> None:
