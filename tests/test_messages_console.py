@@ -371,3 +371,10 @@ def test_a_preview_may_cut_a_character(topic):
     (message,) = send(topic, "中" * 100)
     assert reading.previews(topic_id=topic.pk, message_ids=[message])[message].startswith("中" * 50)
     assert reading.one_line(b"\xff\x00\x01") == "ff 00 01"
+
+
+def test_the_palette_finds_a_message_by_its_whole_id(browser, topic):
+    (message,) = send(topic, "{}")
+    url = reverse("admin:messages_detail", args=[message])
+    assert url in page(browser, "find", q=str(message))
+    assert "Messages" not in page(browser, "find", q=str(message)[:-1])

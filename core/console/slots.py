@@ -128,6 +128,5 @@ def panels_of(slot: str, request: HttpRequest, thing: Any) -> list[str]:
 
 
 def found(user: User, words: str) -> list[Hit]:
-    """What all rooms find for the palette: topics and groups first, since they are what people look for."""
-    hits = [hit for find in _searches for hit in find(user, words)]
-    return sorted(hits, key=lambda hit: ("topic", "group").index(hit.icon) if hit.icon in {"topic", "group"} else 2)
+    """What all rooms find for the palette."""
+    return [hit for find in _searches for hit in find(user, words)]
