@@ -249,7 +249,9 @@ def health() -> StoreHealth:
     """What readiness and the overview need to know of the store, in one statement."""
     row = fetch(
         """
-        SELECT extract(epoch FROM clock_timestamp() - h.at)::float8, h.closed_id, s.last_value,
+        SELECT (SELECT extract(epoch FROM clock_timestamp() - k.beat_at)::float8 FROM mq_storekeeper k),
+               extract(epoch FROM clock_timestamp() - h.at)::float8, greatest((s.last_value - h.closed_id) >> 20, 0)::float8,
+               h.closed_id, s.last_value,
                coalesce(h.refused_at > clock_timestamp() - interval '1 minute', false),
                extract(epoch FROM mq_time_of(h.partitioned_to) - clock_timestamp())::float8 / 86400
           FROM mq_horizon h, mq_id_seq s

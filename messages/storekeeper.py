@@ -18,6 +18,9 @@ TICK = 0.02  # seconds between ticks while messages come
 TICK_IDLE = 0.1  # when none has come for a second: a pull that finds the horizon behind ticks by itself
 CUT = 2.0
 UPKEEP = 60.0
+AGAIN = 1.0  # until a chore goes on that had more to do than its round, or no lock
+ROUND = 0.3  # seconds that a chore may keep the ticks waiting; a lock that is taken costs another 0.5 at most
+BEAT = 1.0
 ELECTION = 1.0  # between two tries to become the active one
 LEADER_LOCK = 7310000  # session-level advisory lock
 
@@ -25,7 +28,7 @@ LEADER_LOCK = 7310000  # session-level advisory lock
 @dataclass(slots=True)
 class _Chore:
     every: float
-    work: Callable[[psycopg.Connection[Any]], None]
+    work: Callable[[psycopg.Connection[Any]], bool]  # False: there is more to do
     next_at: float = 0.0
 
 
@@ -70,8 +73,8 @@ class Storekeeper:
         return False
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
-        upkeep(connection)  # before the first tick: ids must not leave the partitions
-        chores = [_Chore(CUT, cut), _Chore(UPKEEP, upkeep), _Chore(UPKEEP, drop_promoted), _Chore(CUT, purge)]
+        _try(upkeep, connection)  # before the first tick: ids must not leave the partitions
+        chores = [_Chore(CUT, cut), _Chore(UPKEEP, upkeep), _Chore(UPKEEP, drop_promoted), _Chore(CUT, purge), _Chore(BEAT, beat)]
         closed, moved_at, refused_said = None, self._clock(), 0.0
         while not self._stop.is_set():
             jump = "100 years" if self._accept_jump else "1 day"
@@ -89,55 +92,76 @@ class Storekeeper:
                 )
             for chore in chores:
                 if now >= chore.next_at:
-                    chore.work(connection)
-                    chore.next_at = self._clock() + chore.every
+                    done = _try(chore.work, connection)
+                    chore.next_at = self._clock() + (chore.every if done else AGAIN)
             self._stop.wait(TICK if now - moved_at < 1.0 else TICK_IDLE)
 
 
-def cut(connection: psycopg.Connection[Any]) -> None:
+def _try(work: Callable[[psycopg.Connection[Any]], bool], connection: psycopg.Connection[Any]) -> bool:
+    """One round of a chore; a lock that somebody else holds means: later."""
+    try:
+        return work(connection)
+    except psycopg.errors.LockNotAvailable:
+        log.info("a chore waits for a lock; trying again", chore=work.__name__)
+        return False
+
+
+def beat(connection: psycopg.Connection[Any]) -> bool:
+    """Say that this storekeeper works: readiness and overview look at it."""
+    connection.execute("SELECT mq_beat()")
+    return True
+
+
+def cut(connection: psycopg.Connection[Any]) -> bool:
     """Cut the cumulative counters at the horizon where a topic has grown."""
-    for _round in range(50):
+    end = time.monotonic() + ROUND
+    while time.monotonic() < end:
         row = connection.execute("SELECT mq_cut()").fetchone()
         if not row or not row[0]:
-            return
+            return True
+    return False
 
 
-def purge(connection: psycopg.Connection[Any]) -> None:
+def purge(connection: psycopg.Connection[Any]) -> bool:
     """Forget producers' ids after their time to live."""
     connection.execute("SELECT mq_purge_claims()")
+    return True
 
 
-def upkeep(connection: psycopg.Connection[Any]) -> None:
-    """Make the partitions that are missing ahead, one short transaction each; a lock that is taken means: next time."""
-    for _step in range(200):
-        try:
-            row = connection.execute("SELECT mq_upkeep()").fetchone()
-        except psycopg.errors.LockNotAvailable:
-            log.info("a partition waits for a lock; trying again")
-            continue
+def upkeep(connection: psycopg.Connection[Any]) -> bool:
+    """Make the partitions that are missing ahead, one short transaction each; False when there was no time, or no lock, for all."""
+    end = time.monotonic() + ROUND
+    while True:
+        row = connection.execute("SELECT mq_upkeep()").fetchone()
         if not row or row[0] is None:
-            return
+            return True
         log.info("partition made", partition=row[0])
+        if time.monotonic() > end:
+            return False
 
 
-def drop_promoted(connection: psycopg.Connection[Any]) -> None:
-    """Drop the partitions of delayed messages whose time is over and that are empty: cheaper than vacuuming them."""
+def drop_promoted(connection: psycopg.Connection[Any]) -> bool:
+    """Drop a partition of delayed messages whose time is over and that is empty: cheaper than vacuuming it. False: there may be more."""
     rows = connection.execute(
         "SELECT p.partition::text, i.inhdetachpending FROM mq_partitions('mq_delayed') p JOIN pg_inherits i ON i.inhrelid = p.partition"
-        " WHERE p.hi::timestamptz < clock_timestamp() - interval '7 days'"
+        " WHERE p.hi::timestamptz < clock_timestamp() - interval '7 days' ORDER BY p.hi::timestamptz"
     ).fetchall()
     for name, half_detached in rows:
-        table = sql.Identifier(name)
-        if connection.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(table)).fetchone() != (True,):
-            continue
-        try:
-            connection.execute("SET lock_timeout = '500ms'")
-            # A lock that did not come in time, or a kill, leaves it half detached; that can only be finished, not begun again.
-            how = sql.SQL("FINALIZE" if half_detached else "CONCURRENTLY")
-            connection.execute(sql.SQL("ALTER TABLE mq_delayed DETACH PARTITION {} {}").format(table, how))
-            connection.execute(sql.SQL("DROP TABLE {}").format(table))
-            log.info("partition dropped", partition=name)
-        except psycopg.errors.LockNotAvailable:
-            log.info("an old partition is in use; trying again later", partition=name)
-        finally:
-            connection.execute("RESET lock_timeout")
+        if connection.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(name))).fetchone() == (True,):
+            drop_partition(connection, "mq_delayed", name, half_detached=half_detached)
+            return False
+    return True
+
+
+def drop_partition(connection: psycopg.Connection[Any], parent: str, name: str, *, half_detached: bool) -> None:
+    """Detach and drop a partition without blocking anybody. Raises LockNotAvailable: somebody reads it, try again later."""
+    table = sql.Identifier(name)
+    connection.execute("SET lock_timeout = '500ms'")
+    try:
+        # A lock that did not come in time, or a kill, leaves it half detached; that can only be finished, not begun again.
+        how = sql.SQL("FINALIZE" if half_detached else "CONCURRENTLY")
+        connection.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(sql.Identifier(parent), table, how))
+        connection.execute(sql.SQL("DROP TABLE {}").format(table))
+    finally:
+        connection.execute("RESET lock_timeout")
+    log.info("partition dropped", partition=name)

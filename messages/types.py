@@ -182,9 +182,15 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class StoreHealth:
-    """The ticker's sign of life. `horizon_age` and `behind` in seconds: since the last tick moved, and of ids not yet closed."""
+    """Whether the store works; times in seconds.
 
+    `storekeeper_age`: since its last sign of life, None when it has never run. `horizon_age`: since a tick, a pull's too, has closed
+    something. `held_back`: of ids that a transaction which has sent and is still open keeps from being closed.
+    """
+
+    storekeeper_age: float | None
     horizon_age: float
+    held_back: float
     closed_id: int
     last_id: int
     clock_refused: bool

@@ -97,16 +97,17 @@ def _zookeeper() -> str | None:
 def _storekeeper() -> str | None:
     """Whether it ticks, and whether the ticks get anywhere: a sender that keeps its transaction open holds up all topics."""
     with connection.cursor() as cursor:
-        # The upper bits of an id are seconds.
+        # The horizon's own time is no sign of the storekeeper's life: a pull ticks too. The upper bits of an id are seconds.
         cursor.execute(
-            "SELECT extract(epoch FROM clock_timestamp() - h.at)::float8, (s.last_value - h.closed_id) >> 20 FROM mq_horizon h, mq_id_seq s"
+            "SELECT (SELECT extract(epoch FROM clock_timestamp() - beat_at)::float8 FROM mq_storekeeper),"
+            " (s.last_value - h.closed_id) >> 20 FROM mq_horizon h, mq_id_seq s"
         )
         row = cursor.fetchone()
-    if row is None:
-        return "never ticked"
+    if row is None or row[0] is None:
+        return "no storekeeper has ever run"
     age, behind = row
     if age > STALE:
-        return f"last tick {age:.0f} s ago"
+        return f"last sign of life {age:.0f} s ago"
     return None if behind <= STALE else f"messages of {behind} s are held back by a transaction that has sent and is still open"
 
 

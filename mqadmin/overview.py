@@ -240,9 +240,13 @@ def _processes(health: StoreHealth | None, numbers: dict[str, int]) -> Iterator[
             publications,
             _("See"),
         )
-    if health is None or health.horizon_age > STALE:
-        age = timezone.now() - timedelta(seconds=health.horizon_age) if health and health.horizon_age < 10**9 else None
+    if health is None or health.storekeeper_age is None or health.storekeeper_age > STALE:
+        age = timezone.now() - timedelta(seconds=health.storekeeper_age) if health and health.storekeeper_age is not None else None
         yield Todo(0, "down", _("The storekeeper is away"), _("new messages are kept, but not handed out"), age, "", "")
+    elif health.held_back > STALE:
+        since = timezone.now() - timedelta(seconds=health.held_back)
+        why = _("somebody has sent in a transaction that is still open")
+        yield Todo(0, "down", _("New messages are held back"), why, since, "", "")
     elif health.clock_refused:
         yield Todo(5, "failed", _("The clock of the database jumped ahead"), _("message ids do not follow it; set it right"), None, "", "")
 

@@ -40,17 +40,48 @@ def test_a_part_that_hangs_takes_no_thread_from_the_others(client, monkeypatch):
 
 @pytest.fixture
 def horizon():
-    """A horizon that ticks, and stands for a minute; afterwards as before."""
+    """`horizon(beat, held)`: a horizon that a pull has just moved, a storekeeper that was seen `beat` seconds ago (None: never), and
+    messages of `held` seconds that are not closed; afterwards as before."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT closed_id, at FROM mq_horizon")
         before = cursor.fetchone()
-        cursor.execute("UPDATE mq_horizon SET at = clock_timestamp(), closed_id = (SELECT last_value FROM mq_id_seq) - (60::bigint << 20)")
-        yield
+
+        def stand(beat, held):
+            cursor.execute(
+                "UPDATE mq_horizon SET at = clock_timestamp(), closed_id = (SELECT last_value FROM mq_id_seq) - (%s::bigint << 20)", [held]
+            )
+            cursor.execute("DELETE FROM mq_storekeeper")
+            if beat is not None:
+                cursor.execute("INSERT INTO mq_storekeeper (beat_at) VALUES (clock_timestamp() - make_interval(secs => %s))", [beat])
+
+        yield stand
+        cursor.execute("DELETE FROM mq_storekeeper")
         cursor.execute("UPDATE mq_horizon SET closed_id = %s, at = %s", before)
 
 
-def test_readyz_and_metrics_say_that_an_open_transaction_holds_messages_back(client, horizon):
-    assert client.get("/readyz").json()["parts"]["storekeeper"].startswith("messages of 60 s are held back")
+@pytest.mark.parametrize(
+    ("state", "said", "shown"),
+    [
+        ((0, 0), "ok", ""),
+        ((None, 0), "no storekeeper has ever run", "The storekeeper is away"),
+        ((60, 0), "last sign of life 60 s ago", "The storekeeper is away"),
+        ((0, 60), "messages of 60 s are held back", "New messages are held back"),
+    ],
+)
+def test_readiness_and_overview_judge_by_the_storekeepers_own_beat_and_by_what_is_held_back(  # noqa: PLR0917 - a table
+    client, admin_person, horizon, state, said, shown
+):
+    """A pull that ticks by itself has moved the horizon just now."""
+    horizon(*state)
+    assert client.get("/readyz").json()["parts"]["storekeeper"].startswith(said)
+    client.force_login(admin_person)
+    page = client.get("/admin/").content.decode()
+    for words in ("The storekeeper is away", "New messages are held back"):
+        assert (words in page) == (words == shown)
+
+
+def test_metrics_say_that_an_open_transaction_holds_messages_back(client, horizon):
+    horizon(0, 60)
     gauge = next(line for line in client.get("/metrics").content.decode().splitlines() if line.startswith("mqadmin_horizon_age_seconds "))
     assert float(gauge.split()[1]) == 60
 
