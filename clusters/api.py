@@ -21,10 +21,24 @@ class ClusterSerializer(serializers.ModelSerializer[Cluster]):
 
     class Meta:
         model = Cluster
-        fields = ["name", "kind", "address", "description", "version", "created_at", "changed_at"]
+        fields = ["name", "kind", "address", "description", *services.LIMITS, "version", "created_at", "changed_at"]
 
 
-class NewClusterSerializer(serializers.Serializer[Any]):
+def _limit(name: str, unit: str) -> serializers.IntegerField:
+    most = services.LIMITS[name]
+    return serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=most, help_text=f"{unit}; null: not known.")
+
+
+class LimitsSerializer(serializers.Serializer[Any]):
+    """What the cluster takes; a topic that is more than that has to be approved expressly."""
+
+    max_topics = _limit("max_topics", "topics")
+    max_rate = _limit("max_rate", "messages per second")
+    max_bytes_per_second = _limit("max_bytes_per_second", "bytes per second")
+    max_partitions = _limit("max_partitions", "partitions")
+
+
+class NewClusterSerializer(LimitsSerializer):
     """A cluster to add."""
 
     name = serializers.CharField(trim_whitespace=False)
@@ -33,14 +47,14 @@ class NewClusterSerializer(serializers.Serializer[Any]):
     description = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
 
 
-class ClusterChangeSerializer(serializers.Serializer[Any]):
+class ClusterChangeSerializer(LimitsSerializer):
     """What can be changed; a new address sets every dependent node again."""
 
     address = serializers.CharField(max_length=2000, required=False, allow_blank=True)
     description = serializers.CharField(max_length=500, required=False, allow_blank=True)
 
 
-class ClusterPutSerializer(serializers.Serializer[Any]):
+class ClusterPutSerializer(LimitsSerializer):
     """A cluster as it shall be; its kind cannot be changed."""
 
     kind = serializers.ChoiceField(choices=Kind.choices)
@@ -85,7 +99,7 @@ class ClusterViewSet(NamedViewSet):
 
     @extend(ClusterChangeSerializer, ClusterSerializer)
     def partial_update(self, request: Request, name: str) -> Response:  # noqa: ARG002
-        """Change address or description."""
+        """Change address, description or limits."""
         cluster = self.get_object()
         wanted = {"address": cluster.address, "description": cluster.description, **validated(ClusterChangeSerializer, request)}
         return Response(ClusterSerializer(services.change(actor=actor(request), cluster=cluster, **wanted)).data)

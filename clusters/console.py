@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from clusters import services
+from clusters.console_limits import Limits
 from clusters.models import Cluster, Kind
 from core.console import approving, slots
 from core.console.actions import NOT_ALLOWED, Action
@@ -73,6 +74,12 @@ class Detail(Page):
                 "crumbs": [(_("Clusters"), reverse("admin:clusters_list"))],
                 "cluster": cluster,
                 "edit": Action(_("Edit"), reverse("admin:clusters_edit", args=[name]), "edit", why=why),
+                "limits": Action(
+                    _("Limits"),
+                    reverse("admin:clusters_limits", args=[name]),
+                    "settings",
+                    why="" if request.user.has_perm("clusters.change_cluster") else NOT_ALLOWED,
+                ),
                 "publication": publication_of(cluster.zookeeper_path) if request.user.has_perm("registry.view_publication") else None,
                 "dependants": sorted(statuses(paths).values(), key=lambda row: row.path)[:200],
                 "dependants_count": len(paths),
@@ -198,4 +205,5 @@ urlpatterns = [
     path("clusters/add/", Add.as_view(), name="clusters_add"),
     path("clusters/<str:name>/", Detail.as_view(), name="clusters_detail"),
     path("clusters/<str:name>/edit/", Edit.as_view(), name="clusters_edit"),
+    path("clusters/<str:name>/limits/", Limits.as_view(), name="clusters_limits"),
 ]

@@ -1,6 +1,6 @@
 """The verbs of clusters: add one, change its address; their nodes and those of their topics and groups are published with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -17,6 +17,9 @@ from core.errors import FieldError, Problem, changed_meanwhile, conflict
 from core.names import check_name
 from registry import services as registry
 
+#: What a cluster takes, as an operator says it, and the largest number that makes sense; None is "nobody knows".
+LIMITS = {"max_topics": 1_000_000, "max_rate": 2**31 - 1, "max_bytes_per_second": 2**53, "max_partitions": 10_000_000}
+
 # Rooms above add a function that lists the nodes of theirs that depend on a cluster: clients watch those, never the cluster's node.
 dependants: list[Callable[[Cluster], list[str]]] = []
 
@@ -30,7 +33,7 @@ def ensure_builtin() -> Cluster:
     return cluster
 
 
-def create(*, actor: User, name: str, kind: str, address: str, description: str = "") -> Cluster:
+def create(*, actor: User, name: str, kind: str, address: str, description: str = "", **limits: int | None) -> Cluster:
     """Add a cluster. Raises `invalid_name`, `invalid_kind`, `invalid_address`, `duplicate_name`."""
     check_name(name)
     if kind not in Kind.values or kind == Kind.BUILTIN:
@@ -39,7 +42,7 @@ def create(*, actor: User, name: str, kind: str, address: str, description: str 
     address = check_address(kind, address)
     try:
         with transaction.atomic():
-            cluster = Cluster.objects.create(name=name, kind=kind, address=address, description=description)
+            cluster = Cluster.objects.create(name=name, kind=kind, address=address, description=description, **_limits(limits))
             record(actor=actor, action="create", kind="cluster", name=name, after=_audited(cluster))
             _publish(cluster)
     except IntegrityError:
@@ -49,10 +52,10 @@ def create(*, actor: User, name: str, kind: str, address: str, description: str 
     return cluster
 
 
-def change(*, actor: User, cluster: Cluster, address: str, description: str) -> Cluster:
-    """Change address and description of the version at hand; when the address differs, every node that depends on the cluster is set again.
+def change(*, actor: User, cluster: Cluster, address: str, description: str, **limits: int | None) -> Cluster:
+    """Change the version at hand; when the address differs, every node that depends on the cluster is set again.
 
-    Problems: invalid_address, state_changed.
+    Of the limits (`LIMITS`) those that are given; None: not known. Problems: invalid_address, invalid, state_changed.
     """
     address = check_address(cluster.kind, address)
     with transaction.atomic():
@@ -63,11 +66,10 @@ def change(*, actor: User, cluster: Cluster, address: str, description: str) -> 
         cluster = found
         before = _audited(cluster)
         moved = address != cluster.address
-        if not moved and description == cluster.description:
+        columns = {"address": address, "description": description, **_limits(limits)}
+        if all(getattr(cluster, name) == value for name, value in columns.items()):
             return cluster
-        Cluster.objects.filter(pk=cluster.pk).update(
-            address=address, description=description, version=F("version") + 1, changed_at=timezone.now()
-        )
+        Cluster.objects.filter(pk=cluster.pk).update(version=F("version") + 1, changed_at=timezone.now(), **columns)
         cluster.refresh_from_db()
         record(actor=actor, action="change", kind="cluster", name=cluster.name, before=before, after=_audited(cluster))
         if moved:
@@ -99,5 +101,21 @@ def _publish(cluster: Cluster) -> None:
     )
 
 
+def _limits(limits: Mapping[str, int | None]) -> dict[str, int | None]:
+    """The limits if they are numbers that make sense. Problem: `invalid`."""
+    if unknown := set(limits) - set(LIMITS):
+        raise TypeError(f"no such limits: {sorted(unknown)}")
+    wrong = [name for name, value in limits.items() if value is not None and not 0 <= value <= LIMITS[name]]
+    if wrong:
+        errors = [FieldError(f"/{name}", _("A number from 0 to {most}.").format(most=f"{LIMITS[name]:,}")) for name in wrong]
+        raise Problem("invalid", errors[0].detail if len(errors) == 1 else _("Some fields are not right."), errors=errors)
+    return dict(limits)
+
+
 def _audited(cluster: Cluster) -> dict[str, Any]:
-    return {"kind": cluster.kind, "address": cluster.address, "description": cluster.description}
+    return {
+        "kind": cluster.kind,
+        "address": cluster.address,
+        "description": cluster.description,
+        **{name: getattr(cluster, name) for name in LIMITS},
+    }

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy
 
 from accounts.models import Application, User
 from consumers import console_shadow
+from consumers import console_requests as asks
 from consumers import console_verbs as verbs
 from consumers.models import ConsumerGroup
 from core.approvals.models import State
@@ -127,7 +128,9 @@ def frame(request: HttpRequest, group: ConsumerGroup, tab: str) -> dict[str, Any
             else Action(_("Suspend"), url("suspend"), "pause", why=why)
         )
         why = approving.why_not(user, "consumers.retire_consumergroup", group, [State.ACTIVE])
-        actions = [switch, Action(_("Retire"), url("retire"), "stop", "danger", why=why)]
+        change = approving.ask(user, _("Ask for a change"), url("ask_change"), "consumers.add_consumergroup", group)
+        retire = approving.retire(user, group, room="consumers", ask="consumers.add_consumergroup", why=why)
+        actions = [change, switch, retire]
     publication = publication_of(group.zookeeper_path) if user.has_perm("registry.view_publication") else None
     tabs: list[dict[str, Any]] = [{"label": _("Overview"), "url": url("detail"), "key": "overview"}, *slots.tabs_of("group", group, user)]
     if user.has_perm("registry.view_instance"):
@@ -219,6 +222,8 @@ urlpatterns = [
     path("groups/<str:name>/resubmit/", verbs.Resubmit.as_view(), name="consumers_resubmit"),
     path("groups/<str:name>/approve/", verbs.Approve.as_view(), name="consumers_approve"),
     path("groups/<str:name>/reject/", verbs.Reject.as_view(), name="consumers_reject"),
+    path("groups/<str:name>/ask-change/", asks.Change.as_view(), name="consumers_ask_change"),
+    path("groups/<str:name>/ask-retirement/", asks.Retire.as_view(), name="consumers_ask_retire"),
     path("groups/<str:name>/suspend/", verbs.Suspend.as_view(), name="consumers_suspend"),
     path("groups/<str:name>/resume/", verbs.Resume.as_view(), name="consumers_resume"),
     path("groups/<str:name>/retire/", verbs.Retire.as_view(), name="consumers_retire"),

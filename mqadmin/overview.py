@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError, transaction
-from django.db.models import Max, Min, Q
+from django.db.models import Count, Max, Min, Q
 from django.http import HttpRequest
 from django.http.response import HttpResponse
 from django.template.response import TemplateResponse
@@ -17,7 +17,8 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from clusters.models import Cluster
 from consumers.models import ConsumerGroup, ShadowTask
-from core.approvals.models import State
+from core.approvals import kinds
+from core.approvals.models import Request, State
 from core.audit.models import AuditEntry
 from core.audit.reading import changes
 from core.console import slots
@@ -77,8 +78,8 @@ class Overview(Page):
                 "nodes": Publication.objects.restrict(user).live(),
                 "online": Instance.objects.restrict(user).online(),
                 "silent": Instance.objects.restrict(user).online().filter(Q(plain=True) | Q(applied_generation=None)),
-                "pending_topics": Topic.objects.restrict(user).filter(state=State.PENDING),
-                "pending_groups": ConsumerGroup.objects.restrict(user).filter(state=State.PENDING),
+                "requests": Request.objects.restrict(user).pending(),
+                "overdue": Request.objects.restrict(user).overdue(),
                 "watching": RegistrarHeartbeat.objects.watching(),
                 "registrars": RegistrarHeartbeat.objects.alive(),
             }
@@ -98,7 +99,7 @@ class Overview(Page):
                 "behind_count": sum(lag.seconds > BEHIND for lag in groups.lags.values()),
                 "dead_groups": groups.totals["dead_groups"],
                 "suspended_count": len(groups.suspended),
-                "pending": numbers["pending_topics"] + numbers["pending_groups"],
+                "pending": numbers["requests"],
                 "todo": todo[:TODOS],
                 "todo_count": len(todo) + groups.left_out,
                 "todo_more": len(todo[TODOS:]) + groups.left_out,
@@ -112,7 +113,7 @@ class Overview(Page):
                 "sees_nodes": sees_nodes,
                 "health": health,
                 "dead_url": _url("messages_dead"),
-                "fresh": not numbers["topics"] and not numbers["pending_topics"],
+                "fresh": not numbers["topics"] and not numbers["requests"],
             }
         )
 
@@ -282,19 +283,20 @@ def _stragglers(user: Any) -> Iterator[Todo]:
 
 
 def _requests(user: Any, numbers: dict[str, int]) -> Iterator[Todo]:
-    topics = numbers["pending_topics"] if user.has_perm("topics.view_topic") else 0
-    groups = numbers["pending_groups"] if user.has_perm("consumers.view_consumergroup") else 0
-    if not topics + groups:
+    waiting, late = numbers["requests"], numbers["overdue"]
+    if not waiting:
         return
-    oldest = [
-        model.objects.restrict(user).filter(state=State.PENDING).aggregate(at=Min("requested_at"))["at"] for model in (Topic, ConsumerGroup)
-    ]
-    what = ngettext("{n} request waits for approval", "{n} requests wait for approval", topics + groups).format(n=topics + groups)
-    parts = [
-        ngettext("{n} topic", "{n} topics", topics).format(n=topics) if topics else "",
-        ngettext("{n} consumer group", "{n} consumer groups", groups).format(n=groups) if groups else "",
-    ]
-    yield Todo(60, "pending", what, ", ".join(filter(None, parts)), min(filter(None, oldest)), _url("requests"), _("Review"))
+    rows = Request.objects.restrict(user).pending()
+    labels = dict(kinds.choices())
+    parts = [f"{labels.get(kind, kind)}: {n}" for kind, n in rows.order_by("kind").values_list("kind").annotate(n=Count("pk"))]
+    oldest = rows.aggregate(at=Min("requested_at"))["at"]
+    if late:
+        what = ngettext("{n} request is overdue", "{n} requests are overdue", late).format(n=f"{late:,}")
+        url = _url("requests", query="?view=pending&overdue=yes")
+        yield Todo(25, "later", what, ", ".join(parts), oldest, url, _("Review"), weight=late)
+    else:
+        what = ngettext("{n} request waits for approval", "{n} requests wait for approval", waiting).format(n=f"{waiting:,}")
+        yield Todo(60, "pending", what, ", ".join(parts), oldest, _url("requests", query="?view=pending"), _("Review"))
 
 
 def overview(request: HttpRequest) -> TemplateResponse:

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from accounts.models import Application, User
 from clusters.models import Cluster
 from consumers.models import ConsumerGroup, ShadowTask
-from core.approvals.models import State
+from core.approvals.models import Request, State
 from core.console.counting import count_all
 from registry.models import Instance, Publication, RegistrarHeartbeat
 from topics.models import Topic
@@ -66,7 +66,16 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
     (
         gettext_lazy("Change"),
         [
-            Entry("requests", "request", gettext_lazy("Requests"), "requests", "q", "topics.view_topic", heat="warm"),
+            Entry(
+                "requests",
+                "request",
+                gettext_lazy("Requests"),
+                "requests",
+                "q",
+                "approvals.view_request",
+                heat="warm",
+                count=lambda: Request.objects.pending(),
+            ),
             Entry(
                 "shadow",
                 "shadow",
@@ -146,17 +155,11 @@ def _frame(request: HttpRequest) -> dict[str, Any]:
             shown.append((title, allowed))
     every = [entry for _title, entries in shown for entry, _url in entries]
     asked = {entry.id: entry.count() for entry in every if entry.count}
-    if any(entry.id == "requests" for entry in every):
-        asked |= {
-            "request:topics": Topic.objects.filter(state=State.PENDING),
-            "request:groups": ConsumerGroup.objects.filter(state=State.PENDING),
-        }
     counts: dict[str, int | None] = dict(
         count_all(
             {**asked, "registrar:alive": RegistrarHeartbeat.objects.alive(), "registrar:watching": RegistrarHeartbeat.objects.watching()}
         )
     )
-    counts["requests"] = (counts.get("request:topics") or 0) + (counts.get("request:groups") or 0)
     counts.update({key: value() for key, value in extra_counts.items() if any(entry.id == key for entry in every)})
     sections = [
         {

@@ -34,7 +34,7 @@ class OpsAdminSite(admin.AdminSite):
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         """The rooms' pages behind the login, then Django's own."""
-        from mqadmin import counts, palette, requests  # noqa: F401 - counts fills its slots
+        from mqadmin import counts, palette  # noqa: F401 - counts fills its slots
 
         ours: list[URLPattern] = [path("find/", palette.find, name="find"), *requests.urlpatterns]
         for config in apps.get_app_configs():

@@ -21,6 +21,7 @@ from core.console.slots import Column
 from registry.console import instances_at, publication_of
 from registry.services import instances_known, online_instances
 from registry.status import statuses
+from topics import console_requests as asks
 from topics import console_verbs as verbs
 from topics.models import Topic
 
@@ -110,13 +111,14 @@ def frame(request: HttpRequest, topic: Topic, tab: str) -> dict[str, Any]:
     if topic.state == State.ACTIVE:
         why_retire = approving.why_not(user, "topics.retire_topic", topic, [State.ACTIVE])
         actions = [
+            approving.ask(user, _("Ask for a change"), reverse("admin:topics_ask_change", args=[topic.name]), "topics.add_topic", topic),
             Action(
                 _("Move"),
                 reverse("admin:topics_move", args=[topic.name]),
                 "migrate",
                 why=approving.why_not(user, "topics.move_topic", topic, [State.ACTIVE]),
             ),
-            Action(_("Retire"), reverse("admin:topics_retire", args=[topic.name]), "stop", "danger", why=why_retire),
+            approving.retire(user, topic, room="topics", ask="topics.add_topic", why=why_retire),
         ]
     publication = publication_of(topic.zookeeper_path) if user.has_perm("registry.view_publication") else None
 
@@ -243,6 +245,8 @@ urlpatterns = [
     path("topics/<str:name>/resubmit/", verbs.Resubmit.as_view(), name="topics_resubmit"),
     path("topics/<str:name>/approve/", verbs.Approve.as_view(), name="topics_approve"),
     path("topics/<str:name>/reject/", verbs.Reject.as_view(), name="topics_reject"),
+    path("topics/<str:name>/ask-change/", asks.Change.as_view(), name="topics_ask_change"),
+    path("topics/<str:name>/ask-retirement/", asks.Retire.as_view(), name="topics_ask_retire"),
     path("topics/<str:name>/move/", verbs.Move.as_view(), name="topics_move"),
     path("topics/<str:name>/retire/", verbs.Retire.as_view(), name="topics_retire"),
 ]

@@ -53,6 +53,14 @@ class Measure:
         return self.limit is not None and self.added > 0 and self.after > self.limit
 
     @property
+    def percent(self) -> tuple[float, float] | None:
+        """What is promised and what the topic adds, in percent of the limit for a bar that ends at 100; None without a limit."""
+        if self.limit is None:
+            return None
+        whole = max(self.limit, self.after, 1)
+        return 100 * self.used / whole, 100 * self.added / whole
+
+    @property
     def share(self) -> float | None:
         """Of the limit, with the topic; None while there is none."""
         return None if self.limit is None else self.after / self.limit if self.limit else float(self.after > 0)
@@ -98,9 +106,9 @@ def places(topic: Topic) -> list[Place]:
     return _places(topic, Cluster.objects.all())
 
 
-def place(topic: Topic, cluster: Cluster) -> Place:
-    """One cluster with this topic on it."""
-    return _places(topic, Cluster.objects.filter(pk=cluster.pk))[0]
+def place(topic: Topic, cluster: Cluster, *, added: bool = True) -> Place:
+    """One cluster with this topic on it, or (not `added`) as it is."""
+    return _places(topic, Cluster.objects.filter(pk=cluster.pk), added=added)[0]
 
 
 def recommended(topic: Topic) -> Place | None:
@@ -109,7 +117,7 @@ def recommended(topic: Topic) -> Place | None:
     return best[0] if best and best[0].fits else None
 
 
-def _places(topic: Topic, clusters: Any) -> list[Place]:
+def _places(topic: Topic, clusters: Any, *, added: bool = True) -> list[Place]:
     others = Q(topics__state=State.ACTIVE) & ~Q(topics__pk=topic.pk or 0)
     counted = clusters.annotate(
         used_topics=Count("topics", filter=others),
@@ -118,7 +126,7 @@ def _places(topic: Topic, clusters: Any) -> list[Place]:
         used_partitions=Coalesce(Sum("topics__partitions", filter=others), 0, output_field=BigIntegerField()),
     )
     adds = {
-        "topics": 1,
+        "topics": int(added),
         "rate": topic.expected_rate,
         "bytes_per_second": topic.expected_rate * topic.message_bytes,
         "partitions": topic.partitions,

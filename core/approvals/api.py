@@ -36,7 +36,7 @@ class CommentSerializer(serializers.ModelSerializer[Comment]):
 class DiffSerializer(serializers.Serializer[Any]):
     """One field that is asked for; `old` is null for a new thing."""
 
-    field = serializers.CharField()  # type: ignore[assignment]
+    field = serializers.CharField()
     old = serializers.JSONField(allow_null=True)
     new = serializers.JSONField()
 

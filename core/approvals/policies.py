@@ -5,7 +5,7 @@ A policy decides for nobody who wrote it: whoever changed it last asks other peo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from core.approvals import kinds
 from core.approvals.kinds import Ask, Kind
-from core.approvals.models import Policy, Request
+from core.approvals.models import Event, Policy, Request
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
 
@@ -45,8 +45,11 @@ def find(what: Kind, request: Request) -> tuple[Policy, Mapping[str, Any]] | Non
     return None
 
 
-def refusal(policy: Policy, what: Kind, request: Request) -> str | None:
-    """Why a policy does not approve a request, or None if it does as far as the rule goes."""
+def refusal(policy: Policy, what: Kind, request: Request, *, applications: Collection[str] | None = None) -> str | None:
+    """Why a policy does not approve a request, or None if it does as far as the rule goes.
+
+    `applications` by name stand for those of a policy that is not stored yet.
+    """
     if not policy.enabled:
         return _("The policy is not in force.")
     if what.name not in policy.kinds:
@@ -59,8 +62,8 @@ def refusal(policy: Policy, what: Kind, request: Request) -> str | None:
         return _("Who asks wrote the policy.")
     if not matches(policy.name_pattern, request.target):
         return _("The name does not fit.")
-    allowed = {application.pk for application in policy.applications.all()}
-    if allowed and request.application_id not in allowed:
+    allowed = {row.name for row in policy.applications.all()} if applications is None else set(applications)
+    if allowed and (request.application is None or request.application.name not in allowed):
         return _("It is for other applications.")
     for limit, fact in LIMITS.items():
         most, asked = getattr(policy, limit), request.facts.get(fact)
@@ -90,26 +93,21 @@ def matches(pattern: str, name: str) -> bool:
     return not pattern[at:].strip("*")
 
 
-def preview(*, actor: User, kind: str, target: str, payload: Mapping[str, Any], reason: str = "") -> Policy | None:
+def preview(
+    *, actor: User, kind: str, target: str, payload: Mapping[str, Any], request: Request | None = None, reason: str = ""
+) -> Policy | None:
     """The policy that would approve this at once; checks what is asked for as `submit` does, and changes nothing."""
     what = kinds.get(kind)
     with transaction.atomic():
-        draft = what.draft(Ask(actor, target, what.checked(payload), reason or "?"))
+        draft = what.draft(Ask(actor, target, what.checked(payload), reason or "?", request))
+        if request is not None and request.comments.filter(event=Event.DECLINED).exists():
+            transaction.set_rollback(True)
+            return None
         request = Request(kind=kind, target=target, requested_by_id=actor.pk, application_id=draft.application_id)
         request.payload, request.facts, request.before, request.base_version = draft.payload, draft.facts, draft.before, draft.base_version
         found = find(what, request)
         transaction.set_rollback(True)
     return found[0] if found else None
-
-
-def rehearse(policy: Policy, requests: Iterable[Request]) -> list[tuple[Request, str | None]]:
-    """What a policy, as it is filled in, would have said to requests of the past: each with None for approved, or why not."""
-    known = {kind.name: kind for kind in kinds.every()}
-    enabled, policy.enabled = policy.enabled, True
-    try:
-        return [(request, refusal(policy, known[request.kind], request)) for request in requests if request.kind in known]
-    finally:
-        policy.enabled = enabled
 
 
 def create(*, actor: User, applications: Iterable[str] = (), **fields: Any) -> Policy:

@@ -82,11 +82,11 @@ def renew_secret(*, actor: User, target: NotificationTarget) -> tuple[Notificati
     return row, secret
 
 
-def delete(*, actor: User, target: NotificationTarget) -> None:
+def delete(*, actor: User, target: NotificationTarget, reason: str = "") -> None:
     """Take a target away, and what was not sent to it yet."""
     with transaction.atomic():
         row = _locked(target)
-        record(actor=actor, action="delete", kind="notification target", name=row.name, before=_audited(row))
+        record(actor=actor, action="delete", kind="notification target", name=row.name, before=_audited(row), reason=reason)
         row.delete()
 
 

@@ -12,6 +12,7 @@ from core.audit.models import AuditEntry
 from core.audit.reading import changes
 from core.console.actions import NOT_ALLOWED, Action
 from core.console.pages import person
+from core.scope import may
 
 
 def why_not(user: Any, permission: str, thing: Approvable, states: Sequence[State], *, four_eyes: bool = False, own: bool = False) -> Any:
@@ -27,6 +28,18 @@ def why_not(user: Any, permission: str, thing: Approvable, states: Sequence[Stat
     if own and thing.requested_by_id != user.pk:
         return _("Only the person who applied edits the request.")
     return ""
+
+
+def ask(user: Any, label: Any, url: str, permission: str, thing: Any) -> Action:
+    """The button with which somebody asks for something about a thing; another person decides."""
+    return Action(label, url, "request", why="" if may(user, permission, thing) else NOT_ALLOWED)
+
+
+def retire(user: Any, thing: Any, *, room: str, ask: str, why: Any) -> Action:
+    """Retire at once if one may (`why` is empty), else ask for it if one may do that."""
+    if why and may(user, ask, thing):
+        return Action(_("Ask for retirement"), reverse(f"admin:{room}_ask_retire", args=[thing.name]), "request")
+    return Action(_("Retire"), reverse(f"admin:{room}_retire", args=[thing.name]), "stop", "danger", why=why)
 
 
 def decisions(request: HttpRequest, thing: Any, *, room: str, model: str, app: str) -> list[Action]:
