@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import BaseRouter
 
-from accounts import applications
+from accounts import api_credentials, applications
 from accounts.fields import owner_field
 from accounts.models import Application
 from core.api.conventions import View
@@ -90,6 +90,7 @@ class MeSerializer(serializers.Serializer[Any]):
 
     username = serializers.CharField()
     permissions = serializers.ListField(child=serializers.CharField())
+    scopes = serializers.ListField(child=serializers.CharField(), allow_null=True, help_text="Of the token; null without one.")
 
 
 class MeView(View):
@@ -102,12 +103,14 @@ class MeView(View):
     def get(self, request: Request) -> Response:
         """The person behind the credential."""
         person = actor(request)
-        return Response({"username": person.get_username(), "permissions": sorted(person.get_all_permissions())})
+        scopes = person.token.scopes if person.token else None
+        return Response({"username": person.get_username(), "permissions": sorted(person.get_all_permissions()), "scopes": scopes})
 
 
 def register(router: BaseRouter) -> None:
     """Add these resources."""
     router.register("applications", ApplicationViewSet, basename="application")
+    api_credentials.register(router)
 
 
-urlpatterns = [path("me", MeView.as_view(), name="me")]
+urlpatterns = [path("me", MeView.as_view(), name="me"), *api_credentials.urlpatterns]

@@ -11,10 +11,21 @@ from django.utils.translation import gettext as _
 from accounts.models import Application, User
 from core import deletion
 from core.audit.services import record
-from core.errors import changed_meanwhile, conflict
+from core.errors import FieldError, Problem, changed_meanwhile, conflict
 from core.names import check_name
+from core.scope import Reach
 
 EDITABLE = ("owner", "description")
+
+
+def require_application(actor: User, permission: str, application: Application) -> None:
+    """Refuse what is done in the name of an application that is not the person's own. Problem: not_your_application."""
+    reach = actor.reach(permission)
+    if reach is Reach.ALL or (reach is Reach.OWN and actor.own_applications().filter(pk=application.pk).exists()):
+        return
+    detail = _("The application “{name}” is not yours.").format(name=application.name)
+    hint = _("Ask its owner, or an operator.")
+    raise Problem("not_your_application", detail, status=403, hint=hint, errors=[FieldError("/application", detail)])
 
 
 def create(*, actor: User, name: str, owner: User, description: str = "") -> Application:

@@ -1,7 +1,8 @@
-"""Who is asking: a token of a machine, or the session of a browser."""
+"""Who is asking: a token of a machine, the key of an application, or the session of a browser."""
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from django.http import HttpRequest
 from django.utils import timezone
@@ -9,36 +10,63 @@ from django.utils.translation import gettext as _
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
-from accounts.models import ApiToken, User
+from accounts import limits, signing
+from accounts.models import ApiToken, ApplicationKey, User
+from accounts.principals import KeyPrincipal
 from core.request_context import current
 
-# A token's row is read again after so many seconds at the latest: revoking takes effect within them in every process.
+# A row is read again after so many seconds at the latest: revoking takes effect within them in every process.
 CACHE_SECONDS = 5.0
-_seen: dict[str, tuple[float, ApiToken]] = {}
+#: “Last used” is exact to so many seconds, which keeps reads from becoming writes.
+TOUCH_SECONDS = 60
+_tokens: dict[str, tuple[float, ApiToken]] = {}
+_keys: dict[str, tuple[float, KeyPrincipal, str]] = {}
 
 
-def user_of_token(header: str) -> User | None:
-    """The person behind an Authorization header; None if it is not of our kind; AuthenticationFailed if it is wrong or expired."""
+def principal_of(request: HttpRequest) -> User | KeyPrincipal | None:
+    """Who stands behind the Authorization header; None if it is not of our kind.
+
+    Raises AuthenticationFailed or a Problem with 401 if it is wrong, expired or sent before, and `too_many_requests`.
+    """
+    header = request.META.get("HTTP_AUTHORIZATION", "")
+    if not header:
+        return None
+    try:
+        found: User | KeyPrincipal | None = _person_of(header) or _application_of(request, header)
+    except Exception:
+        limits.take_failure(request)
+        raise
+    if found is not None:
+        limits.take(request, current.get().credential)
+    return found
+
+
+def forget(*, digest: str = "", key_id: str = "") -> None:
+    """Let a revoked credential end at once in this process; the others follow within seconds."""
+    _tokens.pop(digest, None)
+    _keys.pop(key_id, None)
+
+
+def _person_of(header: str) -> User | None:
     scheme, _blank, secret = header.partition(" ")
     if scheme.lower() != "token" or not secret:
         return None
     digest = ApiToken.digest_of(secret.strip())
     now = time.monotonic()
-    cached = _seen.get(digest)
+    cached = _tokens.get(digest)
     if cached is None or cached[0] < now:
         token = ApiToken.objects.select_related("user").filter(digest=digest).first()
         if token is None:
-            _seen.pop(digest, None)
+            _tokens.pop(digest, None)
             raise exceptions.AuthenticationFailed(_("This token is unknown."))
-        if len(_seen) > 1000:
-            _seen.clear()
-        _seen[digest] = (now + CACHE_SECONDS, token)
-        # Once a minute is exact enough for “last used”, and keeps reads from becoming writes.
-        if token.last_used_at is None or (timezone.now() - token.last_used_at).total_seconds() > 60:
-            ApiToken.objects.filter(pk=token.pk).update(last_used_at=timezone.now())
+        if len(_tokens) > 1000:
+            _tokens.clear()
+        token.user.token = token
+        _tokens[digest] = (now + CACHE_SECONDS, token)
+        _touch(token)
     else:
         token = cached[1]
-    if token.expires_at <= timezone.now():
+    if token.is_expired:
         raise exceptions.AuthenticationFailed(_("This token has expired."))
     user: User = token.user
     if not user.is_active:
@@ -47,26 +75,68 @@ def user_of_token(header: str) -> User | None:
     return user
 
 
-def authenticate(request: HttpRequest) -> User:
-    """The person behind a request to a plain view, by token; NotAuthenticated if there is none."""
-    user = user_of_token(request.META.get("HTTP_AUTHORIZATION", ""))
-    if user is None:
+def _application_of(request: HttpRequest, header: str) -> KeyPrincipal | None:
+    signed = signing.parse(header)
+    if signed is None:
+        return None
+    now = time.monotonic()
+    cached = _keys.get(signed.key)
+    if cached is None or cached[0] < now:
+        key = ApplicationKey.objects.select_related("application").filter(key_id=signed.key).first()
+        if key is None:
+            raise signing.refused("wrong_credentials", _("The key is unknown or the signature is wrong."))
+        if len(_keys) > 1000:
+            _keys.clear()
+        cached = (now + CACHE_SECONDS, KeyPrincipal(key), key.secret.reveal())
+        _keys[signed.key] = cached
+        fresh = True
+    else:
+        fresh = False
+    _until, principal, secret = cached
+    signing.check(request, signed, secret)
+    if not principal.key.is_valid:
+        raise signing.refused("wrong_credentials", _("This key is revoked or has expired."))
+    if request.method not in signing.SAFE:
+        signing.use_nonce(principal.key.pk, signed.nonce)
+    if fresh:
+        _touch(principal.key)
+    current.set(replace(current.get(), credential=principal.get_username(), application=principal.application.name))
+    return principal
+
+
+def _touch(row: ApiToken | ApplicationKey) -> None:
+    if row.last_used_at is None or (timezone.now() - row.last_used_at).total_seconds() > TOUCH_SECONDS:
+        type(row).objects.filter(pk=row.pk).update(last_used_at=timezone.now())
+
+
+def authenticate(request: HttpRequest) -> Any:
+    """Who stands behind a request to a plain view, by token or key; NotAuthenticated if nobody does."""
+    found = principal_of(request)
+    if found is None:
         raise exceptions.NotAuthenticated
-    return user
+    return found
 
 
 class TokenAuthentication(authentication.BaseAuthentication):
-    """`Authorization: Token …`."""
+    """`Authorization: Token …` of a person, or `Authorization: App …` of an application."""
 
-    def authenticate(self, request: Request) -> tuple[User, None] | None:
+    def authenticate(self, request: Request) -> tuple[Any, None] | None:
         """DRF's hook."""
-        user = user_of_token(request.META.get("HTTP_AUTHORIZATION", ""))
-        return (user, None) if user else None
+        found = principal_of(request._request)  # noqa: SLF001 - DRF's name for Django's request
+        return (found, None) if found else None
 
     def authenticate_header(self, request: Request) -> str:  # noqa: ARG002
         """What a 401 asks for."""
-        return "Token"
+        return "Token, App"
 
 
 class SessionAuthentication(authentication.SessionAuthentication):
     """The browser's session, with CSRF check; a class of our own so that OpenAPI can name it."""
+
+    def authenticate(self, request: Request) -> Any:
+        """DRF's, within the limit of the person."""
+        found = super().authenticate(request)
+        if found is not None:
+            current.set(replace(current.get(), credential="session"))
+            limits.take(request._request, f"session:{found[0].pk}")  # noqa: SLF001
+        return found

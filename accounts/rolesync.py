@@ -44,3 +44,11 @@ def after_migrate(sender: AppConfig, using: str = DEFAULT_DB_ALIAS, **_kwargs: A
 def group_of(key: str) -> Group:
     """The group of a role."""
     return Group.objects.get(builtin__key=key)
+
+
+def roles_of(person: Any) -> list[roles.Role]:
+    """The built-in roles that somebody has; who is a superuser is an administrator by that."""
+    keys = set(BuiltinRole.objects.filter(group__user=person.pk).values_list("key", flat=True))
+    if person.is_superuser:
+        keys.add(roles.ADMINISTRATOR)
+    return [role for role in roles.ROLES.values() if role.key in keys]

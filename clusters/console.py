@@ -81,7 +81,7 @@ class Detail(Page):
                     why="" if request.user.has_perm("clusters.change_cluster") else NOT_ALLOWED,
                 ),
                 "publication": publication_of(cluster.zookeeper_path) if request.user.has_perm("registry.view_publication") else None,
-                "dependants": sorted(statuses(paths).values(), key=lambda row: row.path)[:200],
+                "dependants": sorted(statuses(sorted(paths)[:200], request.user).values(), key=lambda row: row.path),
                 "dependants_count": len(paths),
                 "panels": slots.panels_of("cluster", request, cluster),
                 "entries": approving.history("cluster", cluster.name) if request.user.has_perm("audit.view_auditentry") else None,

@@ -11,8 +11,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.models import Application, User
-from consumers import console_shadow
 from consumers import console_requests as asks
+from consumers import console_shadow
 from consumers import console_verbs as verbs
 from consumers.models import ConsumerGroup
 from core.approvals.models import State
@@ -21,19 +21,30 @@ from core.console.actions import NOT_ALLOWED, Action
 from core.console.lists import SLOT, Filter, ListPage, View
 from core.console.pages import Page, person
 from core.console.slots import Column
+from core.scope import restricted
 from registry.console import instances_at, publication_of
 from registry.services import instances_known, online_instances
 from registry.status import statuses
 from topics.models import Topic
 
 
-def _owners(_request: HttpRequest) -> list[tuple[str, str]]:
-    names = User.objects.filter(consumer_groups__isnull=False).distinct().order_by("username").values_list("username", flat=True)
+def _owners(request: HttpRequest) -> list[tuple[str, str]]:
+    names = (
+        User.objects.filter(consumer_groups__in=ConsumerGroup.objects.restrict(request.user))
+        .distinct()
+        .order_by("username")
+        .values_list("username", flat=True)
+    )
     return [(name, name) for name in names[:200]]
 
 
-def _applications(_request: HttpRequest) -> list[tuple[str, str]]:
-    names = Application.objects.filter(consumer_groups__isnull=False).distinct().order_by("name").values_list("name", flat=True)
+def _applications(request: HttpRequest) -> list[tuple[str, str]]:
+    names = (
+        Application.objects.filter(consumer_groups__in=ConsumerGroup.objects.restrict(request.user))
+        .distinct()
+        .order_by("name")
+        .values_list("name", flat=True)
+    )
     return [(name, name) for name in names[:200]]
 
 
@@ -165,7 +176,7 @@ class Detail(Page):
 
     def get(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show the tab."""
-        group = verbs.load(name)
+        group = verbs.load(name, request.user)
         context = frame(request, group, self.tab)
         context |= getattr(self, f"_{self.tab}")(request, group)
         return self.show(context, template=f"consumers/{self.tab}.html")
@@ -174,7 +185,9 @@ class Detail(Page):
         decided = group.state in {State.ACTIVE, State.RETIRED}
         return {
             "panels": slots.panels_of("group", request, group) if decided else [],
-            "shadows": group.shadow_tasks.select_related("application", "topic", "group")
+            "shadows": restricted(
+                group.shadow_tasks.select_related("application", "topic", "group"), request.user, "consumers.view_shadowtask"
+            )
             if request.user.has_perm("consumers.view_shadowtask")
             else [],
         }
@@ -200,7 +213,7 @@ def _need(request: HttpRequest, permission: str) -> None:
 def _find(user: Any, words: str) -> list[slots.Hit]:
     if not user.has_perm("consumers.view_consumergroup"):
         return []
-    rows = ConsumerGroup.objects.filter(name__icontains=words).order_by("state", "name").values_list("name", "state")[:7]
+    rows = ConsumerGroup.objects.restrict(user).filter(name__icontains=words).order_by("state", "name").values_list("name", "state")[:7]
     return [slots.Hit("group", name, State(state).label, reverse("admin:consumers_detail", args=[name])) for name, state in rows]
 
 

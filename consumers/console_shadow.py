@@ -18,16 +18,24 @@ from core.console.actions import NOT_ALLOWED, Action
 from core.console.lists import Filter, ListPage, View
 from core.console.pages import ConsoleForm, FormPage, ReasonForm, get, person
 from core.console.slots import Column
+from core.scope import Reach, reach_of
 from registry.status import statuses
 from topics.models import Topic
 
 
-def _tasks(_request: HttpRequest) -> list[tuple[str, str]]:
-    return [(task, task) for task in ShadowTask.objects.order_by("task").values_list("task", flat=True).distinct()[:200]]
+def _tasks(request: HttpRequest) -> list[tuple[str, str]]:
+    return [
+        (task, task) for task in ShadowTask.objects.restrict(request.user).order_by("task").values_list("task", flat=True).distinct()[:200]
+    ]
 
 
-def _applications(_request: HttpRequest) -> list[tuple[str, str]]:
-    names = Application.objects.filter(shadow_tasks__isnull=False).distinct().order_by("name").values_list("name", flat=True)
+def _applications(request: HttpRequest) -> list[tuple[str, str]]:
+    names = (
+        Application.objects.filter(shadow_tasks__in=ShadowTask.objects.restrict(request.user))
+        .distinct()
+        .order_by("name")
+        .values_list("name", flat=True)
+    )
     return [(name, name) for name in names[:200]]
 
 
@@ -86,7 +94,7 @@ class Shadows(ListPage[ShadowTask]):
     def context(self) -> dict[str, Any]:
         """What can be done with all of them."""
         user = self.request.user
-        on = ShadowTask.objects.filter(enabled=True).count()
+        on = ShadowTask.objects.restrict(user, "switch").filter(enabled=True).count()
         why: Any = "" if user.has_perm("consumers.switch_shadowtask") else NOT_ALLOWED
         add = "" if user.has_perm("consumers.add_shadowtask") else NOT_ALLOWED
         stop = _("Stop all") if not on else ngettext("Stop all: {n} is on", "Stop all: {n} are on", on).format(n=on)
@@ -145,7 +153,16 @@ class Add(FormPage):
     title = gettext_lazy("Add a shadow group")
     template_name = "consumers/shadow_form.html"
     form_class = AddForm
+    own_choices = ("application", "group")
     submit_label = gettext_lazy("Add, switched off")
+
+    def narrowed(self, form: Any) -> Any:
+        """Of the topics those that one of these groups is subscribed to."""
+        form = super().narrowed(form)
+        if reach_of(self.request.user, self.permission) is not Reach.ALL:
+            groups, topics = form.fields["group"].queryset, form.fields["topic"]
+            topics.queryset = topics.queryset.filter(pk__in=groups.order_by().values("subscriptions__topic"))
+        return form
 
     def context(self) -> dict[str, Any]:
         """Where to go back to."""
@@ -187,7 +204,10 @@ class ShadowAction(FormPage):
     def shadow(self) -> ShadowTask:
         """The one of the address."""
         if self._shadow is None:
-            self._shadow = get(ShadowTask.objects.select_related("application", "group", "topic", "owner"), pk=self.kwargs["pk"])
+            self._shadow = get(
+                ShadowTask.objects.restrict(self.request.user, self.permission).select_related("application", "group", "topic", "owner"),
+                pk=self.kwargs["pk"],
+            )
         return self._shadow
 
     def versioned(self) -> ShadowTask:
@@ -250,7 +270,7 @@ class StopAll(FormPage):
 
     def context(self) -> dict[str, Any]:
         """Which are on."""
-        return {**_around(), "on": ShadowTask.objects.filter(enabled=True).select_related("application", "group", "topic", "owner")}
+        return {**_around(), "on": _of(self.request).filter(enabled=True).select_related("application", "group", "topic", "owner")}
 
     def perform(self, form: ReasonForm) -> str:
         """Stop them."""
@@ -260,6 +280,10 @@ class StopAll(FormPage):
     def success(self, form: ReasonForm) -> Any:  # noqa: ARG002
         """How many."""
         return ngettext("{n} shadow group is switched off.", "{n} shadow groups are switched off.", self.stopped).format(n=self.stopped)
+
+
+def _of(request: HttpRequest) -> QuerySet[ShadowTask, ShadowTask]:
+    return ShadowTask.objects.restrict(request.user, "switch")
 
 
 def _around() -> dict[str, Any]:

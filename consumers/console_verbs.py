@@ -21,9 +21,9 @@ from registry.services import instances_known
 from topics.models import Topic
 
 
-def load(name: str) -> ConsumerGroup:
-    """A group by name, with what its head shows."""
-    groups = ConsumerGroup.objects.select_related("application", "owner", "requested_by", "decided_by")
+def load(name: str, user: Any, permission: str = "view") -> ConsumerGroup:
+    """A group by name, with what its head shows; one with which the person may not do this is not there."""
+    groups = ConsumerGroup.objects.restrict(user, permission).select_related("application", "owner", "requested_by", "decided_by")
     return get(groups.prefetch_related("subscriptions__topic__cluster"), name=name)
 
 
@@ -155,7 +155,7 @@ class GroupAction(FormPage):
     def group(self) -> ConsumerGroup:
         """The group of the address."""
         if self._group is None:
-            self._group = load(self.kwargs["name"])
+            self._group = load(self.kwargs["name"], self.request.user, self.permission)
         return self._group
 
     def versioned(self) -> ConsumerGroup:
@@ -204,7 +204,7 @@ class Edit(GroupAction):
 
     def form_arguments(self) -> dict[str, Any]:
         """Begin with what was applied for; a copy, so that a refused edit leaves the page's facts alone."""
-        group = load(self.kwargs["name"])
+        group = load(self.kwargs["name"], self.request.user, self.permission)
         return {"instance": group, "subscriptions": [{"topic": row.topic.name, "tags": row.tags} for row in group.subscriptions.all()]}
 
     def run(self, form: GroupForm) -> None:

@@ -8,6 +8,7 @@ from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from accounts.applications import require_application
 from accounts.models import Application, User
 from consumers.models import ConsumerGroup, ShadowTask
 from core.approvals.models import State
@@ -25,6 +26,7 @@ MAX_MINUTES = 24 * 60
 
 def create(*, actor: User, application: Application, task: str, group: ConsumerGroup, topic: Topic) -> ShadowTask:
     """Add a shadow group, off. Raises `invalid_name`, `duplicate_name`, `not_active`, `not_subscribed`, `wrong_application`."""
+    require_application(actor, "consumers.add_shadowtask", application)
     check_name(task, pointer="/task")
     check_name(application.name, pointer="/application")
     if group.application_id != application.pk:
@@ -75,9 +77,10 @@ def stop(*, actor: User | None, shadow: ShadowTask, reason: str) -> ShadowTask:
 
 
 def stop_all(*, actor: User, reason: str) -> int:
-    """Switch every shadow group off; returns how many were on."""
+    """Switch every shadow group within the person's reach off; returns how many were on."""
     reason = require_reason(reason)
-    shadows = list(ShadowTask.objects.filter(enabled=True).select_related("application", "group", "topic"))
+    on = ShadowTask.objects.restrict(actor, "switch").filter(enabled=True)
+    shadows = list(on.select_related("application", "group", "topic"))
     for shadow in shadows:
         stop(actor=actor, shadow=shadow, reason=reason)
     return len(shadows)

@@ -66,7 +66,15 @@ class ScopedQuerySet(models.QuerySet[Row_co]):
 def may(user: Any, permission: str, thing: Any) -> bool:
     """Whether somebody may do this with this one thing, which belongs to an application (`application_id`)."""
     reach = reach_of(user, permission)
-    return reach is Reach.ALL or (reach is Reach.OWN and thing.application_id in user.own_application_ids())
+    return reach is Reach.ALL or (reach is Reach.OWN and user.own_applications().filter(pk=thing.application_id).exists())
+
+
+def restricted(rows: Any, user: Any, permission: str, application: str = "application") -> Any:
+    """Rows of any queryset, cut down by the application that they lead to."""
+    reach = reach_of(user, permission)
+    if reach is Reach.ALL:
+        return rows
+    return rows.filter(**{f"{application}__in": user.own_applications()}) if reach is Reach.OWN else rows.none()
 
 
 #: Rooms above add what of theirs stands in ZooKeeper: each answers with the paths (a subquery of one column) of a person's own things.

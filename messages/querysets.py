@@ -195,12 +195,13 @@ def search(
 def delayed_messages(
     *,
     topic_id: int | None = None,
+    topic_ids: Sequence[int] | None = None,
     due_from: datetime | None = None,
     due_to: datetime | None = None,
     limit: int = 50,
     cursor: str | None = None,
 ) -> Page[StoredMessage]:
-    """Delayed messages, next due first, without bodies."""
+    """Delayed messages, next due first, without bodies; of one topic, or of some."""
     limit = page_size(limit)
     after_at, after_id = _pair_cursor(cursor)
     rows = fetch(
@@ -208,11 +209,20 @@ def delayed_messages(
         SELECT d.id, d.topic_id, d.key, d.tag, d.skey, d.headers, ''::bytea, octet_length(d.body), d.sent_at, NULL::bigint, d.deliver_at
           FROM mq_delayed d
          WHERE (%(topic)s::bigint IS NULL OR d.topic_id = %(topic)s::bigint)
+           AND (%(topics)s::bigint[] IS NULL OR d.topic_id = ANY (%(topics)s::bigint[]))
            AND d.deliver_at >= coalesce(%(from)s::timestamptz, '-infinity') AND d.deliver_at <= coalesce(%(to)s::timestamptz, 'infinity')
            AND (%(after_at)s::timestamptz IS NULL OR (d.deliver_at, d.id) > (%(after_at)s::timestamptz, %(after_id)s::bigint))
          ORDER BY d.deliver_at, d.id LIMIT %(limit)s::int
         """,
-        {"topic": topic_id, "from": due_from, "to": due_to, "after_at": after_at, "after_id": after_id, "limit": limit + 1},
+        {
+            "topic": topic_id,
+            "topics": None if topic_ids is None else list(topic_ids),
+            "from": due_from,
+            "to": due_to,
+            "after_at": after_at,
+            "after_id": after_id,
+            "limit": limit + 1,
+        },
     )
     items = [_stored(r) for r in rows[:limit]]
     return Page(items, f"{items[-1].deliver_at.isoformat()}_{items[-1].id}" if len(rows) > limit and items[-1].deliver_at else None)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -31,14 +31,18 @@ class Cause:
     last: datetime
 
 
-def statuses_of(*, topic_id: int, message_ids: Sequence[int], groups: int = 8) -> tuple[list[str], dict[int, list[tuple[str, str]]]]:
-    """Names of the topic's first groups, and per message pairs (group, status) in their order; one statement for all messages."""
-    rows = fetch(
-        "SELECT x.id, s.group_id, s.status FROM unnest(%s::bigint[]) x(id) CROSS JOIN LATERAL mq_status(%s::bigint, x.id) s",
-        (list(message_ids), topic_id),
-    )
-    names = group_names({row[1] for row in rows})
+def statuses_of(
+    *, topic_id: int, message_ids: Sequence[int], visible: Callable[[Sequence[int]], set[int]], groups: int = 8
+) -> tuple[list[str], dict[int, list[tuple[str, str]]]]:
+    """Names of the topic's first `visible` groups, and per message pairs (group, status) in their order; one statement for all."""
+    known = [row[0] for row in fetch("SELECT group_id FROM mq_cursor WHERE topic_id = %s::bigint", (topic_id,))]
+    names = group_names(visible(known)) if known else {}
     shown = sorted(names, key=lambda group_id: names[group_id])[:groups]
+    rows = fetch(  # a busy topic has hundreds of groups, the page has room for some
+        "SELECT x.id, s.group_id, s.status FROM unnest(%s::bigint[]) x(id) CROSS JOIN LATERAL mq_status(%s::bigint, x.id) s"
+        " WHERE s.group_id = ANY (%s::bigint[])",
+        (list(message_ids), topic_id, shown),
+    )
     by_message: dict[int, dict[int, str]] = {message_id: {} for message_id in message_ids}
     for message_id, group_id, letter in rows:
         by_message[message_id][group_id] = STATUS_WORDS[letter]

@@ -91,6 +91,7 @@ APPEND_SLASH = True
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+    "accounts.limits.anonymous",
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
@@ -178,6 +179,7 @@ LOCALE_PATHS = [BASE_DIR / "locale"]
 USE_I18N = True
 USE_TZ = True
 TIME_ZONE = env.str("MQADMIN_TIME_ZONE", default="UTC").strip()
+MAX_TOKEN_DAYS = env.int("MQADMIN_MAX_TOKEN_DAYS", default=365)
 USE_THOUSAND_SEPARATOR = True
 FORMAT_MODULE_PATH = ["mqadmin.formats"]
 
@@ -242,6 +244,10 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "core.api.schema.AutoSchema",
     "EXCEPTION_HANDLER": "core.api.problems.exception_handler",
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "rest_framework.negotiation.DefaultContentNegotiation",
+# Per credential (200/s, 1000/m; empty: none) and web process; and per address for requests without one, or with a wrong one.
+RATE_LIMIT = env.str("MQADMIN_RATE_LIMIT", default="200/s").strip()
+DATA_RATE_LIMIT = env.str("MQADMIN_DATA_RATE_LIMIT", default="").strip()  # send, pull, ack and next
+ANONYMOUS_RATE_LIMIT = env.str("MQADMIN_ANONYMOUS_RATE_LIMIT", default="50/s").strip()
     "URL_FORMAT_OVERRIDE": None,  # JSON and nothing else
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }

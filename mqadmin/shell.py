@@ -12,11 +12,13 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.translation import get_language_info, gettext_lazy, pgettext
 from django.utils.translation import gettext as _
 
-from accounts.models import Application, User
+from accounts.models import Application
+from accounts.rolesync import roles_of
 from clusters.models import Cluster
 from consumers.models import ConsumerGroup, ShadowTask
 from core.approvals.models import Request, State
 from core.console.counting import count_all
+from core.operations.models import Operation
 from registry.models import Instance, Publication, RegistrarHeartbeat
 from topics.models import Topic
 
@@ -32,7 +34,7 @@ class Entry:
     key: str = ""  # after g
     permission: str = ""
     heat: str = ""
-    count: Callable[[], QuerySet[Any, Any]] | None = None
+    count: Callable[[Any], QuerySet[Any, Any]] | None = None  # of what the person sees
 
 
 SECTIONS: list[tuple[Any, list[Entry]]] = [
@@ -47,7 +49,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 "topics_list",
                 "t",
                 "topics.view_topic",
-                count=lambda: Topic.objects.exclude(state=State.RETIRED),
+                count=lambda user: Topic.objects.restrict(user).exclude(state=State.RETIRED),
             ),
             Entry(
                 "groups",
@@ -56,7 +58,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 "consumers_list",
                 "c",
                 "consumers.view_consumergroup",
-                count=lambda: ConsumerGroup.objects.exclude(state=State.RETIRED),
+                count=lambda user: ConsumerGroup.objects.restrict(user).exclude(state=State.RETIRED),
             ),
             Entry("messages", "message", gettext_lazy("Messages"), "messages_list", "m", "mq_messages.view_message"),
             Entry("dead", "dead", gettext_lazy("Dead letters"), "messages_dead", "d", "mq_messages.view_message", heat="hot"),
@@ -74,7 +76,17 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 "q",
                 "approvals.view_request",
                 heat="warm",
-                count=lambda: Request.objects.pending(),
+                count=lambda user: Request.objects.restrict(user).pending(),
+            ),
+            Entry(
+                "operations",
+                "operation",
+                gettext_lazy("Operations"),
+                "operations_list",
+                "j",
+                "operations.view_operation",
+                heat="warm",
+                count=lambda user: Operation.objects.restrict(user).unfinished(),
             ),
             Entry(
                 "shadow",
@@ -83,7 +95,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 "consumers_shadow",
                 "s",
                 "consumers.view_shadowtask",
-                count=lambda: ShadowTask.objects.filter(enabled=True),
+                count=lambda user: ShadowTask.objects.restrict(user).filter(enabled=True),
             ),
         ],
     ),
@@ -91,7 +103,13 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
         gettext_lazy("Infrastructure"),
         [
             Entry(
-                "clusters", "cluster", gettext_lazy("Clusters"), "clusters_list", "k", "clusters.view_cluster", count=Cluster.objects.all
+                "clusters",
+                "cluster",
+                gettext_lazy("Clusters"),
+                "clusters_list",
+                "k",
+                "clusters.view_cluster",
+                count=Cluster.objects.restrict,
             ),
             Entry(
                 "instances",
@@ -100,7 +118,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 "registry_instances",
                 "i",
                 "registry.view_instance",
-                count=Instance.objects.online,
+                count=lambda user: Instance.objects.restrict(user).online(),
             ),
             Entry(
                 "publications",
@@ -110,7 +128,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 "p",
                 "registry.view_publication",
                 heat="warm",
-                count=Publication.objects.dirty,
+                count=lambda user: Publication.objects.restrict(user).dirty(),
             ),
         ],
     ),
@@ -125,7 +143,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 "accounts_application_changelist",
                 "",
                 "accounts.view_application",
-                count=Application.objects.all,
+                count=Application.objects.restrict,
             ),
             Entry("users", "user", gettext_lazy("People"), "accounts_user_changelist", "", "accounts.view_user"),
             Entry("roles", "lock", gettext_lazy("Roles"), "auth_group_changelist", "", "auth.view_group"),
@@ -154,13 +172,13 @@ def _frame(request: HttpRequest) -> dict[str, Any]:
         if allowed:
             shown.append((title, allowed))
     every = [entry for _title, entries in shown for entry, _url in entries]
-    asked = {entry.id: entry.count() for entry in every if entry.count}
+    asked = {entry.id: entry.count(user) for entry in every if entry.count}
     counts: dict[str, int | None] = dict(
         count_all(
             {**asked, "registrar:alive": RegistrarHeartbeat.objects.alive(), "registrar:watching": RegistrarHeartbeat.objects.watching()}
         )
     )
-    counts.update({key: value() for key, value in extra_counts.items() if any(entry.id == key for entry in every)})
+    counts.update({key: value(user) for key, value in extra_counts.items() if any(entry.id == key for entry in every)})
     sections = [
         {
             "title": title,
@@ -179,7 +197,7 @@ def _frame(request: HttpRequest) -> dict[str, Any]:
 
 
 # Counts that no queryset gives, by the id of their entry; a room of the data plane adds its own (None: unknown).
-extra_counts: dict[str, Callable[[], int | None]] = {}
+extra_counts: dict[str, Callable[[Any], int | None]] = {}
 
 
 def _url(name: str) -> str:
@@ -213,9 +231,8 @@ def _initials(user: Any) -> str:
 
 
 def _role(user: Any) -> str:
-    if isinstance(user, User) and user.is_superuser:
-        return _("Administrator")
-    return _("Operator")
+    held = [role.label for role in roles_of(user)]
+    return " · ".join(str(label) for label in held) or _("No role")
 
 
 def _keys(entries: list[Entry]) -> list[dict[str, Any]]:
@@ -225,6 +242,7 @@ def _keys(entries: list[Entry]) -> list[dict[str, Any]]:
         (_("Search this list"), ["/"]),
         (_("Next or previous row"), ["j", "k"]),
         (pgettext("key", "Open the row"), ["Enter"]),
+        (_("Select the row"), ["x"]),
         (_("Refresh now"), ["r"]),
         (_("Fold the sidebar"), ["["]),
         (_("Close"), ["Esc"]),

@@ -89,7 +89,7 @@ class PublicationViewSet(ReadViewSet):
 
     def get_queryset(self) -> QuerySet[Publication]:
         """With the counts of who has applied it."""
-        rows = Publication.objects.with_applied_counts()
+        rows: QuerySet[Publication] = self.restricted(Publication.objects.with_applied_counts())
         return rows if self.action == "retrieve" else rows.defer("data", "last_foreign_data")
 
     def get_serializer_class(self) -> type[serializers.BaseSerializer[Any]]:
@@ -151,7 +151,7 @@ class InstanceViewSet(ReadViewSet):
 
     def get_queryset(self) -> QuerySet[Instance]:
         """With what they should run."""
-        return Instance.objects.with_applied()
+        return self.restricted(Instance.objects.with_applied())  # type: ignore[no-any-return]
 
 
 def register(router: BaseRouter) -> None:

@@ -105,7 +105,7 @@ class PublicationDetail(Page):
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         """The node, its recipients, and the retry."""
-        row = publication_of(get(Publication.objects.all(), pk=pk).path)
+        row = publication_of(get(Publication.objects.restrict(request.user), pk=pk).path)
         assert row is not None  # the line before found it
         return self.show(
             {
@@ -113,7 +113,7 @@ class PublicationDetail(Page):
                 "crumbs": [(_("Publications"), reverse("admin:registry_publications"))],
                 "publication": row,
                 "instances": instances_at(row.path)[:500] if request.user.has_perm("registry.view_instance") else None,
-                "dependants": Publication.objects.depending_on(row.path).live().order_by("path")[:50],
+                "dependants": Publication.objects.restrict(request.user).depending_on(row.path).live().order_by("path")[:50],
                 "retry_why": _retry_why(request, row),
                 "foreign": decoded(bytes(row.last_foreign_data), row.format) if row.last_foreign_data else None,
             }
@@ -123,7 +123,7 @@ class PublicationDetail(Page):
         """Let the registrars try it at once."""
         if not request.user.has_perm("registry.change_publication"):
             raise PermissionDenied
-        row = get(Publication.objects.all(), pk=pk)
+        row = get(Publication.objects.restrict(request.user, "change"), pk=pk)
         if services.retry(paths=[row.path]):
             flash.info(request, _("The registrars try it now."))
         else:
@@ -171,8 +171,8 @@ class Instances(ListPage[Instance]):
     default_sort = "applied"
     views = [
         View("online", gettext_lazy("Online"), lambda rows, _request: rows.filter(online=True)),
-        View("outdated", gettext_lazy("Outdated"), lambda rows, _request: rows.filter(applied="outdated"), tone="warm"),
-        View("unknown", gettext_lazy("Unknown"), lambda rows, _request: rows.filter(applied="unknown")),
+        View("outdated", gettext_lazy("Outdated"), lambda rows, _request: rows.outdated(), tone="warm"),
+        View("unknown", gettext_lazy("Unknown"), lambda rows, _request: rows.silent()),
         View("offline", gettext_lazy("Offline"), lambda rows, _request: rows.filter(online=False)),
         View("all", gettext_lazy("All"), lambda rows, _request: rows),
     ]
@@ -181,8 +181,13 @@ class Instances(ListPage[Instance]):
         Filter(
             "app",
             gettext_lazy("Application"),
-            lambda _request: [
-                (name, name) for name in Instance.objects.exclude(app="").order_by("app").values_list("app", flat=True).distinct()[:200]
+            lambda request: [
+                (name, name)
+                for name in Instance.objects.restrict(request.user)
+                .exclude(app="")
+                .order_by("app")
+                .values_list("app", flat=True)
+                .distinct()[:200]
             ],
             lambda rows, value: rows.filter(app=value),
         ),
@@ -198,7 +203,7 @@ class Instances(ListPage[Instance]):
 
     def decorate(self, rows: list[Instance]) -> None:
         """The publication that each follows, in one statement."""
-        ids = dict(Publication.objects.filter(path__in={row.path for row in rows}).values_list("path", "pk"))
+        ids = dict(Publication.objects.restrict(self.request.user).filter(path__in={row.path for row in rows}).values_list("path", "pk"))
         for row in rows:
             row.publication_pk = ids.get(row.path)  # type: ignore[attr-defined]
 
@@ -206,10 +211,10 @@ class Instances(ListPage[Instance]):
 def _find(user: Any, words: str) -> list[slots.Hit]:
     hits = []
     if user.has_perm("registry.view_publication") and words.startswith("/"):
-        rows = Publication.objects.filter(path__icontains=words).order_by("path").values_list("pk", "path")[:5]
+        rows = Publication.objects.restrict(user).filter(path__icontains=words).order_by("path").values_list("pk", "path")[:5]
         hits += [slots.Hit("tree", name, _("Publication"), reverse("admin:registry_publication", args=[pk])) for pk, name in rows]
     if user.has_perm("registry.view_instance"):
-        found = Instance.objects.online().filter(Q(ip__icontains=words) | Q(app__icontains=words))
+        found = Instance.objects.restrict(user).online().filter(Q(ip__icontains=words) | Q(app__icontains=words))
         apps = found.exclude(app="").order_by("app").values_list("app", flat=True).distinct()[:3]
         hits += [slots.Hit("instance", app, _("Instances"), f"{reverse('admin:registry_instances')}?app={app}") for app in apps]
     return hits

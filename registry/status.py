@@ -28,9 +28,10 @@ class PublicationStatusSerializer(serializers.ModelSerializer[Publication]):
         fields = ["path", "state", "generation", "published_generation", "published_at", "last_error", "applied"]
 
 
-def statuses(paths: Iterable[str]) -> dict[str, Publication]:
-    """The publications at these paths with their applied counts, in one statement."""
-    return {row.path: row for row in Publication.objects.filter(path__in=list(paths)).with_applied_counts()}
+def statuses(paths: Iterable[str], user: Any = None) -> dict[str, Publication]:
+    """The publications at these paths with their applied counts, in one statement; for a user only those that they may see."""
+    rows = Publication.objects.filter(path__in=list(paths))
+    return {row.path: row for row in (rows if user is None else rows.restrict(user)).with_applied_counts()}
 
 
 class WithPublication:

@@ -18,6 +18,7 @@ from core.console.actions import Action
 from core.console.lists import SLOT, Filter, ListPage, View
 from core.console.pages import Page, person
 from core.console.slots import Column
+from core.scope import restricted
 from registry.console import instances_at, publication_of
 from registry.services import instances_known, online_instances
 from registry.status import statuses
@@ -32,8 +33,13 @@ def _clusters(_request: HttpRequest) -> list[tuple[str, str]]:
     return [(name, name) for name in Cluster.objects.values_list("name", flat=True)[:200]]
 
 
-def _owners(_request: HttpRequest) -> list[tuple[str, str]]:
-    names = User.objects.filter(topics__isnull=False).distinct().order_by("username").values_list("username", flat=True)
+def _owners(request: HttpRequest) -> list[tuple[str, str]]:
+    names = (
+        User.objects.filter(topics__in=Topic.objects.restrict(request.user))
+        .distinct()
+        .order_by("username")
+        .values_list("username", flat=True)
+    )
     return [(name, name) for name in names[:200]]
 
 
@@ -95,7 +101,10 @@ class Topics(ListPage[Topic]):
 
     def context(self) -> dict[str, Any]:
         """Who may apply."""
-        return {"apply": apply_action(self.request), "applications_exist": Application.objects.exists()}
+        return {
+            "apply": apply_action(self.request),
+            "applications_exist": Application.objects.restrict(self.request.user, "topics.add_topic").exists(),
+        }
 
 
 def apply_action(request: HttpRequest) -> Action:
@@ -125,7 +134,8 @@ def frame(request: HttpRequest, topic: Topic, tab: str) -> dict[str, Any]:
     def url(page: str) -> str:
         return reverse(f"admin:topics_{page}", args=[topic.name])
 
-    bound = topic.subscriptions.exclude(group__state=State.RETIRED).count()
+    groups = restricted(topic.subscriptions.all(), user, "consumers.view_consumergroup", "group__application")
+    bound = groups.exclude(group__state=State.RETIRED).count()
     tabs: list[dict[str, Any]] = [
         {"label": _("Overview"), "url": url("detail"), "key": "overview"},
         *slots.tabs_of("topic", topic, user),
@@ -169,7 +179,7 @@ class Detail(Page):
 
     def get(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show the tab."""
-        topic = verbs.load(name)
+        topic = verbs.load(name, request.user)
         context = frame(request, topic, self.tab)
         context |= getattr(self, f"_{self.tab}")(request, topic)
         return self.show(context, template=f"topics/{self.tab}.html")
@@ -179,10 +189,9 @@ class Detail(Page):
         return {"panels": panels, **self._groups(request, topic)}
 
     def _groups(self, request: HttpRequest, topic: Topic) -> dict[str, Any]:
+        bound = restricted(topic.subscriptions.all(), request.user, "consumers.view_consumergroup", "group__application")
         rows = list(
-            topic.subscriptions.select_related("group__application", "group__owner")
-            .exclude(group__state=State.RETIRED)
-            .order_by("group__name")[:500]
+            bound.select_related("group__application", "group__owner").exclude(group__state=State.RETIRED).order_by("group__name")[:500]
         )
         groups = [row.group for row in rows]
         for row in rows:
@@ -215,7 +224,7 @@ def _need(request: HttpRequest, permission: str) -> None:
 def _find(user: Any, words: str) -> list[slots.Hit]:
     if not user.has_perm("topics.view_topic"):
         return []
-    rows = Topic.objects.filter(name__icontains=words).order_by("state", "name").values_list("name", "state")[:7]
+    rows = Topic.objects.restrict(user).filter(name__icontains=words).order_by("state", "name").values_list("name", "state")[:7]
     return [slots.Hit("topic", name, State(state).label, reverse("admin:topics_detail", args=[name])) for name, state in rows]
 
 

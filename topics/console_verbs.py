@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy
 
 from accounts import choices
 from accounts.models import Application
+from clusters.drivers import builtin
 from clusters.models import Cluster
 from core.approvals.models import State
 from core.approvals.services import check_seen, require_state
@@ -23,9 +24,10 @@ from topics.models import Topic
 LIVE = [State.PENDING, State.REJECTED, State.ACTIVE]
 
 
-def load(name: str) -> Topic:
-    """A topic by name, with what its head shows."""
-    return get(Topic.objects.select_related("application", "owner", "cluster", "requested_by", "decided_by"), name=name)
+def load(name: str, user: Any, permission: str = "view") -> Topic:
+    """A topic by name, with what its head shows; one with which the person may not do this is not there."""
+    topics = Topic.objects.select_related("application", "owner", "cluster", "requested_by", "decided_by")
+    return get(topics.restrict(user, permission), name=name)
 
 
 class RequestForm(forms.ModelForm[Topic]):
@@ -109,7 +111,7 @@ class TopicAction(FormPage):
     def topic(self) -> Topic:
         """The topic of the address."""
         if self._topic is None:
-            self._topic = load(self.kwargs["name"])
+            self._topic = load(self.kwargs["name"], self.request.user, self.permission)
         return self._topic
 
     def versioned(self) -> Topic:
@@ -159,7 +161,7 @@ class Edit(TopicAction):
 
     def form_arguments(self) -> dict[str, Any]:
         """Begin with what was applied for; a copy, so that a refused edit leaves the page's facts alone."""
-        return {"instance": load(self.kwargs["name"])}
+        return {"instance": load(self.kwargs["name"], self.request.user, self.permission)}
 
     def run(self, form: RequestForm) -> None:
         """Store it."""
@@ -290,13 +292,19 @@ class Move(TopicAction):
         )
 
 
+class RetireForm(TypedNameForm):
+    """The decision, and that delayed messages may go with the topic."""
+
+    cancel_delayed = forms.BooleanField(label=gettext_lazy("Cancel the delayed messages that wait, for good"), required=False)
+
+
 class Retire(TopicAction):
     """Retire: by typing the name, after a list of who still uses it."""
 
     permission = "topics.retire_topic"
     title = gettext_lazy("Retire {name}")
     template_name = "topics/retire.html"
-    form_class = TypedNameForm
+    form_class = RetireForm
     submit_label = gettext_lazy("Retire")
     tone = "danger solid"
     said = gettext_lazy("{name} is retired; its node goes from ZooKeeper.")
@@ -312,6 +320,7 @@ class Retire(TopicAction):
             "confirm_name": self.topic.name,
             "instances": instances_at(self.topic.zookeeper_path).filter(online=True)[:200],
             "known": instances_known(),
+            "delayed": builtin.backlog(topic_id=self.topic.pk).delayed,
             "groups": [
                 row.group
                 for row in self.topic.subscriptions.select_related("group")
@@ -320,6 +329,7 @@ class Retire(TopicAction):
             ],
         }
 
-    def run(self, form: TypedNameForm) -> None:
+    def run(self, form: RetireForm) -> None:
         """Retire."""
-        services.retire(actor=person(self.request), topic=self.topic, reason=form.cleaned_data["reason"])
+        fields = {name: form.cleaned_data[name] for name in ("reason", "cancel_delayed")}
+        services.retire(actor=person(self.request), topic=self.topic, **fields)

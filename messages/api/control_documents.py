@@ -42,14 +42,15 @@ class FoundSerializer(serializers.Serializer[Any]):
 class MessageSerializer(FoundSerializer):
     """A message with its body and its status in every group."""
 
-    body = serializers.CharField(required=False)
+    body = serializers.CharField(required=False, help_text="Left out, as body_base64 is, for those who may not read bodies.")
     body_base64 = serializers.CharField(required=False, help_text="Instead of body when it is not UTF-8.")
     groups = GroupStatusSerializer(many=True)
 
     def to_representation(self, instance: StoredMessage) -> dict[str, Any]:
-        """`body` or `body_base64`; `groups` come by the context."""
+        """`body` or `body_base64`, neither for those who may not read bodies; `groups` come by the context."""
         fields = FoundSerializer(instance).data
-        return {**fields, **wire.body_fields(instance.body), "groups": GroupStatusSerializer(self.context["groups"], many=True).data}
+        body = wire.body_fields(instance.body) if self.context["body"] else {}
+        return {**fields, **body, "groups": GroupStatusSerializer(self.context["groups"], many=True).data}
 
 
 class SearchPageSerializer(serializers.Serializer[Any]):

@@ -17,7 +17,7 @@ from core.api.conditional import etag
 from core.api.conventions import View
 from core.api.views import actor
 from core.errors import Problem, not_found
-from messages import operating, reading, services
+from messages import operating, reading, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
     DelayedPageSerializer,
@@ -26,8 +26,7 @@ from messages.api.control_documents import (
     RescheduleSerializer,
     SearchPageSerializer,
 )
-from messages.types import Page
-from topics.models import Topic
+from messages.types import Page, StoredMessage
 
 ID = r"(?P<message_id>[0-9]{1,19})"
 _RESCHEDULE = frozenset({"deliver_at", "delay_ms", "reason"})
@@ -77,7 +76,7 @@ class Query:
     def topic_id(self) -> int | None:
         """The id of the topic that is named. Problem: not_found."""
         name = self.text("topic")
-        return None if name is None else topic_id_of(name)
+        return None if name is None else topic_id_of(self.request.user, name)
 
     def answer(self, page: Page[Any], results: Any, **more: Any) -> Response:
         """A page with the address of the next one."""
@@ -86,9 +85,9 @@ class Query:
         return Response({"results": results, "next": following, **more})
 
 
-def topic_id_of(name: str) -> int:
-    """The id of a topic. Problem: not_found."""
-    found = Topic.objects.filter(name=name).values_list("pk", flat=True).first()
+def topic_id_of(user: Any, name: str) -> int:
+    """The id of a topic whose messages the person may see. Problem: not_found."""
+    found = scope.topic_id(user, name)
     if found is None:
         raise not_found(_("topic"), name)
     return found
@@ -136,11 +135,12 @@ class MessageView(View):
     document = MessageSerializer
 
     @extend_schema(operation_id="retrieve_message", responses=MessageSerializer)
-    def get(self, request: Request, message_id: str) -> Response:  # noqa: ARG002
+    def get(self, request: Request, message_id: str) -> Response:
         """With its body and its status in every group; the id of a delayed message finds it before and after its delivery."""
-        message = services.message(message_id=int(message_id))
-        groups = services.message_status(message_id=int(message_id))
-        return Response(MessageSerializer(message, context={"groups": groups}).data)
+        message = scope.message(request.user, int(message_id))
+        groups = scope.message_status(request.user, message.id)
+        with_body = scope.may_read_body(request.user, message.topic_id)
+        return Response(MessageSerializer(message, context={"groups": groups, "body": with_body}).data)
 
 
 class DelayedMessagesView(View):
@@ -155,7 +155,11 @@ class DelayedMessagesView(View):
         """Next due first; `from` and `to` bound the delivery time."""
         query = Query(request)
         page = services.delayed_messages(
-            topic_id=query.topic_id(), due_from=query.moment("from"), due_to=query.moment("to"), **query.page()
+            topic_id=query.topic_id(),
+            topic_ids=scope.topic_ids(request.user),
+            due_from=query.moment("from"),
+            due_to=query.moment("to"),
+            **query.page(),
         )
         return query.answer(page, FoundSerializer(page.items, many=True).data)
 
@@ -175,14 +179,19 @@ class DelayedMessageView(View):
         """When it is due: nothing else of it ever changes."""
         return etag(document["deliver_at"]) if document["deliver_at"] else None
 
+    def _message(self, message_id: str) -> StoredMessage:
+        return scope.message(
+            self.request.user, int(message_id), self.permissions_by_action[str(self.request.method).lower().replace("head", "get")]
+        )
+
     def version_now(self) -> object | None:
         """The time at which it is due now."""
-        message = services.message(message_id=int(self.kwargs["message_id"]))
+        message = self._message(self.kwargs["message_id"])
         return FoundSerializer(message).data["deliver_at"] if message.state == "delayed" else None
 
     def _seen(self, message_id: str) -> datetime | None:
         """When the message is due, held against If-Match; None: it is not delayed, which the verb will say."""
-        message = services.message(message_id=int(message_id))
+        message = self._message(message_id)
         if message.state != "delayed":
             return None
         self.check_version(FoundSerializer(message).data["deliver_at"])
@@ -191,7 +200,7 @@ class DelayedMessageView(View):
     @extend_schema(operation_id="retrieve_delayed_message", responses=FoundSerializer)
     def get(self, request: Request, message_id: str) -> Response:  # noqa: ARG002
         """As long as it is delayed; afterwards it is found under messages/."""
-        message = services.message(message_id=int(message_id))
+        message = self._message(message_id)
         if message.state != "delayed":
             hint = _("It has been delivered to its topic: see messages/{id}.").format(id=message.id)
             raise Problem("not_delayed", _("Message {id} is not delayed.").format(id=message_id), status=404, hint=hint)

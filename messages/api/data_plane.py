@@ -54,10 +54,10 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
 
 
 @data_plane("mq_messages.send_message", documents.SendDocs)
-def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:  # noqa: ARG001 - who sends is no part of a message
+def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:
     """Send one message or a batch; all or nothing."""
     messages, is_batch = wire.new_messages(fields)
-    topic_id = active_topic(topic)
+    topic_id = active_topic(user, topic)
     try:
         accepted = services.send(topic_id=topic_id, messages=messages)
     except Problem as problem:
@@ -75,13 +75,13 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     """Hand out messages under a lease; wait for some if there are none."""
     wire.only(fields, _PULL)
     take = _take(user, fields)
-    group_id = active_group(group)
+    group_id = active_group(user, group)
     found = services.pull(group_id=group_id, **take)
     return wire.respond(wire.batch(_wait(found, group_id, fields, take)))
 
 
 @data_plane("mq_messages.consume_message", documents.AcksDocs)
-def acks(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:  # noqa: ARG001
+def acks(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     """Settle messages of one or more leases, each lease in a commit of its own; one result per ack."""
     wire.only(fields, _ACKS)
     items = wire.acks_of(fields)
@@ -94,7 +94,7 @@ def acks(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:  # noq
         if lease is None:
             raise wire.no_lease(f"/acks/{i}/lease")
         by_lease.setdefault(lease, []).append((i, outcome))
-    group_id = active_group(group)
+    group_id = active_group(user, group)
     results: list[Settled | None] = [None] * len(items)
     for lease, numbered in by_lease.items():
         settled = services.settle(group_id=group_id, lease=lease, outcomes=[outcome for _i, outcome in numbered])
@@ -112,7 +112,7 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     if outcomes and lease is None:
         raise wire.no_lease("/lease")
     take = _take(user, fields)
-    group_id = active_group(group)
+    group_id = active_group(user, group)
     settled, found = services.next(group_id=group_id, lease=lease, outcomes=outcomes, **take)
     return wire.respond({"acks": wire.settled(settled), **wire.batch(_wait(found, group_id, fields, take))})
 

@@ -18,7 +18,7 @@ from core.api.pagination import CursorPagination
 from core.api.views import actor, validated
 from core.errors import not_found
 from core.names import PATTERN
-from messages import operating, services
+from messages import operating, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
     ConsumptionSerializer,
@@ -41,9 +41,10 @@ _NAME = OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH, descri
 _REDRIVE = OpenApiParameter("redrive", OpenApiTypes.INT64, OpenApiParameter.PATH)
 
 
-def group_of(name: str) -> ConsumerGroup:
-    """The group of an address. Problem: not_found."""
-    group = ConsumerGroup.objects.filter(name=name).first()
+def group_of(view: View, name: str) -> ConsumerGroup:
+    """The group of an address, if the person may do this with it. Problem: not_found."""
+    permission = view.permissions_by_action[str(view.request.method).lower().replace("head", "get")]
+    group = scope.groups(view.request.user, permission).filter(name=name).first()
     if group is None:
         raise not_found(_("consumer group"), name)
     return group
@@ -66,7 +67,7 @@ class ConsumptionView(View):
     @extend_schema(operation_id="retrieve_consumption", parameters=[_NAME], responses=ConsumptionSerializer)
     def get(self, request: Request, name: str) -> Response:  # noqa: ARG002
         """Exact counts per status, and how far behind."""
-        group = group_of(name)
+        group = group_of(self, name)
         lag = services.lag(group_ids=[group.pk])[group.pk]
         return Response(
             {
@@ -115,7 +116,7 @@ class DeadLettersView(View):
             failed_from=query.moment("after"),
             failed_to=query.moment("before"),
         )
-        page = services.dead_letters(group_id=group_of(name).pk, only=only, **query.page())
+        page = services.dead_letters(group_id=group_of(self, name).pk, only=only, **query.page())
         return query.answer(page, DeadLetterSerializer(page.items, many=True).data)
 
 
@@ -129,7 +130,7 @@ class RedrivesView(View):
     @extend_schema(operation_id="list_redrives", parameters=[_NAME], responses=RedrivePageSerializer)
     def get(self, request: Request, name: str) -> Response:
         """Newest first."""
-        group = group_of(name)
+        group = group_of(self, name)
         paginator = CursorPagination()
         paginator.ordering = "-pk"
         jobs = paginator.paginate_queryset(Redrive.objects.filter(group_id=group.pk).select_related("actor"), request, view=self)
@@ -140,11 +141,11 @@ class RedrivesView(View):
     )
     def post(self, request: Request, name: str) -> Response:
         """Bring dead letters back to their group: one, some, or all that match. The first thousand are done before the answer."""
-        group = group_of(name)
+        group = group_of(self, name)
         fields = json_object(request)
         checked = validated(NewRedriveSerializer, request)
         ids = [int(i) for i in checked["ids"]] if "ids" in checked else None
-        only = dead_filter(fields.get("filter")) if checked["all"] else None
+        only = dead_filter(request.user, fields.get("filter")) if checked["all"] else None
         if ids is not None and any(type(i) is not int for i in fields["ids"]):
             raise wire.invalid("/ids", _("Ids are integers."))
         if fields.get("filter") is not None and not checked["all"]:
@@ -155,7 +156,7 @@ class RedrivesView(View):
         return Response(body, status=status.HTTP_202_ACCEPTED, headers={"Location": address})
 
 
-def dead_filter(fields: Any) -> DeadFilter:
+def dead_filter(user: Any, fields: Any) -> DeadFilter:
     """The filter of a redrive. Problems: unknown_field, invalid, invalid_time, not_found (the topic)."""
     if fields is None:
         return DeadFilter()
@@ -164,7 +165,7 @@ def dead_filter(fields: Any) -> DeadFilter:
         wire.typed(fields, name, str, "/filter") for name in ("topic", "tag", "key", "reason_contains", "after", "before")
     )
     return DeadFilter(
-        topic_id=topic_id_of(topic) if topic else None,
+        topic_id=topic_id_of(user, topic) if topic else None,
         tag=tag,
         key=key,
         reason_contains=contains,
@@ -182,7 +183,7 @@ class RedriveView(View):
     @extend_schema(operation_id="retrieve_redrive", parameters=[_NAME, _REDRIVE], responses=RedriveSerializer)
     def get(self, request: Request, name: str, redrive: str) -> Response:  # noqa: ARG002
         """How far it is."""
-        group = group_of(name)
+        group = group_of(self, name)
         return Response(RedriveSerializer(redrive_of(group, redrive), context={"group": group}).data)
 
 
@@ -197,7 +198,7 @@ class RedriveItemsView(View):
     def get(self, request: Request, name: str, redrive: str) -> Response:
         """In the order of the message ids."""
         query = Query(request)
-        page = services.redrive_results(redrive_id=redrive_of(group_of(name), redrive).pk, **query.page())
+        page = services.redrive_results(redrive_id=redrive_of(group_of(self, name), redrive).pk, **query.page())
         return query.answer(page, RedriveItemSerializer(page.items, many=True).data)
 
 

@@ -14,11 +14,10 @@ from clusters.models import Kind
 from core.approvals.models import State
 from core.console.pages import Page
 from core.errors import Problem
-from messages import reading, services
+from messages import reading, scope, services
 from messages.console.showing import message_context, send_action
 from messages.types import Page as StorePage
 from messages.types import StoredMessage
-from topics.models import Topic
 
 ROWS = 50
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -85,13 +84,14 @@ class Messages(Page):
     def get(self, request: HttpRequest) -> HttpResponse:
         """The search that the address describes, and the open message beside it."""
         topics = list(
-            Topic.objects.filter(cluster__kind=Kind.BUILTIN, state__in=[State.ACTIVE, State.RETIRED])
+            scope.topics(request.user)
+            .filter(cluster__kind=Kind.BUILTIN, state__in=[State.ACTIVE, State.RETIRED])
             .order_by("name")
             .values_list("pk", "name")[:500]
         )
         asked = request.GET.get("topic", "").replace("\x00", "").strip()
         name = asked or (topics[0][1] if topics else "")
-        topic_id = next((pk for pk, known in topics if known == name), None) or self._any_topic(name)
+        topic_id = next((pk for pk, known in topics if known == name), None) or scope.topic_id(request.user, name)
         words = request.GET.get("q", "").strip()[:300]
         searched = terms(words)
         if "message_id" in searched and (moved := self._elsewhere(searched["message_id"], topic_id)):
@@ -104,8 +104,10 @@ class Messages(Page):
         lines: dict[int, str] = {}
         if page.items and topic_id is not None:
             ids = [m.id for m in page.items]
-            names, statuses = reading.statuses_of(topic_id=topic_id, message_ids=ids)
-            lines = reading.previews(topic_id=topic_id, message_ids=ids)
+            names, statuses = reading.statuses_of(
+                topic_id=topic_id, message_ids=ids, visible=lambda found: scope.visible_groups(request.user, found)
+            )
+            lines = reading.previews(topic_id=topic_id, message_ids=ids) if scope.may_read_body(request.user, topic_id) else {}
         send_url = reverse("admin:messages_send") + (f"?{urlencode({'topic': name})}" if topic_id is not None else "")
         return self.show(
             {
@@ -125,11 +127,6 @@ class Messages(Page):
                 **(message_context(request, opened) if opened else {}),
             }
         )
-
-    @staticmethod
-    def _any_topic(name: str) -> int | None:
-        """A topic that has moved away may still have messages here."""
-        return Topic.objects.filter(name=name).values_list("pk", flat=True).first() if name else None
 
     def _search(self, topic_id: int | None, searched: dict[str, Any], window: Window) -> StorePage[StoredMessage]:
         if topic_id is None:
@@ -155,20 +152,20 @@ class Messages(Page):
 
     def _elsewhere(self, message_id: int, topic_id: int | None) -> HttpResponse | None:
         """An id of another topic, or of a delayed message, is shown on its own page."""
-        found = load(message_id)
+        found = load(self.request.user, message_id)
         if found is not None and (found.topic_id != topic_id or found.state == "delayed"):
             return HttpResponseRedirect(reverse("admin:messages_detail", args=[found.id]))
         return None
 
     def _opened(self) -> StoredMessage | None:
         number = self.request.GET.get("id", "")
-        return load(int(number)) if number.isascii() and number.isdigit() and len(number) <= 19 else None
+        return load(self.request.user, int(number)) if number.isascii() and number.isdigit() and len(number) <= 19 else None
 
 
-def load(message_id: int) -> StoredMessage | None:
-    """A message, None if there is none."""
+def load(user: Any, message_id: int) -> StoredMessage | None:
+    """A message, None if there is none for this person."""
     try:
-        return services.message(message_id=message_id)
+        return scope.message(user, message_id)
     except Problem as problem:
         if problem.code != "not_found":
             raise
@@ -184,7 +181,7 @@ class Detail(Page):
 
     def get(self, request: HttpRequest, message_id: int) -> HttpResponse:
         """By its id, or by the id that the producer of a delayed message got."""
-        message = services.message(message_id=message_id)
+        message = scope.message(request.user, message_id)
         topic_url = f"{reverse('admin:messages_list')}?{urlencode({'topic': message.topic})}"
         return self.show(
             {
@@ -198,11 +195,11 @@ class Detail(Page):
 class Body(Page):
     """The body as a file."""
 
-    permission = "mq_messages.view_message"
+    permission = scope.BODY
     here = "messages"
 
-    def get(self, request: HttpRequest, message_id: int) -> HttpResponse:  # noqa: ARG002
+    def get(self, request: HttpRequest, message_id: int) -> HttpResponse:
         """Bytes, never shown by the browser itself."""
-        message = services.message(message_id=message_id)
+        message = scope.message(request.user, message_id, scope.BODY)
         headers = {"Content-Disposition": f'attachment; filename="message-{message.id}"', "X-Content-Type-Options": "nosniff"}
         return HttpResponse(message.body, content_type="application/octet-stream", headers=headers)

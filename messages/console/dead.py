@@ -17,11 +17,10 @@ from core.approvals.models import State
 from core.console.actions import NOT_ALLOWED
 from core.console.pages import Page, get, person
 from core.errors import Problem
-from messages import operating, reading, services
+from messages import operating, reading, scope, services
 from messages.models import Redrive, RedriveItem
 from messages.names import group_names
 from messages.types import DeadFilter
-from topics.models import Topic
 
 ROWS = 100
 MAX_REASON = 500
@@ -40,9 +39,9 @@ class Asked:
         """From GET or POST; what the database cannot hold is left out."""
         return cls(*(given.get(name, "").replace("\x00", "").strip()[:300] for name in ("topic", "reason", "key")))
 
-    def only(self, until: datetime | None = None) -> DeadFilter | None:
+    def only(self, user: Any, until: datetime | None = None) -> DeadFilter | None:
         """As the store takes it; None when the topic does not exist."""
-        topic_id = Topic.objects.filter(name=self.topic).values_list("pk", flat=True).first() if self.topic else None
+        topic_id = scope.topic_id(user, self.topic)
         if self.topic and topic_id is None:
             return None
         return DeadFilter(topic_id=topic_id, key=self.key or None, reason_contains=self.words or None, failed_to=until)
@@ -59,21 +58,21 @@ class DeadLetters(Page):
     def get(self, request: HttpRequest) -> HttpResponse:
         """The page that the address describes."""
         name = request.GET.get("group", "")
-        return self._of_group(request, get(ConsumerGroup.objects.all(), name=name)) if name else self._all()
+        return self._of_group(request, get(scope.groups(request.user), name=name)) if name else self._all()
 
     def _all(self) -> HttpResponse:
-        groups = list(ConsumerGroup.objects.filter(state=State.ACTIVE).select_related("owner").order_by("name")[:2000])
+        groups = list(scope.groups(self.request.user).filter(state=State.ACTIVE).select_related("owner").order_by("name")[:2000])
         counts = services.counts(group_ids=[group.pk for group in groups])
         rows = [{"group": group, "counts": counts[group.pk]} for group in groups if counts[group.pk].dead]
         rows.sort(key=lambda row: -row["counts"].dead)  # type: ignore[attr-defined]
         return self.show(
-            {"groups": rows, "total": sum(row["counts"].dead for row in rows), "running": running()},  # type: ignore[attr-defined]
+            {"groups": rows, "total": sum(row["counts"].dead for row in rows), "running": running(self.request.user)},  # type: ignore[attr-defined]
             template="messages/dead_groups.html",
         )
 
     def _of_group(self, request: HttpRequest, group: ConsumerGroup) -> HttpResponse:
         asked, now = Asked.of(request.GET), timezone.now()
-        only = asked.only()
+        only = asked.only(request.user)
         cursor = request.GET.get("cursor") or None
         page = None
         if only is not None:
@@ -104,7 +103,7 @@ class DeadLetters(Page):
                 "narrowed": narrowed,
                 "frozen": now,
                 "why_not": why,
-                "running": running(group.pk),
+                "running": running(request.user, group.pk),
             }
         )
 
@@ -114,7 +113,7 @@ class DeadLetters(Page):
             from django.core.exceptions import PermissionDenied
 
             raise PermissionDenied
-        group = get(ConsumerGroup.objects.all(), name=request.POST.get("group", ""))
+        group = get(scope.groups(request.user, "mq_messages.add_redrive"), name=request.POST.get("group", ""))
         asked = Asked.of(request.POST)
         reason = request.POST.get("why", "").replace("\x00", "").strip()[:MAX_REASON]
         one = request.POST.get("one", "")
@@ -126,7 +125,7 @@ class DeadLetters(Page):
                     raise Problem("nothing_selected", _("No message is selected."), hint=_("Tick some, or choose all that match."))  # noqa: TRY301
                 job = operating.redrive(actor=person(request), group=group, ids=ids, reason=reason)
             else:
-                only = asked.only(_frozen(request.POST.get("frozen", "")))
+                only = asked.only(request.user, _frozen(request.POST.get("frozen", "")))
                 if only is None:
                     raise Problem("not_found", _("There is no topic “{name}”.").format(name=asked.topic), status=404)  # noqa: TRY301
                 job = operating.redrive(actor=person(request), group=group, only=only, reason=reason)
@@ -146,9 +145,9 @@ def _frozen(value: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def running(group_id: int | None = None) -> int:
+def running(user: Any, group_id: int | None = None) -> int:
     """How many redrives are not finished."""
-    jobs = Redrive.objects.filter(state=Redrive.State.RUNNING)
+    jobs = scope.redrives(user).filter(state=Redrive.State.RUNNING)
     return (jobs if group_id is None else jobs.filter(group_id=group_id)).count()
 
 
@@ -162,10 +161,10 @@ class Redrives(Page):
 
     def get(self, request: HttpRequest) -> HttpResponse:
         """Those before `?before=`; of one group with `?group=`."""
-        jobs = Redrive.objects.select_related("actor").order_by("-pk")
+        jobs = scope.redrives(request.user).order_by("-pk")
         name = request.GET.get("group", "")
         if name:
-            jobs = jobs.filter(group_id=get(ConsumerGroup.objects.all(), name=name).pk)
+            jobs = jobs.filter(group_id=get(scope.groups(request.user, self.permission), name=name).pk)
         before = request.GET.get("before", "")
         if before.isascii() and before.isdigit() and len(before) <= 18:
             jobs = jobs.filter(pk__lt=int(before))
@@ -191,7 +190,7 @@ class Job(Page):
 
     def get(self, request: HttpRequest, redrive: int) -> HttpResponse:
         """Refused ones first to be seen: they have a tab of their own."""
-        job = get(Redrive.objects.select_related("actor"), pk=redrive) if redrive < 2**63 else None
+        job = get(scope.redrives(request.user), pk=redrive) if redrive < 2**63 else None
         if job is None:
             raise Http404
         state = request.GET.get("state", "")

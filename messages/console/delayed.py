@@ -13,10 +13,9 @@ from django.utils.translation import gettext_lazy
 from core.console.actions import NOT_ALLOWED
 from core.console.pages import FormPage, OptionalReasonForm, Page, ReasonForm, person
 from core.errors import Problem, conflict
-from messages import operating, reading, services
+from messages import operating, reading, scope, services
 from messages.api.wire import invalid
 from messages.types import StoredMessage
-from topics.models import Topic
 
 ROWS = 100
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7)}
@@ -33,25 +32,29 @@ class Delayed(Page):
     def get(self, request: HttpRequest) -> HttpResponse:
         """The page that the address describes; parameters that make no sense fall back to their default."""
         name = request.GET.get("topic", "").replace("\x00", "").strip()
-        topic_id = Topic.objects.filter(name=name).values_list("pk", flat=True).first() if name else None
+        topic_id = scope.topic_id(request.user, name)
+        seen = scope.topic_ids(request.user)
         due = request.GET.get("due", "")
         until = timezone.now() + SPANS[due] if due in SPANS else None
         page = None
         if not name or topic_id is not None:
             try:
-                page = services.delayed_messages(topic_id=topic_id, due_to=until, limit=ROWS, cursor=request.GET.get("cursor") or None)
+                page = services.delayed_messages(
+                    topic_id=topic_id, topic_ids=seen, due_to=until, limit=ROWS, cursor=request.GET.get("cursor") or None
+                )
             except Problem as problem:
                 if problem.code != "invalid_cursor":
                     raise
-                page = services.delayed_messages(topic_id=topic_id, due_to=until, limit=ROWS)
+                page = services.delayed_messages(topic_id=topic_id, topic_ids=seen, due_to=until, limit=ROWS)
         items = page.items if page else []
-        lines = reading.delayed_previews([m.id for m in items]) if items else {}
+        bodies = scope.topic_ids(request.user, scope.BODY)
+        lines = reading.delayed_previews([m.id for m in items if bodies is None or m.topic_id in bodies]) if items else {}
         ranges = (("", _("All")), ("1h", _("Next hour")), ("24h", _("Next day")), ("7d", _("Next 7 days")))
         return self.show(
             {
                 "rows": [{"m": m, "preview": lines.get(m.id, "")} for m in items],
                 "topic": name,
-                "topics": list(Topic.objects.order_by("name").values_list("name", flat=True)[:500]),
+                "topics": list(scope.topics(request.user).order_by("name").values_list("name", flat=True)[:500]),
                 "unknown_topic": bool(name) and topic_id is None,
                 "ranges": [{"key": key, "label": label, "on": key == (due if due in SPANS else "")} for key, label in ranges],
                 "narrowed": bool(name) or due in SPANS,
@@ -71,7 +74,7 @@ class DelayedAction(FormPage):
 
     def message(self) -> StoredMessage:
         """The message of the address. Problems: not_found, not_delayed."""
-        found = services.message(message_id=self.kwargs["message_id"])
+        found = scope.message(self.request.user, self.kwargs["message_id"], self.permission)
         if found.state != "delayed":
             hint = _("It has been delivered to its topic.")
             raise conflict("not_delayed", _("Message {id} is no longer delayed.").format(id=found.id), hint=hint)

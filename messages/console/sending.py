@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy
 from clusters.models import Kind
 from core.approvals.models import State
 from core.console.pages import ConsoleForm, FormPage, person
-from messages import operating, reading
+from messages import operating, reading, scope
 from messages.api.wire import invalid
 from messages.console.browsing import load
 from messages.types import Accepted, NewMessage
@@ -60,6 +60,7 @@ class Send(FormPage):
     title = gettext_lazy("Send a message")
     template_name = "messages/send.html"
     form_class = SendForm
+    own_choices = ("topic",)
     submit_label = gettext_lazy("Send")
 
     def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
@@ -70,9 +71,9 @@ class Send(FormPage):
     def initial(self) -> dict[str, Any]:
         """The topic of the address; or all of another message, to be edited, for who may read it."""
         number = self.request.GET.get("like", "")
-        if number.isascii() and number.isdigit() and len(number) <= 19 and self.request.user.has_perm("mq_messages.view_message"):
-            like = load(int(number))
-            if like is not None:
+        if number.isascii() and number.isdigit() and len(number) <= 19 and self.request.user.has_perm(scope.BODY):
+            like = load(self.request.user, int(number))
+            if like is not None and scope.may_read_body(self.request.user, like.topic_id):
                 return {"topic": like.topic, "body": reading.as_text(like.body) or "", "key": like.key or "", "tag": like.tag}
         return {"topic": self.request.GET.get("topic", "").replace("\x00", "")}
 

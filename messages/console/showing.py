@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from consumers.models import ConsumerGroup
 from core.console.actions import NOT_ALLOWED, Action
 from core.console.templatetags.console import word
-from messages import reading, services
+from messages import reading, scope
 from messages.types import GroupStatus, StoredMessage
 
 
@@ -27,8 +27,9 @@ class Event:
 
 def message_context(request: HttpRequest, message: StoredMessage) -> dict[str, Any]:
     """What `messages/_message.html` needs; the body as `?body=pretty|raw|hex` asks."""
-    statuses = services.message_status(message_id=message.id)
+    statuses = scope.message_status(request.user, message.id)
     limits = dict(ConsumerGroup.objects.filter(pk__in=[s.group_id for s in statuses]).values_list("pk", "max_attempts"))
+    readable = scope.may_read_body(request.user, message.topic_id)
     text = reading.as_text(message.body[: reading.SHOWN]) if len(message.body) <= reading.SHOWN else _cut(message.body)
     formatted = reading.pretty(text) if text is not None and len(message.body) <= reading.SHOWN else None
     offered = [mode for mode, there in (("pretty", formatted is not None), ("raw", text is not None), ("hex", True)) if there]
@@ -38,9 +39,12 @@ def message_context(request: HttpRequest, message: StoredMessage) -> dict[str, A
     return {
         "m": message,
         "statuses": [{"status": s, "of": limits.get(s.group_id)} for s in statuses],
-        "body": {"pretty": formatted, "raw": text, "hex": reading.hex_dump(message.body) if shown == "hex" else ""}[shown],
+        "body": {"pretty": formatted, "raw": text, "hex": reading.hex_dump(message.body) if shown == "hex" else ""}[shown]
+        if readable
+        else "",
         "body_modes": [{"key": mode, "label": labels[mode], "on": mode == shown} for mode in offered],
         "body_kind": "JSON" if formatted is not None else _("text") if text is not None else _("bytes"),
+        "body_readable": readable,
         "body_cut": len(message.body) > (reading.HEX if shown == "hex" else reading.SHOWN),
         "worst": worst(statuses, message),
         "events": events(message, statuses),
