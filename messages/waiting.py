@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -196,8 +197,11 @@ def close() -> None:
         _lobby.close()
 
 
-def wake_on_signals() -> None:
-    """Have SIGTERM and SIGINT wake all waiting threads before the server's own handler, which is set later (Granian's worker)."""
+def wake_on_signals(*further: Callable[[], None]) -> None:
+    """Have SIGTERM and SIGINT wake all waiting threads before the server's own handler, which is set later (Granian's worker).
+
+    What else parks threads is woken by `further`.
+    """
     original = signal.signal
 
     def chained(number: int, handler: Any) -> Any:
@@ -206,6 +210,8 @@ def wake_on_signals() -> None:
 
         def wake_first(received: int, frame: Any) -> Any:
             close()
+            for wake in further:
+                wake()
             return handler(received, frame)
 
         return original(number, wake_first)

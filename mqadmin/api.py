@@ -8,7 +8,18 @@ from rest_framework.routers import SimpleRouter
 
 router = SimpleRouter(trailing_slash=False)
 urls: list[URLPattern | URLResolver] = []
-for room in ("accounts", "core.audit", "core.approvals", "clusters", "topics", "consumers", "registry", "messages"):
+for room in (
+    "accounts",
+    "core.audit",
+    "core.approvals",
+    "core.operations",
+    "core.bulk",
+    "clusters",
+    "topics",
+    "consumers",
+    "registry",
+    "messages",
+):
     if find_spec(f"{room}.api") is None:
         continue
     api = import_module(f"{room}.api")

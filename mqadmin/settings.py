@@ -228,6 +228,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BATCH_BYTES
 SESSION_ENGINE = "accounts.sessions"
 MAX_REQUEST_BYTES = env.int("MQADMIN_MAX_REQUEST_BYTES", default=2 * 1024 * 1024)  # of a request to the control plane
 MAX_WAITING_PULLS = env.int("MQADMIN_MAX_WAITING_PULLS", default=500)
+MAX_EVENT_STREAMS = env.int("MQADMIN_MAX_EVENT_STREAMS", default=100)  # of a web process; each parks a thread like a waiting pull
 
 # --- Addresses that users supply (core/outbound.py) ---------------------------------------------------------------------
 OUTBOUND_ALLOW = env.list("MQADMIN_OUTBOUND_ALLOW", default=[])  # networks and host names, beyond public addresses

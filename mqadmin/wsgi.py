@@ -9,7 +9,8 @@ from django.core.wsgi import get_wsgi_application
 
 application = get_wsgi_application()
 
-# Granian sets its own signal handlers after this module is loaded, and then waits for its threads: parked pulls must wake first.
-from messages.waiting import wake_on_signals  # noqa: E402 - needs the settings that the lines above load
+# Granian sets its own signal handlers after this module is loaded, and then waits for its threads: those that are parked wake first.
+from core.operations.streams import close  # noqa: E402 - needs the settings that the lines above load
+from messages.waiting import wake_on_signals  # noqa: E402
 
-wake_on_signals()
+wake_on_signals(close)

@@ -11,7 +11,7 @@ from core.errors import Problem
 from core.operations import driving, kinds
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """A mistake in a room's code."""
 
 
@@ -21,7 +21,7 @@ def write(actor, item, params):
         case "problem":
             raise Problem("too_dusty", "Too dusty.", hint="Wipe it first.", status=409)
         case "bug":
-            raise Broken
+            raise BrokenError
         case "data":
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1 / 0")

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from accounts.models import User
 
 _collected: ContextVar[list[AuditEntry] | None] = ContextVar("collected_audit_entries", default=None)
+_batch: ContextVar[list[AuditEntry] | None] = ContextVar("batch_of_audit_entries", default=None)
+
+
+@contextmanager
+def in_one_statement() -> Iterator[None]:
+    """What is recorded inside is written at its end, all at once; in a transaction, since without its end nothing is written."""
+    batch: list[AuditEntry] = []
+    token = _batch.set(batch)
+    try:
+        yield
+        AuditEntry.objects.bulk_create(batch, batch_size=1000)
+    finally:
+        _batch.reset(token)
 
 
 @contextmanager
@@ -48,7 +61,7 @@ def record(
         changed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
         before = {key: value for key, value in before.items() if key in changed}
         after = {key: value for key, value in after.items() if key in changed}
-    entry = AuditEntry.objects.create(
+    entry = AuditEntry(
         actor_id=actor.pk if actor else None,
         actor_name=actor.get_username() if actor else "system",
         credential=context.credential[:150],
@@ -62,5 +75,9 @@ def record(
         request_id=context.request_id,
         address=context.address,
     )
+    if (batch := _batch.get()) is not None:
+        batch.append(entry)
+    else:
+        entry.save(force_insert=True)
     if (entries := _collected.get()) is not None:
         entries.append(entry)

@@ -20,6 +20,7 @@ import structlog
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 from django.db.models.functions import Coalesce, Now
 from django.utils.translation import gettext as _
+from django.utils.translation import override
 
 from core.errors import Problem
 from core.operations import kinds, services
@@ -247,7 +248,7 @@ def in_the_name_of(operation: Operation) -> Iterator[User | None]:
         change_message=operation.reason,
     )
     token = current.set(context)
-    with structlog.contextvars.bound_contextvars(operation=str(operation.uid)):
+    with structlog.contextvars.bound_contextvars(operation=str(operation.uid)), override(operation.language or None):
         try:
             yield starter
         finally:

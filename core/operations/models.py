@@ -66,6 +66,7 @@ class Operation(models.Model):
     application = models.CharField(max_length=150, blank=True)
     address = models.CharField(max_length=64, blank=True)
     request_id = models.CharField(max_length=64, blank=True)
+    language = models.CharField(max_length=10, blank=True)  # in which the reasons of what fails are written
 
     total = models.PositiveIntegerField(default=0)
     done = models.PositiveIntegerField(default=0)
@@ -115,6 +116,26 @@ class Operation(models.Model):
         if self.state == State.RUNNING and heard is not None and timezone.now() - heard > SILENT_AFTER:
             return State.UNKNOWN
         return State(self.state)
+
+    @property
+    def mark(self) -> str:
+        """The console's shape for its state."""
+        return {"partial": "later", "paused": "suspended"}.get(self.shown_state, self.shown_state)
+
+    @property
+    def said_state(self) -> str:
+        """What it is, or what it is about to be, in the reader's language."""
+        return str(Wanted(self.wanted).label if self.wanted else self.shown_state.label)
+
+    @property
+    def starter_name(self) -> str:
+        """Who started it; the system has no account."""
+        return self.started_by.get_username() if self.started_by else "system"
+
+    @property
+    def wanted_or_none(self) -> str | None:
+        """What was asked for and is not done yet."""
+        return self.wanted or None
 
     @property
     def kind_known(self) -> bool:
@@ -179,6 +200,16 @@ class OperationStep(models.Model):
         if self.failed or self.skipped:
             return "partial" if self.done else "failed"
         return "succeeded"
+
+    @property
+    def mark(self) -> str:
+        """The console's shape for its state."""
+        return {"partial": "later"}.get(self.state, self.state)
+
+    @property
+    def said_state(self) -> str:
+        """The state in the reader's language."""
+        return str(State(self.state).label)
 
     @property
     def label(self) -> str:

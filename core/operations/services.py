@@ -16,6 +16,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
+from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 from psycopg.types.json import Jsonb
 
@@ -70,6 +71,7 @@ def start(
         operation = Operation.objects.create(
             kind=kind, title=str(title)[:250], params=dict(params or {}), state=State.QUEUED, started_by=actor, reason=reason,
             credential=context.credential, application=context.application, address=context.address, request_id=context.request_id,
+            language=get_language() or "",
         )  # fmt: skip
         if items is not None:
             _copy(operation, items)
@@ -108,7 +110,7 @@ def resume(*, actor: User | None, operation: Operation, reason: str = "") -> Ope
     with transaction.atomic():
         won = Operation.objects.filter(pk=operation.pk, state=State.PAUSED, wanted="").update(state=State.QUEUED, **_afresh())
         if won != 1:
-            raise _wrong_state(operation, "resume", (State.PAUSED,))
+            raise wrong_state(operation, "resume", (State.PAUSED,))
         record(actor=actor, action="resume", kind="operation", name=str(operation.uid), reason=reason)
         transaction.on_commit(wake, robust=True)
     operation.refresh_from_db()
@@ -129,7 +131,7 @@ def retry_failed(*, actor: User | None, operation: Operation, reason: str = "") 
             operation.refresh_from_db()
             if operation.state in allowed:
                 raise conflict("nothing_failed", _("No item of this operation has failed."))
-            raise _wrong_state(operation, "retries", allowed)
+            raise wrong_state(operation, "retries", allowed)
         again = OperationItem.objects.filter(operation=operation, state__in=[ItemState.FAILED, ItemState.SKIPPED])
         count = again.update(state=ItemState.PENDING, code="", detail="", done_at=None, tried_at=None, attempts=0)
         OperationStep.objects.filter(operation=operation).update(failed=0, skipped=0, finished_at=None)
@@ -228,14 +230,15 @@ def _wish(*, actor: User | None, operation: Operation, wanted: Wanted, action: s
         free = ["", Wanted.PAUSE] if wanted == Wanted.CANCEL else [""]
         won = Operation.objects.filter(pk=operation.pk, state__in=allowed, wanted__in=free).update(wanted=wanted)
         if won != 1:
-            raise _wrong_state(operation, action, allowed)
+            raise wrong_state(operation, action, allowed)
         record(actor=actor, action=action, kind="operation", name=str(operation.uid), reason=reason)
         settle_wish(operation.pk)
     operation.refresh_from_db()
     return operation
 
 
-def _wrong_state(operation: Operation, action: str, allowed: tuple[State, ...]) -> Problem:
+def wrong_state(operation: Operation, action: str, allowed: tuple[State, ...]) -> Problem:
+    """It is not in a state in which this can be done."""
     operation.refresh_from_db()
     stands = Wanted(operation.wanted).label if operation.wanted else operation.shown_state.label
     return conflict(

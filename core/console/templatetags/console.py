@@ -198,6 +198,28 @@ def meter_of(totals: Mapping[str, int]) -> SafeString:
 
 
 @register.simple_tag
+def progress(done: int, failed: int, skipped: int, total: int) -> SafeString:
+    """The bar of long work: done and failed of all; what is skipped stays empty."""
+    percent = 100 * (done + failed + skipped) // total if total else 0
+    good, bad = (100 * done / total, 100 * failed / total) if total else (0.0, 0.0)
+    return format_html(
+        '<span class="conv"><svg role="img" aria-label="{}"><rect class="seg-succeeded" width="{}%" height="100%"/>'
+        '<rect class="seg-failed" x="{}%" width="{}%" height="100%"/></svg><span>{}\u202f%</span></span>',
+        f"{percent} %",
+        f"{good:.2f}",
+        f"{good:.2f}",
+        f"{bad:.2f}",
+        str(percent),
+    )
+
+
+@register.filter
+def per_second(rate: float) -> str:
+    """Items per second: exact while they are few."""
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
+
+
+@register.simple_tag
 def publication_state(row: Any) -> SafeString:
     """The state of a publication in a word that cannot be taken for a request's state."""
     if row is None:
