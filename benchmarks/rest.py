@@ -195,7 +195,7 @@ def serving(*, threads: int = 8, connections: int = 8, application: str = "mqadm
     env = {
         **os.environ,
         "DATABASE_URL": f"postgres://{user}@{settings['HOST']}:{settings['PORT']}/{settings['NAME']}",
-        "MQADMIN_SECRET_KEY": os.environ.get("MQADMIN_SECRET_KEY", "bench"),
+        "MQADMIN_SECRET_KEY": os.environ.get("MQADMIN_SECRET_KEY", "bench-" * 8),
         "MQADMIN_DB_POOL_SIZE": str(connections),
         "MQADMIN_ACCESS_LOG_LEVEL": "ERROR",
     }

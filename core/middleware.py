@@ -1,6 +1,8 @@
 """What every request carries: a request id for logs, audit and problem documents, and errors as problem documents under /api/."""
 
+import ipaddress
 from collections.abc import Callable
+from functools import lru_cache
 
 import structlog
 from django.conf import settings
@@ -9,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from core.api.problems import problem_response, response_for_exception
 from core.request_context import RequestContext, current
 
+PERMISSIONS_POLICY = ", ".join(f"{feature}=()" for feature in ("camera", "microphone", "geolocation", "payment", "usb", "serial", "midi"))
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
@@ -19,15 +22,50 @@ def request_context(get_response: GetResponse) -> GetResponse:
         request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))[:64]
         # A browser's session; who shows a token or a key instead is named by what reads it (accounts.authentication).
         by_session = settings.SESSION_COOKIE_NAME in request.COOKIES and "HTTP_AUTHORIZATION" not in request.META
-        context = RequestContext(
-            request_id=request_id, address=request.META.get("REMOTE_ADDR", ""), credential="session" if by_session else ""
-        )
+        context = RequestContext(request_id=request_id, address=client_address(request), credential="session" if by_session else "")
         token = current.set(context)
         try:
             response = get_response(request)
         finally:
             current.reset(token)
         response["X-Request-ID"] = request_id
+        return response
+
+    return middleware
+
+
+def client_address(request: HttpRequest) -> str:
+    """Who asks: the peer, or what trusted proxies say of theirs, from the nearest on: the last one that is not a proxy of ours.
+
+    Without MQADMIN_TRUSTED_PROXIES nobody is believed: the header X-Forwarded-For is anybody's to write.
+    """
+    peer = str(request.META.get("REMOTE_ADDR", ""))
+    if not settings.TRUSTED_PROXIES:
+        return peer
+    networks = _networks(tuple(settings.TRUSTED_PROXIES))
+    for hop in [peer, *reversed(request.META.get("HTTP_X_FORWARDED_FOR", "").split(","))]:
+        try:
+            address = ipaddress.ip_address(hop.strip())
+        except ValueError:
+            break
+        peer = str(address)
+        if not any(address in network for network in networks if network.version == address.version):
+            break
+    return peer
+
+
+@lru_cache(maxsize=4)
+def _networks(entries: tuple[str, ...]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    return [ipaddress.ip_network(entry.strip()) for entry in entries]
+
+
+def headers(get_response: GetResponse) -> GetResponse:
+    """Say what browsers need not allow these pages, and to nobody else's pages to embed them."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        response.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+        response.setdefault("Cross-Origin-Resource-Policy", "same-origin")
         return response
 
     return middleware

@@ -11,7 +11,7 @@ class MqadminConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks, and the Celery application as the one that tasks belong to."""
-        from mqadmin import checks  # noqa: F401
+        from mqadmin import checks, service_checks  # noqa: F401
         from mqadmin.celery import app
 
         app.set_default()

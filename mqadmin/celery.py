@@ -26,7 +26,7 @@ class ContextTask(Task):  # type: ignore[type-arg]
             current.reset(token)
 
 
-app = Celery("mqadmin", task_cls=ContextTask)
+app: "Celery[Task[Any, Any]]" = Celery("mqadmin", task_cls=ContextTask)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 

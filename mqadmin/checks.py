@@ -1,5 +1,6 @@
 """System checks of the whole: their ids begin with mqadmin."""
 
+import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,27 @@ def outbound_rule(**_kwargs: Any) -> list[CheckMessage]:
     except ValueError as error:
         return [Error(f"MQADMIN_OUTBOUND_ALLOW: {error}", hint="For example 10.1.0.0/16,hooks.example.com,.example.org", id="mqadmin.E003")]
     return []
+
+
+@register("security")
+def addresses(**_kwargs: Any) -> list[CheckMessage]:
+    """E004, W002, W003: names, HTTPS, and whose word about addresses is taken."""
+    found: list[CheckMessage] = []
+    for entry in settings.TRUSTED_PROXIES:
+        try:
+            ipaddress.ip_network(entry.strip())
+        except ValueError:
+            text = f"MQADMIN_TRUSTED_PROXIES: “{entry}” is not a network."
+            found.append(Error(text, hint="For example 10.1.0.0/24,10.2.0.7", id="mqadmin.E004"))
+    public = not set(settings.ALLOWED_HOSTS) <= {*settings.LOOPBACK_HOSTS, ".localhost", "testserver"}
+    if public and not settings.HTTPS and not settings.DEBUG:
+        how = "Take MQADMIN_HTTPS=false away, and put a proxy with TLS in front that sets X-Forwarded-Proto."
+        text = "Passwords and sessions travel unencrypted: MQADMIN_HTTPS is false while others may reach mqadmin."
+        found.append(checks.Warning(text, hint=how, id="mqadmin.W002"))
+    if "*" in settings.ALLOWED_HOSTS and not settings.DEBUG:
+        how = "Name the hosts: whoever chooses the Host header chooses where links in mails lead."
+        found.append(checks.Warning("MQADMIN_ALLOWED_HOSTS allows every name.", hint=how, id="mqadmin.W003"))
+    return found
 
 
 @register("database")

@@ -21,7 +21,6 @@ env = FileAwareEnv()
 VERSION = "0.1.0"
 
 DEBUG = env.bool("MQADMIN_DEBUG", default=False)
-HTTPS = env.bool("MQADMIN_HTTPS", default=False)
 SECRET_KEY = env.str("MQADMIN_SECRET_KEY", default="").strip()
 if not SECRET_KEY:
     # Read-only commands of a developer work without one; a server never starts on a made-up key (nobody could log in twice).
@@ -32,6 +31,13 @@ if not SECRET_KEY:
             "Set MQADMIN_SECRET_KEY, or MQADMIN_SECRET_KEY_FILE to the file that holds it; `make run` does it for you."
         )
 
+MIN_SECRET_KEY = 32
+if not DEBUG and len(SECRET_KEY) < MIN_SECRET_KEY and SECRET_KEY != "unused-by-this-command":  # noqa: S105
+    raise ImproperlyConfigured(
+        f"MQADMIN_SECRET_KEY has {len(SECRET_KEY)} characters; give it {MIN_SECRET_KEY} at least: "
+        "python3 -c 'import secrets; print(secrets.token_urlsafe(64))'"
+    )
+
 # Stored credentials are sealed with the first key and opened with any of them (core/encryption.py).
 ENCRYPTION_KEYS = env.str("MQADMIN_ENCRYPTION_KEYS", default="").replace(",", " ").split()
 ENCRYPTION_KEYS_DERIVED = DEBUG and not ENCRYPTION_KEYS  # a developer's machine works without; mqadmin.W001 says so
@@ -39,7 +45,13 @@ if ENCRYPTION_KEYS_DERIVED:
     ENCRYPTION_KEYS = [base64.urlsafe_b64encode(hashlib.sha256(f"stored credentials:{SECRET_KEY}".encode()).digest()).decode()]
 
 ENVIRONMENT = env.str("MQADMIN_ENVIRONMENT", default="dev").strip()
-ALLOWED_HOSTS = env.list("MQADMIN_ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
+LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+ALLOWED_HOSTS = env.list("MQADMIN_ALLOWED_HOSTS", default=LOOPBACK_HOSTS)
+# A name that others reach it by wants HTTPS, unless somebody says otherwise (mqadmin.W002); one's own machine does without.
+HTTPS = env.bool("MQADMIN_HTTPS", default=not DEBUG and not set(ALLOWED_HOSTS) <= {*LOOPBACK_HOSTS, ".localhost"})
+# Proxies in front: what they say of the client's address is believed, nobody else.
+TRUSTED_PROXIES = env.list("MQADMIN_TRUSTED_PROXIES", default=[])
+SILENCED_SYSTEM_CHECKS = env.list("MQADMIN_SILENCED_CHECKS", default=[])
 CSRF_TRUSTED_ORIGINS = env.list("MQADMIN_TRUSTED_ORIGINS", default=[])
 
 INSTALLED_APPS = [
@@ -72,6 +84,7 @@ MIDDLEWARE = [
     "django_structlog.middlewares.RequestMiddleware",
     "core.middleware.request_context",
     "django.middleware.security.SecurityMiddleware",
+    "core.middleware.headers",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
     "accounts.sessions.SessionMiddleware",
@@ -173,6 +186,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 
+PASSWORD_HASHERS = ["core.passwords.Argon2", "django.contrib.auth.hashers.PBKDF2PasswordHasher"]  # the first for new ones, at each login
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 LOCALE_PATHS = [BASE_DIR / "locale"]
@@ -206,6 +220,7 @@ CONTENT_SECURITY_POLICY = {
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_AGE = 12 * 3600
 SESSION_COOKIE_SAMESITE = "Lax"

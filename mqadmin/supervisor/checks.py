@@ -28,7 +28,6 @@ def _tool(name: str, *arguments: str) -> list[str]:
 def production() -> dict[str, str]:
     """Return the environment of a production deployment, for Django's --deploy checks."""
     return {
-        "MQADMIN_HTTPS": "true",
         "MQADMIN_DEBUG": "false",
         "MQADMIN_SECRET_KEY": secrets.token_urlsafe(64),
         "MQADMIN_ALLOWED_HOSTS": "mqadmin.example.com",

@@ -1,4 +1,4 @@
-"""Prepares the database for this version of the code, in one process of the virtual environment: migrations, people, translations."""
+"""Prepares the database for this version of the code, in one process of the virtual environment: checks, migrations, people."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ def main() -> None:
     from django.core.management import call_command
 
     django.setup()
+    # What would lose messages is refused before anything stands in the database; a service that is away now may be there soon.
+    call_command("check", tags=["database"], databases=["default"])
+    call_command("check", tags=["services"], databases=["default"], fail_level="CRITICAL")
     call_command("migrate", interactive=False, verbosity=1, skip_checks=True)
     from django.contrib.auth import get_user_model
 
