@@ -15,6 +15,8 @@ from core.api.permissions import require
 from core.api.views import NamedViewSet, actor, extend, extend_put, validated
 from core.errors import conflict
 
+BROKERS = [kind for kind in Kind.choices if kind[0] != Kind.BUILTIN]
+
 
 class ClusterSerializer(serializers.ModelSerializer[Cluster]):
     """A cluster as SDKs are told about it."""
@@ -42,7 +44,7 @@ class NewClusterSerializer(LimitsSerializer):
     """A cluster to add."""
 
     name = serializers.CharField(trim_whitespace=False)
-    kind = serializers.ChoiceField(choices=[kind for kind in Kind.choices if kind[0] != Kind.BUILTIN])
+    kind = serializers.ChoiceField(choices=BROKERS)
     address = serializers.CharField(max_length=2000)
     description = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
 

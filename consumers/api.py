@@ -14,11 +14,14 @@ from accounts.fields import application_field, owner_field
 from accounts.models import Application
 from consumers import services, shadow
 from consumers.models import ConsumeFrom, ConsumerGroup, ShadowTask
+from consumers.requests import ChangeGroup, values_of
 from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializer, ReasonSerializer
-from core.api.views import NamedViewSet, ReadViewSet, actor, extend, validated
-from core.approvals.models import State
+from core.api.views import NamedViewSet, ReadViewSet, actor, extend, extend_put, validated
+from core.approvals.models import Standing, State
+from core.approvals.replacing import AskedSerializer, ask_for_change
 from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
 from topics.models import Topic
+from topics.services import named
 
 
 class SubscriptionSerializer(serializers.Serializer[Any]):
@@ -64,11 +67,17 @@ class GroupChangeSerializer(serializers.Serializer[Any]):
     application = application_field()
     owner = owner_field()
     subscriptions = NewSubscriptionSerializer(many=True)
-    consume_from = serializers.ChoiceField(choices=ConsumeFrom.choices, default=ConsumeFrom.EARLIEST)
+    consume_from = serializers.ChoiceField(choices=ConsumeFrom.choices, default=ConsumeFrom.EARLIEST.value)
     max_attempts = serializers.IntegerField(min_value=1, max_value=1000, default=16)
     backoff_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, default=1000)
     backoff_max_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, default=600_000)
     reason = serializers.CharField(max_length=2000)
+
+
+class GroupPutSerializer(GroupChangeSerializer):
+    """A group as it shall be; the owner is the person who asks unless another is named, and stays who it is in a change."""
+
+    owner = owner_field(required=False)
 
 
 class NewGroupSerializer(GroupChangeSerializer):
@@ -106,6 +115,7 @@ class GroupViewSet(WithPublication, NamedViewSet):
         "list": "consumers.view_consumergroup",
         "retrieve": "consumers.view_consumergroup",
         "create": "consumers.add_consumergroup",
+        "update": "consumers.add_consumergroup",
         "partial_update": "consumers.add_consumergroup",
         "submission": "consumers.add_consumergroup",
         "approval": "consumers.approve_consumergroup",
@@ -125,6 +135,28 @@ class GroupViewSet(WithPublication, NamedViewSet):
         fields.setdefault("owner", actor(request))
         wanted = _wanted(fields) or []
         return self._answer(services.apply(actor=actor(request), subscriptions=wanted, **fields), status.HTTP_201_CREATED)
+
+    @extend_put(GroupPutSerializer, GroupSerializer, AskedSerializer)
+    def update(self, request: Request, name: str) -> Response:
+        """Apply for the group, edit a request that is not decided, or ask for a change of an active one (202)."""
+        group, fields = self.to_replace(name), validated(GroupPutSerializer, request)
+        rows = _wanted(fields) or []
+        if group is None:
+            made = services.apply(actor=actor(request), name=name, subscriptions=rows, **{"owner": actor(request), **fields})
+            return self.put_answer(self._answer(made).data, made=True, changed=True)
+        if group.state == State.ACTIVE:
+            return self._ask_for_change(group, fields, rows)
+        before = group.version
+        edited = services.edit(actor=actor(request), group=group, changes=fields, subscriptions=rows)
+        return self.put_answer(self._answer(edited).data, made=False, changed=edited.version != before)
+
+    def _ask_for_change(self, group: ConsumerGroup, fields: dict[str, Any], rows: list[tuple[str, str]]) -> Response:
+        wanted = {"purpose" if key == "reason" else key: named(value) for key, value in fields.items()}
+        wanted["subscriptions"] = services.listed([(topic, tags.strip() or "*") for topic, tags in rows])
+        request = ask_for_change(actor=actor(self.request), kind=ChangeGroup.name, thing=group, now=values_of(group), wanted=wanted)
+        if request is not None and request.state == Standing.PENDING:
+            return self.asked_answer(request)
+        return self.put_answer(self._answer(group).data, made=False, changed=request is not None)
 
     @extend(GroupChangeSerializer, GroupSerializer)
     def partial_update(self, request: Request, name: str) -> Response:  # noqa: ARG002

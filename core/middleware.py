@@ -80,11 +80,7 @@ class Problems:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Turn Django's own HTML error pages into problem documents."""
         response = self.get_response(request)
-        if (
-            request.path.startswith("/api/")
-            and response.status_code >= 400
-            and response.headers.get("Content-Type", "").startswith("text/html")
-        ):
+        if _of_api(request) and response.status_code >= 400 and response.headers.get("Content-Type", "").startswith("text/html"):
             codes = {400: "bad_request", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
             return problem_response(
                 status=response.status_code, code=codes.get(response.status_code, "error"), detail=response.reason_phrase
@@ -93,7 +89,11 @@ class Problems:
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
         """Answer exceptions of plain Django views; DRF's are answered by its exception handler."""
-        return response_for_exception(exception) if request.path.startswith("/api/") else None
+        return response_for_exception(exception) if _of_api(request) else None
+
+
+def _of_api(request: HttpRequest) -> bool:
+    return request.path == "/api" or request.path.startswith("/api/")
 
 
 problems = Problems

@@ -64,6 +64,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "rest_framework",
     "drf_spectacular",
+    "drf_spectacular_sidecar",
     "django_filters",
     "django_structlog",
     "csp",
@@ -160,6 +161,7 @@ CELERY_BEAT_SCHEDULE = {
     "run-redrives": {"task": "messages.run_redrives", "schedule": 2.0, "options": {"expires": 5}},
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
     "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
+    "clean-idempotency-keys": {"task": "core.clean_idempotency_keys", "schedule": 600.0, "options": {"expires": 600}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }
 
@@ -278,6 +280,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "core.api.schema.add_components"],
     "ENUM_NAME_OVERRIDES": {
+        "ClusterKind": "clusters.models.Kind",
+        "BrokerKind": "clusters.api.BROKERS",
         "RequestState": "core.approvals.models.State",
         "RequestStanding": "core.approvals.models.Standing",
         "MessageState": "messages.api.documents.STATES",

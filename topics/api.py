@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from django.utils.translation import gettext as _
 from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers, status
@@ -13,11 +14,14 @@ from rest_framework.routers import BaseRouter
 from accounts.fields import application_field, owner_field
 from clusters.models import Cluster
 from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializer, ReasonSerializer
-from core.api.views import NamedViewSet, actor, extend, validated
-from core.approvals.models import State
+from core.api.views import NamedViewSet, actor, extend, extend_put, validated
+from core.approvals.models import Standing, State
+from core.approvals.replacing import AskedSerializer, ask_for_change
+from core.errors import conflict
 from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
 from topics import services
 from topics.models import Topic
+from topics.requests import ChangeTopic, values_of
 
 
 class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
@@ -52,6 +56,12 @@ class TopicChangeSerializer(serializers.Serializer[Any]):
     partitions = serializers.IntegerField(min_value=1, max_value=4096, default=1)
     ordered = serializers.BooleanField(default=False)
     reason = serializers.CharField(max_length=2000)
+
+
+class TopicPutSerializer(TopicChangeSerializer):
+    """A topic as it shall be; the owner is the person who asks unless another is named, and stays who it is in a change."""
+
+    owner = owner_field(required=False)
 
 
 class NewTopicSerializer(TopicChangeSerializer):
@@ -100,6 +110,7 @@ class TopicViewSet(WithPublication, NamedViewSet):
         "rejection": "topics.approve_topic",
         "moves": "topics.move_topic",
         "retirement": "topics.retire_topic",
+        "update": "topics.add_topic",
     }
 
     def _answer(self, topic: Topic, code: int = status.HTTP_200_OK) -> Response:
@@ -118,6 +129,28 @@ class TopicViewSet(WithPublication, NamedViewSet):
         topic = self.get_object()
         return self._answer(
             services.edit(actor=actor(request), topic=topic, changes=validated(TopicChangeSerializer, request, partial=True))
+    @extend_put(TopicPutSerializer, TopicSerializer, AskedSerializer)
+    def update(self, request: Request, name: str) -> Response:
+        """Apply for the topic, edit a request that is not decided, or ask for a change of an active one (202)."""
+        topic, fields = self.to_replace(name), validated(TopicPutSerializer, request)
+        if topic is None:
+            made = services.apply(actor=actor(request), name=name, **{"owner": actor(request), **fields})
+            return self.put_answer(self._answer(made).data, made=True, changed=True)
+        if topic.state == State.ACTIVE:
+            return self._ask_for_change(topic, fields)
+        before = topic.version
+        edited = services.edit(actor=actor(request), topic=topic, changes=fields)
+        return self.put_answer(self._answer(edited).data, made=False, changed=edited.version != before)
+
+    def _ask_for_change(self, topic: Topic, fields: dict[str, Any]) -> Response:
+        wanted = {"purpose" if key == "reason" else key: services.named(value) for key, value in fields.items()}
+        if wanted.pop("ordered") != topic.ordered:
+            raise conflict("order_is_fixed", _("Whether a topic is ordered cannot be changed."), hint=_("Apply for another topic."))
+        request = ask_for_change(actor=actor(self.request), kind=ChangeTopic.name, thing=topic, now=values_of(topic), wanted=wanted)
+        if request is not None and request.state == Standing.PENDING:
+            return self.asked_answer(request)
+        return self.put_answer(self._answer(topic).data, made=False, changed=request is not None)
+
         )
 
     @extend(None, TopicSerializer)

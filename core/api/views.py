@@ -107,6 +107,12 @@ class NamedViewSet(ReadViewSet):
         code = status.HTTP_201_CREATED if made else status.HTTP_200_OK
         return Response({**document, "changed": changed}, status=code, headers=self.location() if made else None)
 
+    def asked_answer(self, request: Any) -> Response:
+        """202: what was asked for waits for another person."""
+        document = {"request": request.pk, "state": request.state, "changed": False}
+        address = self.request.build_absolute_uri(f"/api/v1/requests/{request.pk}")
+        return Response(document, status=status.HTTP_202_ACCEPTED, headers={"Location": address})
+
     def location(self) -> dict[str, str]:
         """The header that names what was made."""
         return {"Location": self.request.build_absolute_uri(self.request.path)}
@@ -118,16 +124,18 @@ def actor(request: Request) -> User:
 
 
 def validated(serializer: type[serializers.Serializer[Any]], request: Request, *, partial: bool = False) -> dict[str, Any]:
-    """The body, checked; a field that does not exist is an error, not ignored."""
+    """The body, checked; a field that does not exist is an error, not ignored. Of a partial body only what was sent: no defaults."""
     if not isinstance(request.data, dict):
         raise Problem("invalid", _("The body must be a JSON object."), hint=_("Send Content-Type: application/json."))
-    checked = serializer(data=request.data, partial=partial)
+    checked = serializer(data=request.data)
     _refuse_unknown(checked, request.data, "")
+    if partial:  # by hand: DRF's would let things within the fields be incomplete too
+        for name in set(checked.fields) - set(request.data):
+            checked.fields.pop(name)
     if errors := _mistyped(checked, request.data):
         raise Problem("invalid", errors[0].detail if len(errors) == 1 else _("Some fields are not right."), errors=errors)
     checked.is_valid(raise_exception=True)
-    # Of a partial body only what was sent: defaults are for what is made anew.
-    return {key: value for key, value in checked.validated_data.items() if not partial or key in request.data}
+    return dict(checked.validated_data)
 
 
 def _refuse_unknown(checked: serializers.Serializer[Any], body: dict[str, Any], pointer: str) -> None:
@@ -173,7 +181,10 @@ def extend(body: type[serializers.Serializer[Any]] | None, response: Any, status
     return extend_schema(request=body, responses={status: response})
 
 
-def extend_put(body: type[serializers.Serializer[Any]], document: type[serializers.Serializer[Any]]) -> Callable[[Method], Method]:
-    """What a PUT takes and answers, for OpenAPI: made, changed, or as it was."""
+def extend_put(
+    body: type[serializers.Serializer[Any]], document: type[serializers.Serializer[Any]], asked: Any = None
+) -> Callable[[Method], Method]:
+    """What a PUT takes and answers, for OpenAPI: made, changed, or as it was; `asked` (202): it waits for a decision."""
     answer = replaced(document)
-    return extend_schema(request=body, responses={status.HTTP_200_OK: answer, status.HTTP_201_CREATED: answer})
+    responses: dict[int, Any] = {status.HTTP_200_OK: answer, status.HTTP_201_CREATED: answer}
+    return extend_schema(request=body, responses={**responses, status.HTTP_202_ACCEPTED: asked} if asked else responses)

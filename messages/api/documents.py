@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.views import APIView
 
@@ -11,7 +11,7 @@ from accounts.authentication import TokenAuthentication
 STATES = ["accepted", "delayed"]
 OUTCOMES = ["succeeded", "failed", "later", "dead"]
 STATUSES = ["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
-REASONS = ["empty", "suspended", "not_subscribed", "retired"]
+REASONS = ["empty", "suspended", "not_subscribed", "retired", "crowded"]
 
 
 class NewMessageSerializer(serializers.Serializer[Any]):
@@ -72,6 +72,7 @@ class PullSerializer(serializers.Serializer[Any]):
     )
 
 
+@extend_schema_serializer(component_name="DeliveredMessage")
 class DeliverySerializer(serializers.Serializer[Any]):
     """A message in a worker's hands."""
 
@@ -94,7 +95,11 @@ class BatchSerializer(serializers.Serializer[Any]):
     lease = serializers.CharField(allow_null=True)
     lease_until = serializers.DateTimeField(allow_null=True)
     messages = DeliverySerializer(many=True)
-    reason = serializers.ChoiceField(REASONS, allow_null=True)
+    reason = serializers.ChoiceField(
+        REASONS,
+        allow_null=True,
+        help_text="Why there are none. crowded: too many long polls wait here, so this one did not; see Retry-After.",
+    )
 
 
 class OutcomeSerializer(serializers.Serializer[Any]):
