@@ -25,8 +25,8 @@ from topics.models import Topic
 class ChangeForm(ReasonedForm):
     """A group as it shall be, with a row for each topic."""
 
-    application = forms.ModelChoiceField(queryset=None, to_field_name="name", label=gettext_lazy("Application"))
-    owner = forms.ModelChoiceField(queryset=None, to_field_name="username", label=gettext_lazy("Owner"))
+    application: Any = forms.ModelChoiceField(queryset=None, to_field_name="name", label=gettext_lazy("Application"))
+    owner: Any = forms.ModelChoiceField(queryset=None, to_field_name="username", label=gettext_lazy("Owner"))
     consume_from = forms.ChoiceField(
         choices=ConsumeFrom.choices,
         label=gettext_lazy("Consume from"),

@@ -37,8 +37,8 @@ class ReasonedForm(ConsoleForm):
 class ChangeForm(ReasonedForm):
     """A topic as it shall be."""
 
-    application = forms.ModelChoiceField(queryset=None, to_field_name="name", label=gettext_lazy("Application"))
-    owner = forms.ModelChoiceField(queryset=None, to_field_name="username", label=gettext_lazy("Owner"))
+    application: Any = forms.ModelChoiceField(queryset=None, to_field_name="name", label=gettext_lazy("Application"))
+    owner: Any = forms.ModelChoiceField(queryset=None, to_field_name="username", label=gettext_lazy("Owner"))
     expected_rate = forms.IntegerField(label=gettext_lazy("Expected messages per second"))
     message_bytes = forms.IntegerField(label=gettext_lazy("Typical message size in bytes"))
     partitions = forms.IntegerField(label=gettext_lazy("Partitions"))

@@ -186,6 +186,11 @@ class CreateTopic(TopicKind):
         """More than the cluster takes; with the cluster locked, so that two approvals at once do not share the last room."""
         return placement.place(self._row(request), self._cluster(values.get("cluster"), lock=True)).excess
 
+    def suggested(self, request: Request) -> Mapping[str, Any]:
+        """The recommended cluster, if one is."""
+        best = placement.recommended(self._row(request))
+        return {"cluster": best.cluster.name} if best else {}
+
     def policy_values(self, request: Request, policy: Policy) -> Mapping[str, Any] | None:
         """The policy's cluster, or the recommended one; None if it does not fit there."""
         topic = self._row(request)

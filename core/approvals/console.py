@@ -15,13 +15,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from core.approvals import console_policies, console_targets, kinds, showing, workflow
+from core.approvals.bulk import why_not
 from core.approvals.models import Request, Standing
 from core.console import slots
-from core.console.actions import NOT_ALLOWED, Action
+from core.console.actions import Action
 from core.console.lists import BulkAction, Filter, ListPage, View
 from core.console.pages import ApprovalForm, ConsoleForm, FormPage, OptionalReasonForm, ReasonForm, get, person
 from core.console.slots import Column
-from core.scope import may
 
 STANDINGS = {"pending": "pending", "approved": "succeeded", "declined": "rejected", "withdrawn": "cancelled"}
 
@@ -145,16 +145,6 @@ def load(user: Any, number: str) -> Request:
     return get(rows, pk=number if number.isascii() and number.isdigit() and len(number) < 19 else 0)
 
 
-def why_not_decide(user: Any, request: Request) -> Any:
-    """Why somebody cannot decide it now, empty if they can; the workflow checks it again."""
-    decide = kinds.get(request.kind).decide
-    if not user.has_perm(decide) or not may(user, decide, request):
-        return NOT_ALLOWED
-    if request.requested_by_id == user.pk:
-        return _("You applied for this yourself; another person decides.")
-    return ""
-
-
 def _buttons(user: Any, request: Request, *, stale: bool) -> list[Action]:
     def url(page: str) -> str:
         return reverse(f"admin:request_{page}", args=[request.pk])
@@ -173,7 +163,7 @@ def _buttons(user: Any, request: Request, *, stale: bool) -> list[Action]:
         withdraw = why_edit if request.state == Standing.PENDING or not user.has_perm(kinds.get(request.kind).decide) else ""
         buttons.append(Action(_("Withdraw"), url("withdraw"), "undo", why=withdraw))
     if request.state == Standing.PENDING:
-        why = why_not_decide(user, request)
+        why = why_not(user, request)
         buttons.append(Action(_("Decline"), url("decline"), "close", "danger", why=why))
         stopped = why or (_("What it changes was changed since; the person who asked looks at it again first.") if stale else "")
         buttons.append(Action(_("Approve"), url("approve"), "check", "primary", why=stopped))

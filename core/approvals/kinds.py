@@ -94,6 +94,10 @@ class Kind:
         """What the approver has to accept expressly."""
         return []
 
+    def suggested(self, request: Request) -> Mapping[str, Any]:  # noqa: ARG002
+        """What an approver who approves many at once adds to this one."""
+        return {}
+
     def policy_values(self, request: Request, policy: Policy) -> Mapping[str, Any] | None:  # noqa: ARG002
         """What a policy adds in an approver's place; None: it cannot approve this one."""
         return {}
