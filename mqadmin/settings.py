@@ -84,13 +84,14 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django_structlog.middlewares.RequestMiddleware",
     "core.middleware.request_context",
-    "django.middleware.security.SecurityMiddleware",
     "core.middleware.headers",
+    "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
     "accounts.sessions.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "core.middleware.problems",
+    "accounts.limits.anonymous",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -105,7 +106,6 @@ APPEND_SLASH = True
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-    "accounts.limits.anonymous",
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
@@ -162,6 +162,7 @@ CELERY_BEAT_SCHEDULE = {
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
     "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
     "clean-idempotency-keys": {"task": "core.clean_idempotency_keys", "schedule": 600.0, "options": {"expires": 600}},
+    "clean-accounts": {"task": "accounts.clean", "schedule": 60.0, "options": {"expires": 60}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }
 
@@ -179,23 +180,23 @@ DEFAULT_FROM_EMAIL = env.str("MQADMIN_EMAIL_FROM", default="mqadmin@localhost").
 
 # --- People -----------------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
+MAX_TOKEN_DAYS = env.int("MQADMIN_MAX_TOKEN_DAYS", default=365)
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
+PASSWORD_HASHERS = ["core.passwords.Argon2", "django.contrib.auth.hashers.PBKDF2PasswordHasher"]  # the first for new ones, at each login
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 
-PASSWORD_HASHERS = ["core.passwords.Argon2", "django.contrib.auth.hashers.PBKDF2PasswordHasher"]  # the first for new ones, at each login
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 LOCALE_PATHS = [BASE_DIR / "locale"]
 USE_I18N = True
 USE_TZ = True
 TIME_ZONE = env.str("MQADMIN_TIME_ZONE", default="UTC").strip()
-MAX_TOKEN_DAYS = env.int("MQADMIN_MAX_TOKEN_DAYS", default=365)
 USE_THOUSAND_SEPARATOR = True
 FORMAT_MODULE_PATH = ["mqadmin.formats"]
 
@@ -220,9 +221,10 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+SESSION_ENGINE = "accounts.sessions"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_AGE = 12 * 3600
 SESSION_COOKIE_SAMESITE = "Lax"
@@ -242,8 +244,11 @@ MAX_MESSAGE_BYTES = env.int("MQADMIN_MAX_MESSAGE_BYTES", default=1024 * 1024)
 MAX_BATCH_MESSAGES = 1000
 MAX_BATCH_BYTES = env.int("MQADMIN_MAX_BATCH_BYTES", default=16 * 1024 * 1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BATCH_BYTES
-SESSION_ENGINE = "accounts.sessions"
 MAX_REQUEST_BYTES = env.int("MQADMIN_MAX_REQUEST_BYTES", default=2 * 1024 * 1024)  # of a request to the control plane
+# Per credential (200/s, 1000/m; empty: none) and web process; and per address for requests without one, or with a wrong one.
+RATE_LIMIT = env.str("MQADMIN_RATE_LIMIT", default="200/s").strip()
+DATA_RATE_LIMIT = env.str("MQADMIN_DATA_RATE_LIMIT", default="").strip()  # send, pull, ack and next
+ANONYMOUS_RATE_LIMIT = env.str("MQADMIN_ANONYMOUS_RATE_LIMIT", default="50/s").strip()
 MAX_WAITING_PULLS = env.int("MQADMIN_MAX_WAITING_PULLS", default=500)
 MAX_EVENT_STREAMS = env.int("MQADMIN_MAX_EVENT_STREAMS", default=100)  # of a web process; each parks a thread like a waiting pull
 
@@ -262,10 +267,6 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "core.api.schema.AutoSchema",
     "EXCEPTION_HANDLER": "core.api.problems.exception_handler",
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "rest_framework.negotiation.DefaultContentNegotiation",
-# Per credential (200/s, 1000/m; empty: none) and web process; and per address for requests without one, or with a wrong one.
-RATE_LIMIT = env.str("MQADMIN_RATE_LIMIT", default="200/s").strip()
-DATA_RATE_LIMIT = env.str("MQADMIN_DATA_RATE_LIMIT", default="").strip()  # send, pull, ack and next
-ANONYMOUS_RATE_LIMIT = env.str("MQADMIN_ANONYMOUS_RATE_LIMIT", default="50/s").strip()
     "URL_FORMAT_OVERRIDE": None,  # JSON and nothing else
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
