@@ -104,13 +104,13 @@ class TopicViewSet(WithPublication, NamedViewSet):
         "list": "topics.view_topic",
         "retrieve": "topics.view_topic",
         "create": "topics.add_topic",
+        "update": "topics.add_topic",
         "partial_update": "topics.add_topic",
         "submission": "topics.add_topic",
         "approval": "topics.approve_topic",
         "rejection": "topics.approve_topic",
         "moves": "topics.move_topic",
         "retirement": "topics.retire_topic",
-        "update": "topics.add_topic",
     }
 
     def _answer(self, topic: Topic, code: int = status.HTTP_200_OK) -> Response:
@@ -123,12 +123,6 @@ class TopicViewSet(WithPublication, NamedViewSet):
         fields.setdefault("owner", actor(request))
         return self._answer(services.apply(actor=actor(request), **fields), status.HTTP_201_CREATED)
 
-    @extend(TopicChangeSerializer, TopicSerializer)
-    def partial_update(self, request: Request, name: str) -> Response:  # noqa: ARG002
-        """Edit a request that is not decided or was rejected."""
-        topic = self.get_object()
-        return self._answer(
-            services.edit(actor=actor(request), topic=topic, changes=validated(TopicChangeSerializer, request, partial=True))
     @extend_put(TopicPutSerializer, TopicSerializer, AskedSerializer)
     def update(self, request: Request, name: str) -> Response:
         """Apply for the topic, edit a request that is not decided, or ask for a change of an active one (202)."""
@@ -151,6 +145,12 @@ class TopicViewSet(WithPublication, NamedViewSet):
             return self.asked_answer(request)
         return self.put_answer(self._answer(topic).data, made=False, changed=request is not None)
 
+    @extend(TopicChangeSerializer, TopicSerializer)
+    def partial_update(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Edit a request that is not decided or was rejected."""
+        topic = self.get_object()
+        return self._answer(
+            services.edit(actor=actor(request), topic=topic, changes=validated(TopicChangeSerializer, request, partial=True))
         )
 
     @extend(None, TopicSerializer)
