@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from clusters.drivers import builtin
 from core.errors import Problem
 from messages import services
 from messages.types import NewMessage
-from tests.store_world import Threads, bodies, new_group, new_id, pull, send, settle, sql, status
+from tests.store_world import Threads, bodies, new_group, new_id, pull, send, session, settle, sql, status, until
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -211,3 +212,25 @@ def test_a_delayed_message_does_not_overtake_or_block_others():
     send(topic, "now")
     assert bodies(pull(group)) == ["now"]
     assert sql("SELECT delayed FROM mq_backlog(%s)", topic) == 1
+
+
+def test_retiring_a_topic_cancels_its_delayed_messages_also_one_that_is_being_rescheduled():
+    topic, other = new_id(), new_id()
+    group = new_group(topic)
+    ids = [delay(topic, "x", 3600) for _ in range(5)]
+    kept = delay(other, "y", 3600)
+    with session(autocommit=False) as moving:
+        moving.execute("SELECT mq_delayed_reschedule(%s, now() + interval '90 days')", (ids[0],))
+        cancelled, threads = [], Threads()
+        threads.start(lambda: cancelled.append(builtin.retire_topic(topic_id=topic)))
+        until(lambda: sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%mq_topic_retire%%'"))
+        moving.commit()
+        threads.join()
+    assert cancelled == [5]
+    assert sql("SELECT count(*) FROM mq_delayed WHERE topic_id = %s", topic) == 0
+    assert pull(group).reason == "not_subscribed"
+    assert builtin.retire_topic(topic_id=topic) == 0
+    assert services.message(message_id=kept).state == "delayed"
+    unheard = new_id()  # nobody has ever subscribed
+    delay(unheard, "z", 3600)
+    assert builtin.retire_topic(topic_id=unheard) == 1

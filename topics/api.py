@@ -64,6 +64,12 @@ class TopicPutSerializer(TopicChangeSerializer):
     owner = owner_field(required=False)
 
 
+class TopicRetirementSerializer(ReasonSerializer):
+    """Retiring a topic."""
+
+    cancel_delayed = serializers.BooleanField(default=False, help_text="Cancel the delayed messages that wait; without it they refuse it.")
+
+
 class NewTopicSerializer(TopicChangeSerializer):
     """An application for a topic; the owner is the person who asks unless another is named."""
 
@@ -179,11 +185,12 @@ class TopicViewSet(WithPublication, NamedViewSet):
         """Assign the topic to another cluster (metadata: SDKs rebuild, messages stay where they are)."""
         return self._answer(services.move(actor=actor(request), topic=self.get_object(), **validated(MoveSerializer, request)))
 
-    @extend(ReasonSerializer, TopicSerializer)
+    @extend(TopicRetirementSerializer, TopicSerializer)
     @action(detail=True, methods=["post"])
     def retirement(self, request: Request, name: str) -> Response:  # noqa: ARG002
-        """Retire; refused while instances are online or groups bound, listing them."""
-        return self._answer(services.retire(actor=actor(request), topic=self.get_object(), **validated(ReasonSerializer, request)))
+        """Retire; refused while instances are online or groups bound, listing them, and while delayed messages wait."""
+        fields = validated(TopicRetirementSerializer, request)
+        return self._answer(services.retire(actor=actor(request), topic=self.get_object(), **fields))
 
 
 def register(router: BaseRouter) -> None:

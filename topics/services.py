@@ -6,8 +6,10 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from accounts.models import Application, User
+from clusters.drivers import builtin
 from clusters.models import Cluster, Kind
 from core.approvals import services as approvals
 from core.approvals import workflow
@@ -145,8 +147,12 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
     return topic
 
 
-def retire(*, actor: User | None, topic: Topic, reason: str) -> Topic:
-    """Retire: its node goes. Refused while instances are online or groups bound (`in_use`, listing them), or while nobody knows."""
+def retire(*, actor: User | None, topic: Topic, reason: str, cancel_delayed: bool = False) -> Topic:
+    """Retire: its node goes, and the store takes its delayed messages away, which would be delivered to nobody.
+
+    Refused while instances are online or groups bound (`in_use`, listing them), while nobody knows, and while delayed messages wait
+    (`delayed_messages_wait`) unless `cancel_delayed` says that they may go.
+    """
     approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="retirement")
     reason = approvals.require_reason(reason)
     with transaction.atomic():
@@ -156,10 +162,27 @@ def retire(*, actor: User | None, topic: Topic, reason: str) -> Topic:
             {str(name) for name in topic.subscriptions.exclude(group__state=State.RETIRED).values_list("group__name", flat=True)}
         )
         check_nobody_uses(path=topic.zookeeper_path, groups=groups, what=topic.name)
+        if not cancel_delayed:
+            _check_no_delayed(topic)
         approvals.move(thing=topic, expected=State.ACTIVE, to=State.RETIRED, values=approvals.decision(actor=actor, reason=reason))
-        record(actor=actor, action="retire", kind="topic", name=topic.name, reason=reason)
         registry.retract(path=topic.zookeeper_path)
+        cancelled = builtin.retire_topic(topic_id=topic.pk)
+        after = {"cancelled_delayed_messages": cancelled} if cancelled else None
+        record(actor=actor, action="retire", kind="topic", name=topic.name, after=after, reason=reason)
     return topic
+
+
+def _check_no_delayed(topic: Topic) -> None:
+    delayed = builtin.backlog(topic_id=topic.pk).delayed
+    if delayed:
+        raise conflict(
+            "delayed_messages_wait",
+            ngettext(
+                "{n} delayed message of “{name}” waits for its time.", "{n} delayed messages of “{name}” wait for their time.", delayed
+            ).format(n=delayed, name=topic.name),
+            hint=_("Wait until they are delivered, or retire it with “cancel_delayed”: they are cancelled then, for good."),
+            extra={"delayed": delayed},
+        )
 
 
 def check_nobody_uses(*, path: str, groups: list[str], what: str) -> None:

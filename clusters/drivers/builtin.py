@@ -65,9 +65,9 @@ def retire_group(*, group_id: int) -> None:
     _call("SELECT mq_group_retire(%s)", group_id)
 
 
-def retire_topic(*, topic_id: int) -> None:
-    """Unsubscribe every group from the topic and stop counting it."""
-    _call("SELECT mq_topic_retire(%s)", topic_id)
+def retire_topic(*, topic_id: int) -> int:
+    """Close the topic: unsubscribe every group, cancel its delayed messages, stop counting it. Returns how many were cancelled."""
+    return int(_call("SELECT mq_topic_retire(%s)", topic_id)[0])
 
 
 def backlog(*, topic_id: int) -> Backlog:
