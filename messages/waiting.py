@@ -29,6 +29,10 @@ CHANNEL = "mq_horizon"
 log = structlog.get_logger(__name__)
 
 
+class FullError(Exception):
+    """As many threads as may wait do so already."""
+
+
 class _Waiter:
     __slots__ = ("event", "woken")
 
@@ -59,11 +63,13 @@ class Lobby:
         return self._parked
 
     def wait(self, group_id: int, timeout: float) -> bool:
-        """Park until the group has something to pull; False after `timeout` seconds, when the lobby is full and when it closes."""
+        """Park until the group has something to pull; False after `timeout` seconds and when the lobby closes; FullError if it is full."""
         waiter = _Waiter()
         with self._lock:
-            if self._closed or self._parked >= self.capacity:
+            if self._closed:
                 return False
+            if self._parked >= self.capacity:
+                raise FullError
             self._parked += 1
             self._waiting.setdefault(group_id, deque()).append(waiter)
             if self._listener is None or not self._listener.is_alive():
@@ -185,8 +191,8 @@ def lobby() -> Lobby:
 def wait(group_id: int, timeout: float) -> bool:
     """Park this thread until the group may have something to pull.
 
-    True: pull now. False: `timeout` seconds are over, too many threads wait already, or the process ends. Give the thread's
-    database connection back before.
+    True: pull now. False: `timeout` seconds are over, or the process ends. FullError: too many threads wait already. Give the
+    thread's database connection back before.
     """
     return lobby().wait(group_id, timeout)
 

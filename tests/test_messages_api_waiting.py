@@ -1,14 +1,18 @@
 """Long polls against a live Granian: a send wakes the waiting pull, and those who wait hold no connection to the database."""
 
 import json
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from messages_world import world  # noqa: F401 - a fixture
 
 from benchmarks.rest import Rest, serving
+from tests.store_world import until
 
 WAITING = 10
 CONNECTIONS = 3
@@ -96,3 +100,55 @@ def test_next_waits_too_after_it_has_settled(world, web, django_db_blocker):  # 
         assert [ack["status"] for ack in found["acks"]] == ["succeeded"]
         assert [m["id"] for m in found["messages"]] == [second["messages"][0]["id"]]
         assert waited < 5
+
+
+def test_who_finds_all_places_taken_is_told_so_and_what_was_settled_stands(world, monkeypatch, django_db_blocker):  # noqa: F811
+    from messages import services, waiting
+
+    full = waiting.Lobby(0)
+    monkeypatch.setattr(waiting, "lobby", lambda: full)
+    with django_db_blocker.unblock():
+        topic = world.topic()
+        group = world.group(topic)
+        pull, next_ = f"consumer-groups/{group.name}/pull", f"consumer-groups/{group.name}/next"
+        answer = world.api("POST", pull, {"wait_ms": 5000})
+        assert (answer.status_code, answer.body["code"], answer["Retry-After"]) == (429, "too_many_waiting", "2")
+        assert world.api("POST", pull, {}).body["reason"] == "empty"  # who does not want to wait takes no place
+        assert world.api("POST", f"topics/{topic.name}/messages", {"body": "x"}).status_code == 201
+        services.tick()
+        taken = until(lambda: batch if (batch := world.api("POST", pull, {}).body)["lease"] else None)
+        acks = [{"id": taken["messages"][0]["id"], "status": "succeeded"}]
+        answer = world.api("POST", next_, {"lease": taken["lease"], "acks": acks, "wait_ms": 5000})
+    assert (answer.status_code, answer.body["reason"], answer["Retry-After"]) == (200, "crowded", "2")
+    assert [ack["status"] for ack in answer.body["acks"]] == ["succeeded"]
+
+
+def test_sigterm_answers_those_who_wait(world, django_db_blocker):  # noqa: F811
+    with django_db_blocker.unblock(), serving(threads=WAITING + 8, connections=CONNECTIONS) as port:
+        group = world.group(world.topic())
+        with ThreadPoolExecutor(WAITING) as threads:
+            path = f"consumer-groups/{group.name}/pull"
+            waits = [threads.submit(post, port, world.secret, path, {"wait_ms": 30_000}) for _ in range(WAITING)]
+            until(listening, 20)  # then somebody is parked; who comes a little later finds the lobby closed and is answered as well
+            os.kill(server_of(port), signal.SIGTERM)
+            for wait in waits:
+                empty, waited = wait.result(timeout=25)
+                assert (empty["messages"], empty["reason"]) == ([], "empty")
+                assert waited < 25  # of the 30 that they had asked for
+
+
+def listening():
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT * FROM mq_ready%%'")
+        return cursor.fetchone()[0]
+
+
+def server_of(port):
+    """The process of the web server that this test has started."""
+    for children in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        for pid in children.read_text().split():
+            if f"--port\0{port}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+    raise AssertionError(port)

@@ -1,10 +1,12 @@
 """Send, pull, ack, next: plain Django views, since a DRF view costs more than the store's own work."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from time import monotonic
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.urls import re_path
@@ -23,6 +25,7 @@ from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS
 from messages.types import Batch, Outcome, Settled
 
 MAX_WAIT_MS = 30_000
+RETRY_AFTER = "2"  # seconds
 DEFAULT_PULL = 10
 DEFAULT_VISIBILITY_MS = 60_000
 MAX_CONSUMER = 255
@@ -77,7 +80,17 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     take = _take(user, fields)
     group_id = active_group(user, group)
     found = services.pull(group_id=group_id, **take)
-    return wire.respond(wire.batch(_wait(found, group_id, fields, take)))
+    try:
+        return wire.respond(wire.batch(_wait(found, group_id, fields, take)))
+    except waiting.FullError:
+        # Nothing was done, so the request can be refused: an empty answer at once would have the caller ask again at once.
+        raise Problem(
+            "too_many_waiting",
+            _("{n} long polls wait at this web process already.").format(n=settings.MAX_WAITING_PULLS),
+            status=429,
+            hint=_("Ask again later, add a web process, or raise MQADMIN_MAX_WAITING_PULLS."),
+            headers={"Retry-After": RETRY_AFTER},
+        ) from None
 
 
 @data_plane("mq_messages.consume_message", documents.AcksDocs)
@@ -114,7 +127,15 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     take = _take(user, fields)
     group_id = active_group(user, group)
     settled, found = services.next(group_id=group_id, lease=lease, outcomes=outcomes, **take)
-    return wire.respond({"acks": wire.settled(settled), **wire.batch(_wait(found, group_id, fields, take))})
+    crowded = False
+    try:
+        found = _wait(found, group_id, fields, take)
+    except waiting.FullError:  # what was settled is committed: the caller must learn of it
+        found, crowded = replace(found, reason="crowded"), True
+    response = wire.respond({"acks": wire.settled(settled), **wire.batch(found)})
+    if crowded:
+        response["Retry-After"] = RETRY_AFTER
+    return response
 
 
 def _take(user: User, fields: dict[str, Any]) -> dict[str, Any]:
