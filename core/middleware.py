@@ -1,4 +1,4 @@
-"""What every request carries: a request id for logs, audit and problem documents, and errors as problem documents under /api/."""
+"""What every request carries: its id and where it comes from, headers for browsers, and problem documents under /api/."""
 
 import ipaddress
 from collections.abc import Callable

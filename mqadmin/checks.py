@@ -67,7 +67,7 @@ def addresses(**_kwargs: Any) -> list[CheckMessage]:
     return found
 
 
-@register("database")
+@register("database", deploy=True)
 def audit_search(*, databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """W015: without trigrams a search of the audit reads it entry by entry."""
     from core.audit.search import INDEX

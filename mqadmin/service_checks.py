@@ -1,7 +1,7 @@
 """System checks of the services: what mqadmin relies on in Postgres, ZooKeeper and the Celery broker.
 
-They ask the network, so a plain `manage.py check` leaves them out: `check --database default` runs them all, with `--tag services`
-those of ZooKeeper and the broker alone.
+They ask the network, so nothing but `check --deploy --database default` runs them, with `--tag services` those of ZooKeeper and the
+broker alone: `migrate` works while ZooKeeper is away.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _asked(databases: Sequence[str] | None) -> bool:
 # --- Postgres -----------------------------------------------------------------------------------------------------------
 
 
-@register("database")
+@register("database", deploy=True)
 def postgres(*, databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """E010 to E019, W010 to W019: version, settings, rights, poolers, clock."""
     if not _asked(databases):
@@ -176,7 +176,7 @@ def _skewed(who: str, seconds: float, uncertain: float) -> Found:
 # --- ZooKeeper ------------------------------------------------------------------------------------------------------------
 
 
-@register("services")
+@register("services", deploy=True)
 def zookeeper(*, databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """E020 to E022, W021: each server reachable, 3.6 or newer, not read-only; the clock of the one that answers."""
     return list(_zookeeper()) if _asked(databases) else []
@@ -227,7 +227,7 @@ def _srvr(host: str, port: int) -> str | OSError:
 # --- Celery's broker --------------------------------------------------------------------------------------------------------
 
 
-@register("services")
+@register("services", deploy=True)
 def broker(*, databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """E030, W030: the broker answers; a Redis throws no wake-up call away."""
     return list(_broker()) if _asked(databases) else []

@@ -53,7 +53,7 @@ def test_a_plain_check_asks_no_service(settings, monkeypatch):
 
 @pytest.mark.django_db
 def test_the_services_of_the_tests_themselves_pass():
-    found = checks.run_checks(tags=["services"], databases=["default"])
+    found = checks.run_checks(tags=["services"], databases=["default"], include_deployment_checks=True)
     assert ids(found) == []
 
 

@@ -21,8 +21,8 @@ def main() -> None:
 
     django.setup()
     # What would lose messages is refused before anything stands in the database; a service that is away now may be there soon.
-    call_command("check", tags=["database"], databases=["default"])
-    call_command("check", tags=["services"], databases=["default"], fail_level="CRITICAL")
+    call_command("check", tags=["database"], databases=["default"], deploy=True)
+    call_command("check", tags=["services"], databases=["default"], deploy=True, fail_level="CRITICAL")
     call_command("migrate", interactive=False, verbosity=1, skip_checks=True)
     from django.contrib.auth import get_user_model
 
