@@ -68,6 +68,7 @@ INSTALLED_APPS = [
     "django_filters",
     "django_structlog",
     "csp",
+    "axes",
     "accounts.apps.AccountsConfig",
     "core.apps.CoreConfig",
     "core.console.apps.ConsoleConfig",
@@ -97,6 +98,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "mqadmin.urls"
@@ -180,6 +182,17 @@ DEFAULT_FROM_EMAIL = env.str("MQADMIN_EMAIL_FROM", default="mqadmin@localhost").
 
 # --- People -----------------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+LOGIN_LOCKOUT_MINUTES = env.int("MQADMIN_LOGIN_LOCKOUT_MINUTES", default=15)
+AXES_FAILURE_LIMIT = env.int("MQADMIN_LOGIN_ATTEMPTS", default=5)  # wrong passwords of one name from one address
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_COOLOFF_TIME = "accounts.lockout.cooloff"
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # nobody is kept out for ever by somebody who goes on guessing
+AXES_LOCKOUT_CALLABLE = "accounts.lockout.refused"
+AXES_DISABLE_ACCESS_LOG = True  # the audit has who signed in
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
 MAX_TOKEN_DAYS = env.int("MQADMIN_MAX_TOKEN_DAYS", default=365)
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
@@ -337,6 +350,7 @@ LOGGING = {
         "celery.app.trace": {"level": "WARNING"},  # a line per second and task says nothing
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.beat": {"level": "WARNING"},
+        "axes": {"level": "ERROR"},  # the audit has it
         "django_structlog.middlewares.request": {"level": env.str("MQADMIN_ACCESS_LOG_LEVEL", default="WARNING").strip()},
     },
 }

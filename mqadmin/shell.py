@@ -147,7 +147,9 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
             ),
             Entry("users", "user", gettext_lazy("People"), "accounts_user_changelist", "", "accounts.view_user"),
             Entry("roles", "lock", gettext_lazy("Roles"), "auth_group_changelist", "", "auth.view_group"),
-            Entry("tokens", "key", gettext_lazy("API tokens"), "accounts_apitoken_changelist", "", "accounts.view_apitoken"),
+            Entry("tokens", "key", gettext_lazy("API tokens"), "accounts_tokens", "", "accounts.view_apitoken"),
+            Entry("keys", "key", gettext_lazy("Application keys"), "accounts_keys", "", "accounts.view_applicationkey"),
+            Entry("sessions", "user", gettext_lazy("Sessions"), "accounts_sessions"),
         ],
     ),
 ]

@@ -44,6 +44,16 @@ class OpsAdminSite(admin.AdminSite):
             pattern.callback = self.admin_view(pattern.callback)
         return [*ours, *super().get_urls()]
 
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        """A new password ends one's other sessions, and stands in the audit."""
+        response = super().password_change(request, extra_context)
+        if request.method == "POST" and response.status_code == 302:
+            from accounts import people
+            from core.console.pages import person
+
+            people.password_changed(actor=person(request), person=person(request), keep=request.session.session_key)
+        return response
+
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:  # noqa: ARG002
         """What needs a human now."""
         from mqadmin.overview import overview
