@@ -8,6 +8,7 @@ window.SwaggerUIBundle({
   docExpansion: "list",
   filter: true,
   validatorUrl: null,
+  showMutatedRequest: false,
   defaultModelsExpandDepth: 0,
   requestInterceptor: (request) => {
     if (new URL(request.url, location.href).origin === location.origin) request.headers["X-CSRFToken"] = place.dataset.csrf;
