@@ -104,11 +104,10 @@ def test_a_policy_never_goes_over_a_limit(world):
 
 
 def test_a_decline_by_a_person_stands_against_policies(world):
-    request_of = lambda: Request.objects.get()  # noqa: E731
     apply(world)
-    workflow.decline(actor=world.bob, request=request_of(), reason="use the other topic")
+    workflow.decline(actor=world.bob, request=Request.objects.get(), reason="use the other topic")
     policy(world)
-    edited = workflow.edit(actor=world.alice, request=request_of(), payload={"partitions": 2})
+    edited = workflow.edit(actor=world.alice, request=Request.objects.get(), payload={"partitions": 2})
     assert (edited.state, Topic.objects.get().state) == ("pending", "pending")
 
 

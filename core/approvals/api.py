@@ -266,7 +266,7 @@ class RequestViewSet(ReadViewSet):
         request = self.get_object()
         places = kinds.get(request.kind).places(request)
         if places is None:
-            raise conflict("no_placement", _("What this asks for is not placed on a cluster."))
+            raise Problem("no_placement", _("What this asks for is not placed on a cluster."), status=404)
         return Response({"places": places})
 
 

@@ -98,7 +98,7 @@ def _people(request: Request, event: Event, author: User | None) -> list[str]:
     people: Iterable[Any] = [request.requested_by, *([request.owner] if request.owner else [])]
     if event in {Event.SUBMITTED, Event.OVERDUE} or (event == Event.COMMENTED and author and author.pk == request.requested_by_id):
         users: Any = get_user_model().objects
-        approvers = users.with_perm(kinds.get(request.kind).decide, backend=settings.AUTHENTICATION_BACKENDS[0])
+        approvers = users.with_perm(kinds.get(request.kind).decide, backend="django.contrib.auth.backends.ModelBackend")
         people = [*people, *approvers.exclude(email="").order_by("pk")[:MAX_APPROVERS]]
     silent = set(MailOptOut.objects.values_list("user", flat=True))
     told = {author.pk if author else None, *silent}
