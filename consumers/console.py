@@ -65,6 +65,7 @@ class Groups(ListPage[ConsumerGroup]):
     model = ConsumerGroup
     template_name = "consumers/list.html"
     slot = "groups"
+    bulk = "consumer-groups"
     columns = [
         Column("name", gettext_lazy("Name"), sort=("name",), value="name"),
         Column("status", gettext_lazy("Status"), sort=("state", "suspended", "name"), value=_status),

@@ -29,10 +29,10 @@ from topics.models import Topic
 # In this order, each under its head; a find of another icon stands at the end.
 SECTIONS = {
     "message": gettext_lazy("Messages"),
-    "request": gettext_lazy("Requests"),
-    "operation": gettext_lazy("Operations"),
     "topic": gettext_lazy("Topics"),
     "group": gettext_lazy("Consumer groups"),
+    "request": gettext_lazy("Requests"),
+    "operation": gettext_lazy("Operations"),
     "branch": gettext_lazy("Applications"),
     "cluster": gettext_lazy("Clusters"),
     "instance": gettext_lazy("Instances"),

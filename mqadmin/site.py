@@ -36,7 +36,7 @@ class OpsAdminSite(admin.AdminSite):
         """The rooms' pages behind the login, then Django's own."""
         from mqadmin import counts, palette  # noqa: F401 - counts fills its slots
 
-        ours: list[URLPattern] = [path("find/", palette.find, name="find"), *requests.urlpatterns]
+        ours: list[URLPattern] = [path("find/", palette.find, name="find")]
         for config in apps.get_app_configs():
             if config.module is not None and module_has_submodule(config.module, "console") and config.name != "core":
                 ours += import_module(f"{config.name}.console").urlpatterns

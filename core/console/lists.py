@@ -5,7 +5,7 @@
         columns = [Column("name", _("Name"), sort=("name",), value="name"), SLOT, Column("changed", _("Changed"), value="changed_at")]
         search_fields = ("name", "owner__username"); default_sort = "name"; slot = "topics"
         filters = [Filter("status", _("Status"), options, apply)]
-        bulk = "topics"; bulk_actions = [BulkAction("approve", _("Approve"), permission="topics.approve_topic")]
+        bulk = "topics"        # what core.bulk can do with topics is offered for the rows selected
 
 The template extends `console/list.html` and fills the blocks `row` (the cells of `row`), `page_actions`, `empty` and `pager_note`.
 A row begins with `{% pick row %}` where rows can be selected. Cells of the columns that other rooms add stand in `row.extra` (see slots);
@@ -95,7 +95,7 @@ class ListPage(Page, Generic[Row]):
     default_sort: ClassVar[str] = ""
     slot: ClassVar[str] = ""
     counted: ClassVar[bool] = True  # False for tables that grow without bound: the pager then only knows whether there is a next page
-    bulk: ClassVar[str] = ""  # the resource of core.bulk
+    bulk: ClassVar[str] = ""  # the resource of core.bulk, whose verbs are offered for rows selected
     bulk_actions: ClassVar[Sequence[BulkAction]] = ()
 
     def queryset(self) -> QuerySet[Row, Row]:
@@ -171,7 +171,7 @@ class ListPage(Page, Generic[Row]):
         first = (number - 1) * size
         shown, more = self.cut(asked, first)
         self.fill(shown)
-        actions = [item for item in self.bulk_actions if request.user.has_perm(item.permission)]
+        actions = [item for item in self.offered() if request.user.has_perm(item.permission)]
         query = saved.canonical(self.parameters(), request.GET)
         here = next((item for item in views if str(item.pk) == request.GET.get("sv")), None)
         return self.show(
@@ -200,7 +200,8 @@ class ListPage(Page, Generic[Row]):
                 "more": more,
                 "size": size,
                 "sizes": SIZES,
-                "any_rows": bool(shown) or (asked.narrowed and asked.everything.exists()),
+                "any_rows": bool(shown) or asked.everything.exists(),
+                "whole_view": next((v for v in self.views if v.key == "all" and v is not asked.view), None),
                 "bulk_actions": actions if shown else [],
                 "bulk_url": bulk_url(self.bulk) if actions else "",
                 **self.context(),
@@ -211,6 +212,14 @@ class ListPage(Page, Generic[Row]):
         """The rows of the page, and whether there are more; tables that grow without bound cut by key, not by counting."""
         rows = list(self.annotated(asked.rows.order_by(*asked.order))[first : first + asked.size + 1])
         return rows[: asked.size], len(rows) > asked.size
+
+    def offered(self) -> Sequence[BulkAction]:
+        """What can be done with rows selected: as the list says, else every verb of its resource."""
+        if self.bulk_actions or not self.bulk:
+            return self.bulk_actions
+        from core.bulk import verbs_of  # above the console's base: it has pages of its own
+
+        return [BulkAction(verb.action, verb.label, verb.permission, verb.tone) for verb in verbs_of(self.bulk)]
 
     def fill(self, rows: list[Row]) -> None:
         """What rows have beyond their columns: the cells of other rooms and what `decorate` sets; a fixed number of statements."""

@@ -354,7 +354,8 @@ def pick(context: template.Context, row: Any) -> SafeString | str:
     if not context.get("bulk_url"):
         return ""
     label = _("Select {name}").format(name=row)
-    return format_html('<td class="pick"><input type="checkbox" data-pick name="names" value="{}" aria-label="{}"></td>', row.name, label)
+    box = '<td class="pick"><input type="checkbox" data-pick name="names" value="{}" aria-label="{}"></td>'
+    return format_html(box, getattr(row, "name", row.pk), label)
 
 
 @register.simple_tag(takes_context=True)
