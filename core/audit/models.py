@@ -96,7 +96,7 @@ class AuditEntry(models.Model):
         verbose_name_plural = _("audit entries")
         # Each filter of the list has its index in the list's order, newest first; the search has audit_search (migration 0003).
         indexes = [
-            models.Index(fields=["kind", "name", "-id"], name="audit_target"),  # the history of one thing
+            models.Index(fields=["name", "kind", "-id"], name="audit_thing"),  # the history of one thing, or of all of a name
             models.Index(fields=["kind", "-id"], name="audit_kind"),
             models.Index(fields=["actor_name", "-id"], name="audit_person"),
             models.Index(fields=["action", "-id"], name="audit_action"),
