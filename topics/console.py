@@ -52,6 +52,7 @@ class Topics(ListPage[Topic]):
     model = Topic
     template_name = "topics/list.html"
     slot = "topics"
+    bulk = "topics"
     columns = [
         Column("name", gettext_lazy("Name"), sort=("name",), value="name"),
         Column("status", gettext_lazy("Status"), sort=("state", "name"), value="get_state_display"),
