@@ -1,4 +1,4 @@
-"""The storekeeper: ticks the horizon, cuts counters, makes partitions ahead, forgets old producers' ids. One active, the others wait."""
+"""The storekeeper: ticks the horizon, cuts counters, makes partitions ahead and drops those behind. One active, the others wait."""
 
 import threading
 import time
@@ -18,7 +18,10 @@ TICK = 0.02  # seconds between ticks while messages come
 TICK_IDLE = 0.1  # when none has come for a second: a pull that finds the horizon behind ticks by itself
 CUT = 2.0
 UPKEEP = 60.0
-AGAIN = 1.0  # until a chore goes on that had more to do than its round, or no lock
+RETAIN = 600.0
+KEEP = "7 days"  # from when the last group has done with a partition of the log until it is dropped
+AGAIN = 1.0  # until a chore goes on that had more to do than its round
+LOCKED = 15.0  # until one that got no lock tries again: each try keeps the ticks waiting
 ROUND = 0.3  # seconds that a chore may keep the ticks waiting; a lock that is taken costs another 0.5 at most
 BEAT = 1.0
 ELECTION = 1.0  # between two tries to become the active one
@@ -73,8 +76,9 @@ class Storekeeper:
         return False
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
-        _try(upkeep, connection)  # before the first tick: ids must not leave the partitions
-        chores = [_Chore(CUT, cut), _Chore(UPKEEP, upkeep), _Chore(UPKEEP, drop_promoted), _Chore(CUT, purge), _Chore(BEAT, beat)]
+        _round(_Chore(UPKEEP, upkeep), connection)  # before the first tick: ids must not leave the partitions
+        chores = [_Chore(CUT, cut), _Chore(UPKEEP, upkeep), _Chore(UPKEEP, drop_promoted), _Chore(CUT, purge), _Chore(RETAIN, retain)]
+        chores.append(_Chore(BEAT, beat))
         closed, moved_at, refused_said = None, self._clock(), 0.0
         while not self._stop.is_set():
             jump = "100 years" if self._accept_jump else "1 day"
@@ -92,18 +96,17 @@ class Storekeeper:
                 )
             for chore in chores:
                 if now >= chore.next_at:
-                    done = _try(chore.work, connection)
-                    chore.next_at = self._clock() + (chore.every if done else AGAIN)
+                    chore.next_at = self._clock() + _round(chore, connection)
             self._stop.wait(TICK if now - moved_at < 1.0 else TICK_IDLE)
 
 
-def _try(work: Callable[[psycopg.Connection[Any]], bool], connection: psycopg.Connection[Any]) -> bool:
-    """One round of a chore; a lock that somebody else holds means: later."""
+def _round(chore: _Chore, connection: psycopg.Connection[Any]) -> float:
+    """One round of a chore; in how many seconds the next one is due. A lock that somebody else holds means: later."""
     try:
-        return work(connection)
+        return chore.every if chore.work(connection) else AGAIN
     except psycopg.errors.LockNotAvailable:
-        log.info("a chore waits for a lock; trying again", chore=work.__name__)
-        return False
+        log.info("a chore waits for a lock; trying again", chore=chore.work.__name__)
+        return LOCKED
 
 
 def beat(connection: psycopg.Connection[Any]) -> bool:
@@ -165,3 +168,42 @@ def drop_partition(connection: psycopg.Connection[Any], parent: str, name: str, 
     finally:
         connection.execute("RESET lock_timeout")
     log.info("partition dropped", partition=name)
+
+
+def retain(connection: psycopg.Connection[Any], keep: str = KEEP) -> bool:
+    """Drop the oldest partition of the log if nobody has needed it for so long; one at a time, in their order. False: there may be more."""
+    needed = connection.execute("SELECT mq_mark_done()").fetchone()
+    found = connection.execute(
+        "SELECT p.partition::text, p.lo::bigint, p.hi::bigint, i.inhdetachpending FROM mq_partitions('mq_message') p"
+        " JOIN pg_inherits i ON i.inhrelid = p.partition WHERE p.hi::bigint <= mq_id_at(clock_timestamp() - %s::interval)"
+        " ORDER BY p.lo::bigint LIMIT 1",
+        (keep,),
+    ).fetchone()
+    if found is None:
+        return True
+    name, low, high, half_detached = found
+    if needed and needed[0] == name:
+        log.info("an old partition is kept: some group still needs it", partition=name, hint="SELECT * FROM mq_kept() says who.")
+        return True
+    if not _may_drop(connection, low, high, keep):
+        return True
+    end = time.monotonic() + ROUND
+    while connection.execute("SELECT mq_cut_at(%s)", (high,)).fetchone() != (0,):
+        if time.monotonic() > end:
+            return False
+    if not _may_drop(connection, low, high, keep):
+        return True
+    history = connection.execute(
+        "SELECT p.partition::text, i.inhdetachpending FROM mq_partitions('mq_history') p JOIN pg_inherits i ON i.inhrelid = p.partition"
+        " WHERE p.hi::bigint <= %s ORDER BY p.lo::bigint",
+        (high,),
+    ).fetchall()
+    for old, half in history:  # who has had the messages that go
+        drop_partition(connection, "mq_history", old, half_detached=half)
+    drop_partition(connection, "mq_message", name, half_detached=half_detached)
+    connection.execute("DELETE FROM mq_done WHERE hi <= %s", (high,))
+    return False
+
+
+def _may_drop(connection: psycopg.Connection[Any], low: int, high: int, keep: str) -> bool:
+    return connection.execute("SELECT mq_may_drop(%s, %s, %s::interval)", (low, high, keep)).fetchone() == (True,)

@@ -342,7 +342,7 @@ def test_a_chore_that_gets_no_lock_keeps_neither_the_ticks_nor_the_beat_waiting_
         return keeper.execute("SELECT mq_upkeep(%s)", (days,)).fetchone()[0] is None
 
     monkeypatch.setattr(storekeeper, "upkeep", upkeep_further)
-    monkeypatch.setattr(storekeeper, "AGAIN", 0.05)
+    monkeypatch.setattr(storekeeper, "LOCKED", 0.05)
     before = sql("SELECT partitioned_to FROM mq_horizon")
     keeper, threads = Storekeeper(), Threads()
     with session(autocommit=False) as other:
