@@ -15,7 +15,7 @@ from core.bulk import Bulk, Resource, Values, register, verb
 from core.console.approving import why_not
 from core.errors import Problem
 from topics.bulk import OwnerSerializer
-from topics.ownership import change_owner, change_owners
+from topics.ownership import as_owned, change_owner, change_owners
 
 SUSPEND, RETIRE, APPROVE = "consumers.suspend_consumergroup", "consumers.retire_consumergroup", "consumers.approve_consumergroup"
 CHANGE = "consumers.change_consumergroup"
@@ -103,6 +103,7 @@ for _bulk in (
         serializer=OwnerSerializer,
         run=_hand_over,
         run_many=_hand_over_many,
+        many_rows=as_owned,
         why_not=lambda user, group: why_not(user, CHANGE, group, [State.ACTIVE]),
         form="topics.console_bulk.OwnerForm",
     ),

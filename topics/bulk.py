@@ -16,7 +16,7 @@ from core.console.approving import why_not
 from core.errors import Problem
 from topics import services
 from topics.models import Topic
-from topics.ownership import change_owner, change_owners
+from topics.ownership import as_owned, change_owner, change_owners
 
 
 class AllocationSerializer(OptionalReasonSerializer):
@@ -108,6 +108,7 @@ verb(
         serializer=OwnerSerializer,
         run=_hand_over,
         run_many=_hand_over_many,
+        many_rows=as_owned,
         why_not=lambda user, topic: why_not(user, "topics.change_topic", topic, [State.ACTIVE]),
         form="topics.console_bulk.OwnerForm",
     )

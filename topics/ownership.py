@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from accounts.models import User
@@ -12,6 +12,11 @@ from core.approvals.models import State
 from core.approvals.services import changed, require_reason, require_state
 from core.audit.services import in_one_statement, record
 from core.errors import Problem
+
+
+def as_owned(rows: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
+    """The rows with what `change_owners` needs of each."""
+    return rows.select_related(None).only("name", "state", "version", "owner_id")
 
 
 def change_owner(*, actor: User, kind: str, thing: Any, owner: User, reason: str) -> None:
@@ -47,6 +52,7 @@ def change_owners(*, actor: User, kind: str, things: Sequence[Any], owner: User,
         locked = dict(standing.values_list("pk", "version"))
         won = [pk for pk, thing in wanted.items() if locked.get(pk) == thing.version]
         rows.filter(pk__in=won).update(owner_id=owner.pk, version=F("version") + 1, changed_at=timezone.now())
+        before = dict(User.objects.filter(pk__in={wanted[pk].owner_id for pk in won}).values_list("pk", "username"))
         for pk in won:
             thing = wanted[pk]
             record(
@@ -54,7 +60,7 @@ def change_owners(*, actor: User, kind: str, things: Sequence[Any], owner: User,
                 action="change owner",
                 kind=kind,
                 name=thing.name,
-                before={"owner": thing.owner.get_username()},
+                before={"owner": before[thing.owner_id]},
                 after={"owner": owner.get_username()},
                 reason=reason,
             )

@@ -59,7 +59,7 @@ class Bulk:
     """A verb. `serializer` checks its values; `form` asks for them in the console and `why_not` says beforehand for whom it cannot be done.
 
     `run_many(actor, things, values)` does it for all with few statements and answers for each, None for done; when it raises, nothing of
-    it stays and `run` is asked for each.
+    it stays and `run` is asked for each. `many_rows` leaves away what it does not need of the rows.
     """
 
     resource: str
@@ -69,6 +69,7 @@ class Bulk:
     serializer: type[serializers.Serializer[Any]]
     run: Callable[[User, Any, Values], object]
     run_many: Callable[[User, Sequence[Any], Values], Sequence[Problem | None]] | None = None
+    many_rows: Callable[[QuerySet[Any, Any]], QuerySet[Any, Any]] = lambda rows: rows
     why_not: Callable[[User, Any], Any] = lambda _user, _thing: ""
     form: Any = None
     tone: str = ""
@@ -285,7 +286,9 @@ def _seen(bulk: Bulk, found: Mapping[str, Any], item: Wanted) -> Any:
 def _many(bulk: Bulk, actor: User, items: Sequence[kinds.Item], params: kinds.Params) -> list[Problem | None]:
     """A chunk with few statements: those with the same values together."""
     assert bulk.run_many is not None
-    found = _find(bulk, actor, [item.key for item in items])
+    key = resource_of(bulk.resource).key
+    rows = bulk.many_rows(reachable(bulk, actor).filter(**{f"{key}__in": [item.key for item in items]}))
+    found = {str(getattr(thing, key)): thing for thing in rows}
     results: list[Problem | None] = [None] * len(items)
     together: dict[str, tuple[Values, list[tuple[int, Any]]]] = {}
     for position, item in enumerate(items):

@@ -16,17 +16,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from core import bulk
-from core.console.lists import BulkAction
 from core.console.pages import Page, attach, person
 from core.errors import Problem
 
 LOOKED_AT = 2000  # of more things it is not told beforehand which of them cannot be done
 LISTED = 200
-
-
-def buttons(resource: str) -> list[BulkAction]:
-    """What a list offers for the rows selected."""
-    return [BulkAction(verb.action, verb.label, verb.permission, verb.tone) for verb in bulk.verbs_of(resource)]
 
 
 class BulkPage(Page):

@@ -104,10 +104,11 @@ def live(request: HttpRequest, operation: Operation) -> dict[str, Any]:
         "operation": operation,
         "steps": list(operation.steps.all()),
         "actions": actions(request, operation),
-        "percent": round(100 * operation.settled / total, 1) if total else (0.0 if operation.finished_at is None else 100.0),
+        "percent": round(100 * (operation.done + operation.failed) / total, 1)
+        if total
+        else (0.0 if operation.finished_at is None else 100.0),
         "good": round(100 * operation.done / total, 2) if total else 0,
         "bad": round(100 * operation.failed / total, 2) if total else 0,
-        "off": round(100 * operation.skipped / total, 2) if total else 0,
     }
 
 

@@ -18,14 +18,14 @@
   function put(text) {
     if (!live) { if (put.last !== undefined && put.last !== text) items(); put.last = text; return; }
     const doc = new DOMParser().parseFromString(text, "text/html");
-    const before = live.querySelector('[data-part="body"]').dataset;
+    const before = document.querySelector('[data-part="body"]').dataset;
     const was = before.failed + before.state;
     for (const part of doc.querySelectorAll("[data-part]")) {
-      const here = live.querySelector(`[data-part="${part.dataset.part}"]`);
+      const here = document.querySelector(`[data-part="${part.dataset.part}"]`);
       if (here && here.outerHTML !== part.outerHTML) here.replaceWith(document.adoptNode(part));
     }
     document.body.dispatchEvent(new CustomEvent("htmx:after:swap", { bubbles: true })); // the data are new: their age begins anew
-    const after = live.querySelector('[data-part="body"]').dataset;
+    const after = document.querySelector('[data-part="body"]').dataset;
     if (was !== after.failed + after.state) items();
     if (["succeeded", "partial", "failed", "cancelled"].includes(after.state)) { over = true; stop(); }
   }

@@ -198,9 +198,9 @@ def meter_of(totals: Mapping[str, int]) -> SafeString:
 
 
 @register.simple_tag
-def progress(done: int, failed: int, skipped: int, total: int) -> SafeString:
+def progress(done: int, failed: int, total: int) -> SafeString:
     """The bar of long work: done and failed of all; what is skipped stays empty."""
-    percent = 100 * (done + failed + skipped) // total if total else 0
+    percent = 100 * (done + failed) // total if total else 0
     good, bad = (100 * done / total, 100 * failed / total) if total else (0.0, 0.0)
     return format_html(
         '<span class="conv"><svg role="img" aria-label="{}"><rect class="seg-succeeded" width="{}%" height="100%"/>'
