@@ -40,6 +40,9 @@ class WithPublication:
     def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
         """Hand the publications of the page to the serializer."""
         things = args[0] if args else []
+        selected = getattr(self, "selected", None)
+        if selected is not None and "status" not in selected:
+            return super().get_serializer(*args, **kwargs)  # type: ignore[misc]
         things = things if isinstance(things, list) else [things]
         context = {**self.get_serializer_context(), "publications": statuses(thing.zookeeper_path for thing in things)}  # type: ignore[attr-defined]
         return super().get_serializer(*args, **{**kwargs, "context": context})  # type: ignore[misc]

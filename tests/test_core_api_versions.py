@@ -277,12 +277,27 @@ def test_everything_under_api_is_a_problem_document(api, settings):
     problem(
         send("/api/v1/applications", body, content_type=f"{json_type}; charset=latin-1", headers=api.headers), 415, "unsupported_media_type"
     )
+    problem(
+        send("/api/v1/topics/t/messages", "{}", content_type=f"{json_type}; charset=latin-1", headers=api.headers),
+        415,
+        "unsupported_media_type",
+    )
     problem(send("/api/v1/applications", b'{"name": "\xff"}', content_type=json_type, headers=api.headers), 400, "malformed_json")
     problem(api("POST", "topics/order_topic/submission", {"x": 1}), 400, "unknown_field")
     settings.MAX_REQUEST_BYTES = 10
     problem(api("POST", "applications", {"name": "a-long-name"}), 413, "too_large")
     chunked = {**api.headers, "Transfer-Encoding": "chunked", "Content-Length": ""}
     problem(send("/api/v1/applications", body, content_type=json_type, headers=chunked), 411, "length_required")
+
+
+@pytest.mark.django_db
+def test_a_reference_that_goes_at_the_same_moment_is_no_fault_of_ours():
+    from django.db import IntegrityError
+
+    from core.api.problems import to_problem
+
+    found = to_problem(IntegrityError('insert or update on table "x" violates foreign key constraint "y"'))
+    assert (found.status, found.code) == (409, "reference_gone")
 
 
 @pytest.mark.django_db
@@ -293,7 +308,7 @@ def test_a_fault_of_ours_is_told_without_a_traceback(api, monkeypatch):
         raise ZeroDivisionError("the secret is 42")
 
     monkeypatch.setattr(MeView, "get", broken)
-    assert b"42" not in problem(api("GET", "me"), 500, "internal").content
+    assert b"the secret" not in problem(api("GET", "me"), 500, "internal").content
 
 
 @pytest.mark.django_db

@@ -41,7 +41,8 @@ def read_object(request: HttpRequest) -> dict[str, Any]:
                 "length_required", _("The length of the body is not known."), status=411, hint=_("Send Content-Length, not chunks.")
             )
         return {}
-    if request.content_type != "application/json":
+    params = request.content_params
+    if request.content_type != "application/json" or (params and params.get("charset", "utf-8").lower() != "utf-8"):
         raise Problem("unsupported_media_type", _("The body must be JSON."), status=415, hint=_("Send Content-Type: application/json."))
     try:
         value = orjson.loads(raw)
