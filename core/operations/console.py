@@ -104,9 +104,7 @@ def live(request: HttpRequest, operation: Operation) -> dict[str, Any]:
         "operation": operation,
         "steps": list(operation.steps.all()),
         "actions": actions(request, operation),
-        "percent": round(100 * (operation.done + operation.failed) / total, 1)
-        if total
-        else (0.0 if operation.finished_at is None else 100.0),
+        "percent": round(100 * (operation.done + operation.failed) / total, 1) if total else 100.0 * bool(operation.finished_at),
         "good": round(100 * operation.done / total, 2) if total else 0,
         "bad": round(100 * operation.failed / total, 2) if total else 0,
     }
