@@ -1,12 +1,17 @@
 """The browser of the console's tests: Debian's Chromium, headless; a page that fails on any console error or refused resource."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
+PATIENCE = 45_000  # milliseconds; generous, since a machine that runs everything at once is slow and no test measures it
+expect.set_options(timeout=PATIENCE)
+SCREENSHOTS = Path(__file__).resolve().parent.parent / ".mqadmin" / "test" / "screenshots"
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 
 
@@ -30,7 +35,7 @@ class Watched:
             base_url=base, color_scheme=scheme, viewport={"width": width, "height": height}, locale="en-GB", reduced_motion="reduce"
         )
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(PATIENCE)
         self.errors: list[str] = []
         self.page.on("console", lambda said: self.errors.append(f"{said.type}: {said.text}") if said.type in {"error", "warning"} else None)
         self.page.on("pageerror", lambda error: self.errors.append(f"script: {error}"))
@@ -47,3 +52,18 @@ class Watched:
     def overflow(self) -> int:
         """Pixels by which the page is wider than the window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep how the page looks, for people: `.mqadmin/test/screenshots/<name>.png`."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')}.png", animations="disabled")
+
+
+def tab_to(page: Page, selector: str, presses: int = 120) -> None:
+    """Press Tab until the element has the focus, as somebody without a mouse does."""
+    for _press in range(presses):
+        if page.evaluate("s => document.activeElement.matches(s)", selector):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"Tab does not reach {selector}")

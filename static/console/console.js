@@ -49,7 +49,7 @@
     let first = null;
     $$("#palette li").forEach((li) => {
       const a = $("a", li);
-      if (!a) { li.hidden = Boolean(q); return; }
+      if (!a) { li.hidden = Boolean(q) && !li.closest("#hits"); return; }
       a.setAttribute("aria-selected", "false");
       li.hidden = Boolean(q) && !li.closest("#hits") && !a.textContent.toLowerCase().includes(q.toLowerCase());
       if (!li.hidden && !first) first = a;
