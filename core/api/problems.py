@@ -98,9 +98,7 @@ def to_problem(exception: Exception) -> Problem:
                 "csrf_failed",
                 _("A request of a browser's session needs the CSRF token of that session."),
                 status=403,
-                hint=_("Send it as X-CSRFToken; programs send “Authorization: Token …” instead of cookies. {why}").format(
-                    why=exception.detail
-                ),
+                hint=_("Send it as X-CSRFToken; programs send “Authorization: Token …” instead of cookies."),
             )
         case exceptions.APIException():
             return Problem(_CODES.get(exception.status_code, "error"), exception.detail, status=exception.status_code)
