@@ -61,16 +61,16 @@ class Audited:
         reason = request.POST.get("change_message", "")[:2000]
         record(actor=request.user, action=action, kind=self.audited_as, name=str(thing), before=before, after=after, reason=reason)  # type: ignore[arg-type]
 
-    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> None:  # noqa: ARG002 - Django's hook
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:  # noqa: ARG002 - Django's hook
         """Instead of Django's own log."""
         self._record(request, "create", obj)
 
-    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> None:  # noqa: ARG002 - Django's hook
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:  # noqa: ARG002 - Django's hook
         """Instead of Django's own log."""
         if getattr(request, "audited", (None, {}))[1]:
             self._record(request, "change", obj)
 
-    def log_deletions(self, request: HttpRequest, queryset: Any) -> None:
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
         """Instead of Django's own log."""
         for thing in queryset:
             self._record(request, "delete", thing)
@@ -111,7 +111,7 @@ class PlainChoices:
 
 
 @admin.register(User)
-class PersonAdmin(Audited, ForAdministrators, UserAdmin):
+class PersonAdmin(Audited, ForAdministrators, UserAdmin[User]):
     """People and their roles."""
 
     audited_as = "person"
@@ -138,7 +138,7 @@ class PersonAdmin(Audited, ForAdministrators, UserAdmin):
             people.password_changed(actor=request.user, person=User.objects.get(pk=id), keep=keep)  # type: ignore[arg-type]
         return response
 
-    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> None:
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """A password has an entry of its own."""
         if hasattr(request, "audited"):
             super().log_change(request, obj, message)

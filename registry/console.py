@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib import messages as flash
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponse
@@ -12,10 +13,11 @@ from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from core.audit.services import record
 from core.console import slots
 from core.console.actions import NOT_ALLOWED
 from core.console.lists import Filter, ListPage, View
-from core.console.pages import Page, get
+from core.console.pages import Page, get, person
 from core.console.slots import Column
 from mqadmin_sdk.zk import properties
 from registry import services
@@ -124,7 +126,11 @@ class PublicationDetail(Page):
         if not request.user.has_perm("registry.change_publication"):
             raise PermissionDenied
         row = get(Publication.objects.restrict(request.user, "change"), pk=pk)
-        if services.retry(paths=[row.path]):
+        with transaction.atomic():
+            tried = services.retry(paths=[row.path])
+            if tried:
+                record(actor=person(request), action="try again", kind="publication", name=row.path)
+        if tried:
             flash.info(request, _("The registrars try it now."))
         else:
             flash.info(request, _("Nothing to do: the node holds the last generation."))

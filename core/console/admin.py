@@ -27,7 +27,7 @@ class ConsoleAdmin(VersionedAdmin):
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         """The browser asks for the name and a reason; only this counts."""
         thing = self.get_object(request, unquote(object_id)) if request.method == "POST" else None
-        if thing is not None:
+        if thing is not None and self.has_delete_permission(request, thing):
             name, reason = request.POST.get("confirm_name", "").strip(), request.POST.get("change_message", "").strip()
             if name != str(thing) or not reason:
                 flash.error(request, _("Nothing is deleted: type the name as it is, and give a reason."))
