@@ -11,7 +11,7 @@ import django
 from django.core.management import call_command
 
 NAMES = ("publication", "store", "rest")
-LARGE = ("console",)  # only by name: filling its data set takes minutes
+LARGE = ("console", "peers")  # only by name: they fill a large data set, or install other software
 
 
 def main(names: list[str]) -> int:

@@ -1,0 +1,137 @@
+"""Other queues in Postgres, installed by this benchmark into an environment of their own, on the same server with the same bodies.
+
+Not among the benchmarks that run by default: `make bench ARGS=peers`.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+
+from benchmarks import Row
+from benchmarks.peer_side import BATCH, PRODUCERS, Flow
+from benchmarks.store import BODY, _burst, _storekeeper, _together, _topic
+from clusters.drivers import builtin
+from messages import services
+from messages.types import NewMessage, Outcome
+
+SECONDS = 6.0
+PEERS = {"pgmq": "1.1.4", "pgqueuer": "1.6.0"}
+FURTHER = ["asyncpg==0.32.0", "psycopg[binary,pool]==3.3.9"]
+WHAT = {
+    "one": "end to end, one group, sustained",
+    "five": "end to end, five groups: a delivery",
+    "singles": f"single sends of {PRODUCERS} producers",
+}
+
+
+def run() -> list[Row]:
+    """Measure ours and theirs in turns, each for seconds; the ratio is of time per message: smaller is better."""
+    python = _environment()
+    rows = []
+    for name, version in PEERS.items():
+        with _storekeeper():
+            ours = _ours()
+        with _database(f"bench_{name}") as dsn:
+            done = subprocess.run(
+                [python, str(Path(__file__).with_name("peer_side.py")), name, dsn, str(SECONDS)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if done.returncode:
+            raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
+        theirs = json.loads(done.stdout)
+        for key, text in WHAT.items():
+            note = f"peer, not a floor: {name} {version}"
+            rows.append(
+                Row(
+                    f"{text}, beside {name}",
+                    round(ours[key], 1),
+                    round(theirs[key], 1),
+                    round(ours[key] / theirs[key], 2),
+                    "µs per message",
+                    note,
+                )
+            )
+    return rows
+
+
+def _ours() -> dict[str, float]:
+    return {"one": _flow(1), "five": _flow(5), "singles": _burst(_together, _topic(groups=1), PRODUCERS, SECONDS)}
+
+
+def _flow(groups: int) -> float:
+    topic = _topic(groups=1)
+    for group in range(1, groups):
+        builtin.create_group(group_id=topic + group * 100_000, max_attempts=16, backoff_ms=[1000])
+        builtin.subscribe(group_id=topic + group * 100_000, topic_id=topic)
+    state = Flow(groups, SECONDS)
+
+    def send() -> None:
+        try:
+            while not state.over:
+                if state.ahead:
+                    time.sleep(0.002)
+                    continue
+                services.send(topic_id=topic, messages=[NewMessage(BODY)] * BATCH)
+                state.sent += BATCH
+        finally:
+            connection.close()
+
+    def take(group: int) -> None:
+        lease: str | None = None
+        outcomes: list[Outcome] = []
+        take: dict[str, Any] = {"limit": BATCH, "visibility_ms": 60_000, "consumer": "bench"}
+        try:
+            while not state.over:
+                _settled, batch = services.next(group_id=topic + group * 100_000, lease=lease, outcomes=outcomes, **take)
+                state.done[group] += len(outcomes)
+                lease, outcomes = batch.lease, [Outcome(m.id, "succeeded") for m in batch.messages]
+                if not outcomes:
+                    time.sleep(0.002)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=send), *(threading.Thread(target=take, args=(group,)) for group in range(groups))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return state.micros()
+
+
+def _environment() -> str:
+    """The Python of an environment with the peers in it, made once."""
+    home = Path(settings.BASE_DIR) / ".mqadmin" / "peers"
+    python = home / "bin" / "python"
+    wanted = [*(f"{name}=={version}" for name, version in PEERS.items()), *FURTHER]
+    stamp = home / "installed.json"
+    if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted], check=True)
+        stamp.write_text(json.dumps(wanted))
+    return str(python)
+
+
+@contextmanager
+def _database(name: str) -> Iterator[str]:
+    """An empty database on the same server, dropped afterwards."""
+    own = connection.settings_dict
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE IF EXISTS {name}")
+        cursor.execute(f"CREATE DATABASE {name}")
+    user = own["USER"] + (f":{own['PASSWORD']}" if own["PASSWORD"] else "")
+    try:
+        yield f"postgresql://{user}@{own['HOST']}:{own['PORT']}/{name}"
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE {name}")
