@@ -317,6 +317,16 @@ def test_a_list_is_walked_searched_saved_as_a_view_and_taken_as_a_file(walked, h
     with page.expect_response(lambda answer: answer.request.headers.get("hx-request") == "true"):
         page.keyboard.press("r")
     expect(page.locator("#rows a[data-row]").first).to_be_focused()  # new rows, the same place
+    page.keyboard.press("x")
+    expect(page.locator(".bulkbar [data-picked]")).to_have_text("1")
+    expect(page.locator("#rows tr.picked")).to_have_count(1)
+    shoot(page, "bulk-selected")
+    page.locator(".bulkbar").get_by_role("button", name="Change owner").click()
+    expect(page.locator(".pagehead h1")).to_contain_text("Change owner")
+    expect(page.locator("#content")).to_contain_text("_topic")
+    shoot(page, "bulk-preview")
+    page.locator(".formfoot").get_by_role("link", name="Cancel").click()
+    page.wait_for_url("**/topics/**")
     page.keyboard.press("/")
     page.keyboard.type("order_")
     page.keyboard.press("Enter")
