@@ -165,3 +165,11 @@ def store(django_db_setup, django_db_blocker):
     with django_db_blocker.unblock():
         yield
         connection.close()
+
+
+@pytest.fixture(autouse=True)
+def every_write_is_audited(monkeypatch):
+    """Whatever a test asks of the console or the API: what it changes must stand in the audit."""
+    from tests import audited
+
+    audited.install(monkeypatch)
