@@ -123,9 +123,9 @@ def pgqueuer(dsn: str, seconds: float) -> dict[str, float]:
 
 
 async def _pgqueuer(dsn: str, seconds: float) -> dict[str, float]:
-    import asyncpg
-    from pgqueuer.ports.repository import EntrypointExecutionParameter
-    from pgqueuer.queries import Queries
+    import asyncpg  # type: ignore[import-not-found]  # it is in the peers' environment, as the next two
+    from pgqueuer.ports.repository import EntrypointExecutionParameter  # type: ignore[import-not-found]
+    from pgqueuer.queries import Queries  # type: ignore[import-not-found]
 
     body = BODY.encode()
     async with asyncpg.create_pool(dsn, min_size=POOL, max_size=POOL) as pool:

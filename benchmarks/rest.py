@@ -54,7 +54,7 @@ def run() -> list[Row]:
 
 def _producers(secret: str, topic: Topic) -> Row:
     """Single sends over 256 connections at once, against the same server with a commit for each; in turns."""
-    server = {"threads": N_PRODUCERS + 32, "connections": 24}
+    server: dict[str, Any] = {"threads": N_PRODUCERS + 32, "connections": 24}
     with serving(**server) as together, serving(**server, application="benchmarks.uncoalesced:application") as alone:
         rounds = [tuple(asyncio.run(_burst(port, secret, topic)) for port in (together, alone)) for _ in range(3)]
     ours, floor = (statistics.median(values) for values in zip(*rounds, strict=True))

@@ -3,6 +3,6 @@
 from messages import sending
 from mqadmin.wsgi import application
 
-sending._coalescer.send = sending._send_one  # type: ignore[method-assign]
+sending._coalescer.send = sending._send_one  # type: ignore[method-assign,assignment]
 
 __all__ = ["application"]
