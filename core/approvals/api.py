@@ -18,7 +18,7 @@ from core.api.fields import NothingSerializer, OptionalReasonSerializer, ReasonS
 from core.api.views import ReadViewSet, actor, extend, validated
 from core.approvals import kinds, outbox, policies, targets, workflow
 from core.approvals.models import Channel, Comment, Event, NotificationDelivery, NotificationTarget, Policy, Request, Standing
-from core.errors import FieldError, Problem, conflict
+from core.errors import FieldError, Problem
 
 NUMBER = r"\d{1,18}"
 

@@ -10,6 +10,7 @@ from django import forms
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.http.response import HttpResponse
+from django.template.loader import render_to_string
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -372,7 +373,7 @@ class Rebase(RequestAction):
         workflow.edit(actor=person(self.request), request=self.asked, version=self.asked.version)
 
 
-def requests_of(user: Any, subject: str, name: str, limit: int = 20) -> list[Request]:
+def requests_of(user: Any, subject: str, name: str, limit: int = 5) -> list[Request]:
     """The requests about one thing that somebody may see, newest first."""
     mine = [kind.name for kind in kinds.every() if kind.subject == subject]
     rows = list(
@@ -397,7 +398,19 @@ def _find(user: Any, words: str) -> list[slots.Hit]:
     ]
 
 
+def _panel(subject: str) -> Callable[[HttpRequest, Any], str]:
+    """The newest requests about a thing, on its page."""
+
+    def draw(http: HttpRequest, thing: Any) -> str:
+        found = requests_of(http.user, subject, thing.name) if http.user.has_perm("approvals.view_request") else []
+        return render_to_string("approvals/_of_thing.html", {"requests": found}) if found else ""
+
+    return draw
+
+
 slots.search(_find)
+slots.panel("topic", _panel("topic"))
+slots.panel("group", _panel("consumer group"))
 
 
 urlpatterns = [
