@@ -3,7 +3,7 @@ PYTHON ?= python3
 SUPERVISOR = $(PYTHON) -m mqadmin.supervisor
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench demo
+.PHONY: help run test lint bench fuzz demo
 
 help:  ## list these targets
 	@echo "mqadmin: make TARGET [ARGS=\"…\"]"
@@ -21,6 +21,9 @@ lint:  ## the checks that need no service: ruff, mypy, import-linter
 
 bench:  ## the benchmarks, each beside its floor
 	@$(SUPERVISOR) bench $(ARGS)
+
+fuzz:  ## throw what the schema allows and forbids at every endpoint, an hour or ARGS seconds
+	@$(SUPERVISOR) fuzz $(ARGS)
 
 demo:  ## fill the running instance with life; Ctrl-C ends it
 	@$(SUPERVISOR) demo $(ARGS)

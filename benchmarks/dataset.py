@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import dataset_extra
+
 SQL = Path(__file__).resolve().parent / "sql"
 ROOT = 1000  # ids of people, topics … begin here: a database that was prepared has a few of its own
 
@@ -99,7 +101,7 @@ class Filler:
         self.step("delayed messages and redrives", self.delayed)
         self.step("publications and instances", self.registry)
         self.step("audit", self.audit)
-        for more in EXTRA:
+        for more in dataset_extra.ALL:
             self.step(more.__name__, lambda more=more: more(self))
         self.step("sequences", self.sequences)
 
@@ -434,10 +436,6 @@ class Filler:
 
         for sql in connection.ops.sequence_reset_sql(no_style(), self.filled):
             self.execute(sql)
-
-
-# What rooms have added since: (filler) -> None each, named as the step is told.
-EXTRA: list[Any] = []
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -59,6 +60,11 @@ class Examples:
             "shadow": "SELECT id FROM consumers_shadowtask ORDER BY id LIMIT 1",
             "user": "SELECT id FROM accounts_user ORDER BY id LIMIT 1",
             "token": "SELECT id FROM accounts_apitoken ORDER BY id LIMIT 1",
+            "operation": "SELECT uid FROM operations_operation ORDER BY failed DESC, id LIMIT 1",
+            "request": "SELECT id FROM approvals_request ORDER BY id LIMIT 1",
+            "policy": "SELECT id FROM approvals_policy ORDER BY id LIMIT 1",
+            "target": "SELECT id FROM approvals_notificationtarget ORDER BY id LIMIT 1",
+            "audit": "SELECT id FROM audit_auditentry ORDER BY id LIMIT 1",
             "key": "SELECT key FROM mq_message WHERE key IS NOT NULL LIMIT 1",
             "path": "SELECT path FROM registry_publication WHERE root = '/zms/topic' ORDER BY id LIMIT 1",
         }
@@ -103,6 +109,13 @@ _MEANS = {
     "users": "user",
     "people": "user",
     "tokens": "token",
+    "operations": "operation",
+    "requests": "request",
+    "policies": "policy",
+    "notification-targets": "target",
+    "targets": "target",
+    "audit": "audit",
+    "audit-entries": "audit",
 }
 
 
@@ -219,8 +232,9 @@ _PAGE_VARIANTS: dict[str, list[tuple[str, dict[str, str]]]] = {
 # --- the API ----------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def schema() -> dict[str, Any]:
-    """The OpenAPI document, made anew."""
+    """The OpenAPI document; making it takes seconds."""
     from drf_spectacular.generators import SchemaGenerator
 
     return SchemaGenerator().get_schema(request=None, public=True)  # type: ignore[no-any-return,no-untyped-call]
@@ -238,24 +252,29 @@ def api(examples: Examples, document: dict[str, Any] | None = None) -> list[Addr
         if filled is None:
             examples.missing.append(path)
             continue
-        found.append(Address(f"GET {path.removeprefix('/api/v1')}", "api", list(_api_variants(filled, operation, examples))))
+        found.append(Address(f"GET {path.removeprefix('/api/v1')}", "api", list(_api_variants(filled, operation, examples, document))))
     return found
 
 
+def _resolved(part: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in part:
+        found: Any = document
+        for step in part["$ref"].removeprefix("#/").split("/"):
+            found = found[step]
+        part = found
+    return part
+
+
 def _is_list(operation: dict[str, Any], document: dict[str, Any]) -> bool:
-    body = operation["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    while "$ref" in body:
-        body = document["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]]
+    answer = _resolved(operation["responses"].get("200", {}), document)
+    body = _resolved(answer.get("content", {}).get("application/json", {}).get("schema", {}), document)
     return body.get("type") == "array" or "results" in body.get("properties", {})
 
 
-def _api_variants(path: str, operation: dict[str, Any], examples: Examples) -> Iterator[tuple[str, str]]:
-    parameters = {p["name"]: p["schema"] for p in operation.get("parameters", []) if p["in"] == "query"}
-    needed = {
-        p["name"]: _value(p["name"], p["schema"], examples)
-        for p in operation.get("parameters", [])
-        if p["in"] == "query" and p.get("required")
-    }
+def _api_variants(path: str, operation: dict[str, Any], examples: Examples, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    known = [_resolved(parameter, document) for parameter in operation.get("parameters", [])]
+    parameters = {p["name"]: _resolved(p["schema"], document) for p in known if p["in"] == "query"}
+    needed = {p["name"]: _value(p["name"], parameters[p["name"]], examples) for p in known if p["in"] == "query" and p.get("required")}
     if None in needed.values():
         examples.missing.append(path)
         return
@@ -301,3 +320,8 @@ def _value(name: str, kind: dict[str, Any], examples: Examples) -> Any:
 def floors() -> dict[str, str]:
     """What costs no list: a framed page of the console, one small row over the API, and the health probe."""
     return {"console": reverse("admin:password_change"), "api": "/api/v1/clusters/builtin", "probe": reverse("healthz")}
+
+
+def meaning(part: str) -> str:
+    """What the parameter behind this part of a path stands for; empty if nobody knows."""
+    return _MEANS.get(part, "")

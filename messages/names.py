@@ -23,6 +23,19 @@ def topic_name(topic_id: int) -> str:
     return name or str(topic_id)
 
 
+def topic_names(topic_ids: Iterable[int]) -> None:
+    """Have the names of these topics at hand: one query for all that are not known yet, before a page asks for each."""
+    wanted = set(topic_ids) - set(_names)
+    if wanted:
+        _names.update(Topic.objects.filter(pk__in=wanted).values_list("pk", "name"))
+
+
+def forget() -> None:
+    """Know no names; for tests, which roll topics back."""
+    _names.clear()
+    _unknown.clear()
+
+
 def group_names(group_ids: Iterable[int]) -> dict[int, str]:
     """Names of groups in one query; a number where there is no such group."""
     wanted = list(group_ids)

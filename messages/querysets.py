@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 
 from core.errors import Problem, not_found
 from messages.db import fetch
-from messages.names import group_names, topic_name
+from messages.names import group_names, topic_name, topic_names
 from messages.types import (
     NO_HEADERS,
     STATUS_WORDS,
@@ -44,7 +44,9 @@ def counts(*, group_ids: Sequence[int]) -> dict[int, Counts]:
 
 def counts_by_topic(*, group_id: int) -> dict[int, Counts]:
     """Exact counts per status of one group, by topic id."""
-    return {r[1]: Counts(r[0], *r[2:]) for r in fetch(f"{_COUNT_ROWS} ORDER BY 2", ([group_id],))}
+    rows = fetch(f"{_COUNT_ROWS} ORDER BY 2", ([group_id],))
+    topic_names(r[1] for r in rows)  # who shows them names them
+    return {r[1]: Counts(r[0], *r[2:]) for r in rows}
 
 
 _COUNT_ROWS = "SELECT group_id, topic_id, waiting, processing, succeeded, later, dead, failed, skipped FROM mq_counts(%s::bigint[])"
@@ -224,6 +226,7 @@ def delayed_messages(
             "limit": limit + 1,
         },
     )
+    topic_names(r[1] for r in rows)
     items = [_stored(r) for r in rows[:limit]]
     return Page(items, f"{items[-1].deliver_at.isoformat()}_{items[-1].id}" if len(rows) > limit and items[-1].deliver_at else None)
 
@@ -251,6 +254,7 @@ def dead_letters(*, group_id: int, only: DeadFilter | None = None, limit: int = 
         """,  # noqa: S608 - a constant
         {**asdict(only or DeadFilter()), "group": group_id, "upper": int_cursor(cursor) or 2**63 - 1, "limit": limit + 1},
     )
+    topic_names(r[2] for r in rows)
     items = [DeadLetter(r[0], r[1], r[2], topic_name(r[2]), *r[3:]) for r in rows[:limit]]
     return Page(items, str(items[-1].id) if len(rows) > limit else None)
 

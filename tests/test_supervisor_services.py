@@ -207,5 +207,5 @@ def test_the_status_of_the_command_is_passed_on(tmp_path):
 
 def test_make_help_lists_every_target():
     said = subprocess.run(["make"], cwd=CHECKOUT, env=environment(supervised.CHECKOUT), capture_output=True, text=True, check=True).stdout
-    for target in ("run", "test", "lint", "bench", "demo", "help"):
+    for target in ("run", "test", "lint", "bench", "fuzz", "demo", "help"):
         assert f"make {target}" in said

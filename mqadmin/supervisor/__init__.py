@@ -9,7 +9,7 @@ nothing survives a `kill -9` of the supervisor itself (guard.py).
 
 | module | its part |
 |---|---|
-| `commands` | the verbs: run, test, lint, bench, demo, services |
+| `commands` | the verbs: run, test, lint, bench, fuzz, demo, services |
 | `home` | the data directory: ports, secrets, lock, the files that others read |
 | `output` | steps with progress, and the log stream with its colours |
 | `provision`, `packages`, `apt` | the virtual environment, and the server binaries |

@@ -1,4 +1,4 @@
-"""The verbs behind the Makefile: run, test, lint, bench, demo, services."""
+"""The verbs behind the Makefile: run, test, lint, bench, fuzz, demo, services."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, text in (
         ("test", "all checks and all tests; arguments go to pytest instead"),
         ("bench", "the benchmarks"),
+        ("fuzz", "odd requests to every endpoint, for hours"),
         ("demo", "fill the running instance"),
     ):
         verbs.add_parser(name, help=text, add_help=False)
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     one.add_argument("--name", default="services", help="the home inside MQADMIN_HOME")
     one.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ARGUMENT…")
     parsed, rest = parser.parse_known_args(arguments)
-    if rest and parsed.verb not in {"test", "bench", "demo"}:
+    if rest and parsed.verb not in {"test", "bench", "fuzz", "demo"}:
         parser.error(f"unknown: {' '.join(rest)}")
     output = Output()
     _end_with_make()
@@ -71,6 +72,8 @@ def _dispatch(parsed: argparse.Namespace, rest: list[str], output: Output) -> in
         return lint(output)
     if parsed.verb == "bench":
         return bench(output, rest)
+    if parsed.verb == "fuzz":
+        return fuzz(output, rest)
     if parsed.verb == "demo":
         return demo(rest)
     command = parsed.command[1:] if parsed.command[:1] == ["--"] else parsed.command
@@ -356,6 +359,12 @@ def bench(output: Output, arguments: list[str]) -> int:
     """Run the benchmarks on durable private services."""
     with private_services(output, "bench", tools=False, durable=True) as (runner, environment):
         return runner.run_task(task([str(provision.PYTHON), "-m", "benchmarks", *arguments], environment))
+
+
+def fuzz(output: Output, arguments: list[str]) -> int:
+    """Ask every endpoint odd things until the time is over, against a server on private services."""
+    with private_services(output, "fuzz", tools=True, durable=False) as (runner, environment):
+        return runner.run_task(task([str(provision.PYTHON), "tests/fuzzing.py", *arguments], environment))
 
 
 def demo(arguments: list[str]) -> int:
