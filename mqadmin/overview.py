@@ -292,8 +292,9 @@ def _requests(user: Any, numbers: dict[str, int]) -> Iterator[Todo]:
     oldest = rows.aggregate(at=Min("requested_at"))["at"]
     if late:
         what = ngettext("{n} request is overdue", "{n} requests are overdue", late).format(n=f"{late:,}")
-        url = _url("requests", query="?view=pending&overdue=yes")
-        yield Todo(25, "later", what, ", ".join(parts), oldest, url, _("Review"), weight=late)
+        yield Todo(
+            25, "later", what, ", ".join(parts), oldest, _url("requests", query="?view=pending&overdue=yes"), _("Review"), weight=late
+        )
     else:
         what = ngettext("{n} request waits for approval", "{n} requests wait for approval", waiting).format(n=f"{waiting:,}")
         yield Todo(60, "pending", what, ", ".join(parts), oldest, _url("requests", query="?view=pending"), _("Review"))

@@ -334,7 +334,8 @@ def test_names_with_dots_and_percent_signs_work_in_every_path(api, name):
     from urllib.parse import quote
 
     put(api, f"clusters/{quote(name)}", {"kind": "kafka", "address": "10.0.0.7:9092"})
-    put(api, f"applications/{quote(name)}", {})
+    made = put(api, f"applications/{quote(name)}", {})
+    assert api("GET", made.headers["Location"].partition("/api/v1/")[2]).body["name"] == name
     fields = {"application": name, "expected_rate": 1, "message_bytes": 1, "reason": "r"}
     put(api, f"topics/{quote(name)}", fields)
     topic = Topic.objects.get(name=name)

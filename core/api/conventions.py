@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.utils.encoding import escape_uri_path
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 from rest_framework.renderers import JSONRenderer
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_CHANGE_MESSAGE = 2000
+
+
+def address(request: Request, *parts: object) -> str:
+    """The address of a request, or of what is below it; names may have a %, which is not written as it is."""
+    return request.build_absolute_uri("/".join([escape_uri_path(request.path), *(quote(str(part), safe="") for part in parts)]))
 
 
 class View(APIView):
@@ -210,7 +216,7 @@ class View(APIView):
         field = getattr(self, "lookup_field", "id")
         key = response.data.get("id" if field == "pk" else field) if isinstance(response.data, dict) else None
         if key is not None and getattr(self, "action", None) == "create":
-            response["Location"] = request.build_absolute_uri(f"{request.path}/{quote(str(key), safe='')}")
+            response["Location"] = address(request, key)
 
     def version_now(self) -> object | None:
         """The version of what was seen, read anew; None: it is gone."""

@@ -13,7 +13,7 @@ from rest_framework import mixins, serializers, status, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from core.api.conventions import View
+from core.api.conventions import View, address
 from core.api.fields import replaced
 from core.api.parameters import boolean
 from core.errors import FieldError, Problem
@@ -115,7 +115,7 @@ class NamedViewSet(ReadViewSet):
 
     def location(self) -> dict[str, str]:
         """The header that names what was made."""
-        return {"Location": self.request.build_absolute_uri(self.request.path)}
+        return {"Location": address(self.request)}
 
 
 def actor(request: Request) -> User:

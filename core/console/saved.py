@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef, Q
@@ -16,6 +16,8 @@ from core.console.models import DefaultView, SavedView
 from core.errors import FieldError, Problem
 
 if TYPE_CHECKING:
+    from django_stubs_ext import WithAnnotations
+
     from accounts.models import User
 
 #: Views of one person for one list at most.
@@ -32,7 +34,13 @@ def canonical(parameters: Iterable[str], query: QueryDict) -> str:
     return kept.urlencode()
 
 
-def views_of(user: User, page: str) -> list[SavedView]:
+class Opens(TypedDict):
+    """What is added to a view: whether the list opens with it."""
+
+    is_default: bool
+
+
+def views_of(user: User, page: str) -> list[WithAnnotations[SavedView, Opens]]:
     """One's own views of a list and those shared with everybody, by name, each with `is_default`."""
     default = DefaultView.objects.filter(owner=user.pk, page=page, view=OuterRef("pk"))
     seen = SavedView.objects.filter(Q(owner=user.pk) | Q(shared=True), page=page)

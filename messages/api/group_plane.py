@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from consumers.models import ConsumerGroup
-from core.api.conventions import View
+from core.api.conventions import View, address
 from core.api.pagination import CursorPagination
 from core.api.views import actor, validated
 from core.errors import not_found
@@ -151,9 +151,8 @@ class RedrivesView(View):
         if fields.get("filter") is not None and not checked["all"]:
             raise wire.invalid("/all", _("A filter goes with “all”: true."))
         job = operating.redrive(actor=actor(request), group=group, ids=ids, only=only, reason=checked["reason"])
-        address = request.build_absolute_uri(f"{request.path}/{job.pk}")
         body = StartedRedriveSerializer(job, context={"group": group}).data
-        return Response(body, status=status.HTTP_202_ACCEPTED, headers={"Location": address})
+        return Response(body, status=status.HTTP_202_ACCEPTED, headers={"Location": address(request, job.pk)})
 
 
 def dead_filter(user: Any, fields: Any) -> DeadFilter:
