@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import dataset_extra
 
 SQL = Path(__file__).resolve().parent / "sql"
-ROOT = 1000  # ids of people, topics … begin here: a database that was prepared has a few of its own
+ROOT = 100_000  # ids of people, topics … begin here: a database that was prepared, or tests ran in, has some of its own
 
 
 @dataclass(frozen=True)
@@ -301,10 +301,16 @@ class Filler:
 
     def messages(self) -> None:
         """Over the last day, as far as there are partitions: a tenth of all in the busiest topic, tens in most."""
-        self.execute("SELECT setval('mq_id_seq', greatest(last_value, mq_id_at(clock_timestamp()))) FROM mq_id_seq")
-        now = "(SELECT last_value FROM mq_id_seq)"
+        # Where the partitions without a gap before the clock begin. Right after that, ids of all messages want more than the time has
+        # given: the sequence goes ahead of the clock by less than a second, as it does when that many are sent.
+        first, now = self.execute(
+            "WITH p AS (SELECT lo::bigint, hi::bigint FROM mq_partitions('mq_message')), s AS (SELECT greatest(last_value,"
+            " mq_id_at(clock_timestamp())) AS at FROM mq_id_seq), f AS (SELECT max(lo) AS lo FROM p, s WHERE lo <= s.at AND"
+            f" NOT EXISTS (SELECT 1 FROM p q WHERE q.hi = p.lo)) SELECT f.lo, greatest(s.at, f.lo + {self.size.messages} + 10) FROM f, s"
+        )
+        self.execute(f"SELECT setval('mq_id_seq', {now})")
         self.execute(f"UPDATE mq_horizon SET closed_id = {now}, pending_id = {now}, drawn_id = {now}, at = now()")
-        self.file("messages", messages=self.size.messages)
+        self.file("messages", messages=self.size.messages, first=first)
 
     def positions(self) -> None:
         """Groups and their cursors; what was pulled and acknowledged."""
@@ -324,7 +330,7 @@ class Filler:
         self.insert(
             Redrive,
             f"generate_series(1, {n.redrives}) i JOIN troubled t ON t.rank = 1 + i % least(200, (SELECT count(*) FROM troubled))",
-            id="i",
+            id=f"{ROOT} + i",
             group_id="t.group_id",
             state="CASE WHEN i % 100 = 0 THEN 'running' ELSE 'finished' END",
             total=f"{total}",
@@ -338,7 +344,7 @@ class Filler:
         self.insert(
             RedriveItem,
             f"generate_series(1, {n.redrives}) r, generate_series(1, {total}) k",
-            redrive="r",
+            redrive=f"{ROOT} + r",
             message_id="(r * 100000 + k)::bigint << 20",
             state="CASE WHEN k % 10 = 0 THEN 'refused' ELSE 'redriven' END",
             reason="CASE WHEN k % 10 = 0 THEN 'not_dead' ELSE '' END",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.dataset import Filler
 
-ROOT = 1000
+ROOT = 100_000  # as in dataset.py, which imports this
 
 
 def requests(filler: "Filler") -> None:

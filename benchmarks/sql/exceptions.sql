@@ -1,7 +1,7 @@
 -- One group in twenty has dead letters, in a few of them they pile up; retries that are due later, leases that stand.
 CREATE TEMP TABLE troubled ON COMMIT DROP AS
   SELECT c.group_id, c.topic_id, c.pos, c.tags, row_number() OVER (ORDER BY pg_temp.u(c.group_id, 'trouble') / x.n, c.group_id) AS rank
-    FROM mq_cursor c JOIN (SELECT topic_id, min(id) AS first, count(*) AS n FROM mq_message GROUP BY 1) x ON x.topic_id = c.topic_id
+    FROM following c JOIN (SELECT topic_id, min(id) AS first, count(*) AS n FROM mq_message GROUP BY 1) x ON x.topic_id = c.topic_id
    WHERE c.active AND c.pos >= x.first;
 INSERT INTO mq_exception (group_id, msg_id, topic_id, due_at, pulled_at, first_at, last_at, attempts, redrives, status, consumer, error)
 SELECT x.group_id, x.id, x.topic_id, CASE x.status WHEN 'L' THEN now() + interval '1 hour' END, mq_time_of(x.id), mq_time_of(x.id),
@@ -18,8 +18,9 @@ INSERT INTO mq_lease (group_id, token, topic_id, lo, hi, lease_until, pulled_at,
       SELECT m.id FROM mq_message m WHERE m.topic_id = t.topic_id AND m.id <= t.pos AND (t.tags IS NULL OR m.tag = ANY (t.tags))
        ORDER BY m.id DESC LIMIT 20) z) m
    WHERE rank BETWEEN {some} + 1 AND {some} + 300;
-UPDATE mq_cursor c SET processing = l.n, succeeded = c.succeeded - l.n FROM mq_lease l WHERE l.group_id = c.group_id AND l.topic_id = c.topic_id;
+UPDATE mq_cursor c SET processing = l.n, succeeded = c.succeeded - l.n FROM mq_lease l JOIN following f USING (group_id, topic_id)
+ WHERE l.group_id = c.group_id AND l.topic_id = c.topic_id;
 UPDATE mq_cursor c SET dead = x.dead, later = x.later, failed = x.failed, succeeded = c.succeeded - x.n
   FROM (SELECT group_id, topic_id, count(*) AS n, count(*) FILTER (WHERE status = 'D') AS dead, count(*) FILTER (WHERE status = 'L') AS later,
-               count(*) FILTER (WHERE status = 'F') AS failed FROM mq_exception GROUP BY 1, 2) x
+               count(*) FILTER (WHERE status = 'F') AS failed FROM mq_exception JOIN following USING (group_id, topic_id) GROUP BY 1, 2) x
  WHERE x.group_id = c.group_id AND x.topic_id = c.topic_id;

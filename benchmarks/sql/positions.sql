@@ -11,17 +11,21 @@ INSERT INTO mq_cursor (group_id, topic_id, pos, active, tags)
               WHEN pg_temp.u(s.group_id * 7 + s.topic_id, 'pos') < 0.99 THEN h.closed_id - ((3600 * pg_temp.u(s.group_id, 'behind'))::bigint << 20)
               ELSE 0 END, NOT g.retired, CASE s.tags WHEN '*' THEN NULL ELSE ARRAY['created', 'paid'] END
     FROM consumers_subscription s JOIN mq_group g USING (group_id), mq_horizon h;
+CREATE TEMP TABLE following ON COMMIT DROP AS
+  SELECT c.* FROM mq_cursor c WHERE group_id IN (SELECT id FROM consumers_consumergroup) AND topic_id IN (SELECT id FROM topics_topic);
 INSERT INTO mq_span (group_id, topic_id, lo, hi, kind, filter_no, tags)
-  SELECT group_id, topic_id, 0, CASE WHEN NOT active THEN pos END, 'D', 1, tags FROM mq_cursor WHERE active OR pos > 0;
-INSERT INTO mq_span (group_id, topic_id, lo, kind) SELECT group_id, topic_id, pos, 'N' FROM mq_cursor WHERE NOT active;
+  SELECT group_id, topic_id, 0, CASE WHEN NOT active THEN pos END, 'D', 1, tags FROM following WHERE active OR pos > 0;
+INSERT INTO mq_span (group_id, topic_id, lo, kind) SELECT group_id, topic_id, pos, 'N' FROM following WHERE NOT active;
 ANALYZE mq_cursor; ANALYZE mq_span;
-UPDATE mq_cursor SET succeeded = mq_count(topic_id, 0, pos, tags) WHERE pos > 0;
+UPDATE mq_cursor c SET succeeded = mq_count(c.topic_id, 0, c.pos, c.tags) FROM following f
+ WHERE f.group_id = c.group_id AND f.topic_id = c.topic_id AND c.pos > 0;
 -- what has been handed out was pulled 500 at a time and acknowledged
 CREATE TEMP TABLE pulls ON COMMIT DROP AS
   SELECT topic_id, lag(hi, 1, 0::bigint) OVER (PARTITION BY topic_id ORDER BY hi) AS lo, hi, n FROM (
     SELECT topic_id, max(id) AS hi, count(*)::int AS n FROM (
-      SELECT topic_id, id, row_number() OVER (PARTITION BY topic_id ORDER BY id) AS rn FROM mq_message) m GROUP BY topic_id, (rn - 1) / 500) x;
+      SELECT topic_id, id, row_number() OVER (PARTITION BY topic_id ORDER BY id) AS rn
+        FROM mq_message WHERE topic_id IN (SELECT id FROM busy)) m GROUP BY topic_id, (rn - 1) / 500) x;
 INSERT INTO mq_history (group_id, topic_id, lo, hi, token, pulled_at, settled_at, n, attempts, retried, consumer)
   SELECT c.group_id, c.topic_id, p.lo, p.hi, nextval('mq_token_seq'), mq_time_of(p.hi), mq_time_of(p.hi) + interval '2 s', p.n, 1, false,
          'worker-' || c.group_id % 8
-    FROM mq_cursor c JOIN pulls p ON p.topic_id = c.topic_id AND p.hi <= c.pos;
+    FROM following c JOIN pulls p ON p.topic_id = c.topic_id AND p.hi <= c.pos;
