@@ -92,7 +92,7 @@ class Audit(ListPage[AuditEntry]):
     template_name = "audit/list.html"
     counted = False
     columns = [
-        Column("at", gettext_lazy("Time"), sort=("-id",), value="at"),
+        Column("at", gettext_lazy("Time"), sort=("id",), value="at"),
         Column("who", gettext_lazy("Who"), value="actor_name"),
         Column("action", gettext_lazy("Action"), value="action"),
         Column("kind", gettext_lazy("Kind"), value="kind"),
@@ -103,7 +103,7 @@ class Audit(ListPage[AuditEntry]):
         Column("from", gettext_lazy("Address"), css="hide-m", value="address"),
         Column("request", gettext_lazy("Request"), css="hide-m", value="request_id"),
     ]
-    default_sort = "at"
+    default_sort = "-at"
     filters = [
         Filter("kind", gettext_lazy("Kind"), _values("kind"), lambda rows, value: rows.filter(kind=value)),
         Filter("action", gettext_lazy("Action"), _values("action"), lambda rows, value: rows.filter(action=value)),
@@ -127,7 +127,7 @@ class Audit(ListPage[AuditEntry]):
         way, _dash, key = self.request.GET.get("page", "").partition("-")
         number = int(key) if key.isascii() and key.isdigit() and len(key) < 19 else None
         after, before = number if way == "older" else None, number if way == "newer" else None
-        ascending = asked.sort.startswith("-")
+        ascending = not asked.sort.startswith("-")
         rows, back = asked.rows.order_by("pk" if ascending else "-pk"), after is not None
         if after is not None:
             rows = rows.filter(**{"pk__gt" if ascending else "pk__lt": after})
