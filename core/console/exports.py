@@ -66,7 +66,7 @@ def response(page: ListPage[Any], asked: Asked[Any]) -> HttpResponseBase:
 def _lines(page: ListPage[Any], asked: Asked[Any], language: str) -> Iterator[bytes]:
     writer = csv.writer(_Echo())
     columns = [item["column"] for item in asked.columns if item["on"]]
-    rows = page.annotated(asked.rows.order_by(*asked.order)).iterator(chunk_size=BATCH)
+    rows = page.annotated(asked.rows).order_by(*asked.order).iterator(chunk_size=BATCH)
     with translation.override(language):  # the request's language has ended when the lines are read
         shown = [column for column in columns if column.value or _added(page, column)]
         yield "\ufeff".encode()  # lets spreadsheets see that it is UTF-8

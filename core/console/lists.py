@@ -210,7 +210,7 @@ class ListPage(Page, Generic[Row]):
 
     def cut(self, asked: Asked[Row], first: int) -> tuple[list[Row], bool]:
         """The rows of the page, and whether there are more; tables that grow without bound cut by key, not by counting."""
-        rows = list(self.annotated(asked.rows.order_by(*asked.order))[first : first + asked.size + 1])
+        rows = list(self.annotated(asked.rows).order_by(*asked.order)[first : first + asked.size + 1])
         return rows[: asked.size], len(rows) > asked.size
 
     def offered(self) -> Sequence[BulkAction]:
