@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -36,6 +37,11 @@ class Audited:
     """Writes of an admin page as audit entries, with what the form changed and never a password."""
 
     audited_as = ""
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Nothing is written, and no version counted, when nothing differs."""
+        if not change or form.changed_data:
+            super().save_model(request, obj, form, change)  # type: ignore[misc]
 
     def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
         """Keep what changed for the entry."""
@@ -132,10 +138,11 @@ class PersonAdmin(Audited, ForAdministrators, UserAdmin[User]):
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002 - Django's name
         """A new password ends the person's sessions."""
-        response = super().user_change_password(request, id, form_url)
-        if request.method == "POST" and response.status_code == 302:
-            keep = request.session.session_key if str(request.user.pk) == str(id) else None
-            people.password_changed(actor=request.user, person=User.objects.get(pk=id), keep=keep)  # type: ignore[arg-type]
+        with transaction.atomic():
+            response = super().user_change_password(request, id, form_url)
+            if request.method == "POST" and response.status_code == 302:
+                keep = request.session.session_key if str(request.user.pk) == str(id) else None
+                people.password_changed(actor=request.user, person=User.objects.get(pk=id), keep=keep)  # type: ignore[arg-type]
         return response
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
@@ -226,7 +233,7 @@ class ApplicationAdmin(Audited, PlainChoices, admin.ModelAdmin[Application]):
 
     def save_model(self, request: HttpRequest, obj: Application, form: Any, change: bool) -> None:
         """A change is a new version."""
-        if change:
+        if change and form.changed_data:
             obj.version, obj.changed_at = obj.version + 1, timezone.now()
         elif not obj.owner_id:
             obj.owner = cast("User", request.user)

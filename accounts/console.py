@@ -108,6 +108,7 @@ class AddToken(Made):
     permission = "accounts.add_apitoken"
     here = "tokens"
     title = gettext_lazy("Make a token")
+    template_name = "accounts/token.html"
     form_class = TokenForm
     submit_label = gettext_lazy("Make it")
 

@@ -45,7 +45,8 @@ def developer(name="dana"):
 
 def test_a_token_is_shown_once_and_stands_in_no_cookie(people):
     client = signed_in("alice")
-    made = client.post(page("accounts_token_add"), {"name": "ci", "scopes": ["read"], "days": 30})
+    somebody_else = {"user": people.bob.pk}  # is nobody's to choose, administrators' neither: it would be a second pair of eyes
+    made = client.post(page("accounts_token_add"), {"name": "ci", "scopes": ["read"], "days": 30, **somebody_else})
     secret = made.context["secret"]
     assert made.status_code == 200
     assert secret in made.content.decode()
@@ -55,6 +56,7 @@ def test_a_token_is_shown_once_and_stands_in_no_cookie(people):
     listed = client.get(page("accounts_tokens")).content.decode()
     assert secret not in listed
     token = ApiToken.objects.get(name="ci")
+    assert token.user == people.alice
     assert token.hint in listed
     assert client.post(page("accounts_token_revoke", token.pk)).status_code == 302
     assert Api(Client(), secret)("get", "me").status_code == 401
@@ -175,9 +177,13 @@ def test_an_application_is_as_strict_here_and_its_members_stand_in_the_audit(peo
     assert (entry.before, entry.after) == ({"members": []}, {"members": ["dana"]})
     shop.refresh_from_db()
     assert shop.version == 2
+    assert alice.post(url, {**fields, "members": [dana.pk]}).status_code == 302
+    shop.refresh_from_db()
+    assert (shop.version, AuditEntry.objects.filter(kind="application", action="change").count()) == (2, 1), "nothing differed"
     client = signed_in("dana")
     assert client.get(url).status_code == 200
     assert b'name="owner"' not in client.get(url).content
     other = Application.objects.create(name="other", owner=people.alice)
-    assert client.get(page("accounts_application_change", other.pk)).status_code == 302
+    for name in ("change", "history"):
+        assert client.get(page(f"accounts_application_{name}", other.pk)).status_code == 404
     assert b"other" not in client.get(page("accounts_application_changelist")).content.split(b"<tbody")[1].split(b"</tbody")[0]

@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import messages as flash
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.widgets import AdminSplitDateTime
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 
 from core.console.versions import VersionedAdmin
@@ -23,6 +23,10 @@ class ConsoleAdmin(VersionedAdmin):
             for widget, part in zip(field.widget.widgets, (_("date"), _("time")), strict=True):
                 widget.attrs["aria-label"] = f"{field.label}: {part}"
         return field
+
+    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:  # noqa: ARG002
+        """What is not there, or not within reach, is 404 as everywhere; Django would lead to the overview, with a message."""
+        raise Http404
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         """The browser asks for the name and a reason; only this counts."""
