@@ -53,6 +53,30 @@ class Watched:
         """Pixels by which the page is wider than the window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
+    def overlaps(self) -> list[str]:
+        """Fields and buttons of the page that lie over each other, or are cut off by what they stand in."""
+        return list(self.page.evaluate(OVERLAPS))
+
+
+OVERLAPS = """() => {
+    const controls = ["input", "select", "textarea", "button", "a.btn"].map(kind => "#main " + kind).join();
+    const apart = "details:not([open]), dialog:not([open]), [popover], .menu, .submit-row";
+    const shown = [...document.querySelectorAll(controls)].filter(e =>
+        e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && !e.closest(apart)
+        && e.getBoundingClientRect().width > 1 && getComputedStyle(e).clip === "auto");
+    const boxes = shown.map(e => [e, e.getBoundingClientRect()]);
+    const said = e => e.outerHTML.slice(0, 80);
+    const found = [];
+    boxes.forEach(([e, a], i) => {
+        for (const [f, b] of boxes.slice(i + 1)) {
+            if (e.contains(f) || f.contains(e) || (e.closest("label") && e.closest("label") === f.closest("label"))) continue;
+            const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            if (wide > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2) found.push(said(e) + " lies over " + said(f));
+        }
+    });
+    return found;
+}"""
+
 
 def shoot(page: Page, name: str) -> None:
     """Keep how the page looks, for people: `.mqadmin/test/screenshots/<name>.png`."""

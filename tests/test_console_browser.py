@@ -25,8 +25,8 @@ PAGES = [
     "", "topics/", "topics/apply/", "topics/order_topic/", "topics/order_topic/publication/", "topics/order_topic/retire/",
     "groups/", "groups/apply/", "groups/bill_group/", "requests/", "requests/1/", "policies/", "notifications/", "operations/",
     "shadow/", "shadow/add/", "clusters/", "clusters/add/", "clusters/builtin/", "publications/", "instances/", "audit/",
-    "accounts/application/", "accounts/application/add/", "accounts/user/", "tokens/", "keys/", "sessions/", "password_change/",
-    "messages/", "messages/send/", "delayed/", "dead-letters/",
+    "accounts/application/", "accounts/application/add/", "accounts/user/", "accounts/user/add/", "tokens/", "tokens/add/", "keys/",
+    "sessions/", "password_change/", "messages/", "messages/send/", "delayed/", "dead-letters/",
 ]  # fmt: skip
 
 
@@ -237,10 +237,12 @@ def test_every_page_fits_is_accessible_in_both_schemes_and_says_nothing_on_the_c
         watched.page.set_viewport_size({"width": 1360, "height": 860})
         watched.page.goto(f"/admin/{path}")
         accessible(watched, AXE, path)
+        assert watched.overlaps() == [], path
         shoot(watched.page, path or "overview")
         for width in WIDTHS[1:]:
             watched.page.set_viewport_size({"width": width, "height": 860})
             assert watched.overflow() <= 0, (path, width)
+            assert watched.overlaps() == [], (path, width)
         if path not in IN_THE_DARK:
             continue
         shoot(watched.page, f"{path or 'overview'}-768")
