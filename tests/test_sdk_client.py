@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from kazoo.client import KazooClient
+from kazoo.exceptions import NoNodeError
 from kazoo.protocol.connection import _CONNECTION_DROP, _SESSION_EXPIRED
 from registry_world import wait_for
 from zookeeper_server import zookeeper_server  # noqa: F401
@@ -59,10 +60,13 @@ def shadow(raw, generation, enable="1", until=None, name="billing"):
 
 
 def instance(raw, path="/zms/topic/orders"):
-    names = raw.get_children(path) if raw.exists(path) else []
-    if not names:
+    try:
+        names = raw.get_children(path)
+        if not names:
+            return None
+        data, stat = raw.get(f"{path}/{names[0]}")
+    except NoNodeError:  # there is no such path, or the instance went between the two questions
         return None
-    data, stat = raw.get(f"{path}/{names[0]}")
     return names[0], json.loads(data), stat
 
 
@@ -299,8 +303,10 @@ def later(seconds):
 
 
 def running(raw, name="billing"):
-    path = f"/zpt-instances/order-service/stress/{name}"
-    return raw.get_children(path) if raw.exists(path) else []
+    try:
+        return raw.get_children(f"/zpt-instances/order-service/stress/{name}")
+    except NoNodeError:
+        return []
 
 
 def test_shadow_groups_start_and_stop_by_the_flag(client, raw):
