@@ -121,7 +121,7 @@ class PersonAdmin(Audited, ForAdministrators, UserAdmin[User]):
     """People and their roles."""
 
     audited_as = "person"
-    list_display = ["username", "first_name", "last_name", "email", "is_active", "is_superuser", "last_login"]
+    list_display = ["username", "first_name", "last_name", "email", "roles", "is_active", "is_superuser", "last_login"]
     add_fieldsets = (
         (None, {"classes": ("wide",), "fields": ("username", "usable_password", "password1", "password2", "is_staff", "groups")}),
     )
@@ -129,6 +129,22 @@ class PersonAdmin(Audited, ForAdministrators, UserAdmin[User]):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:  # noqa: ARG002
         """Whoever is added here is meant to sign in here."""
         return {"is_staff": True}
+
+    @admin.display(description=gettext_lazy("Roles"))
+    def roles(self, person: User) -> str:
+        """By name, as far as they are groups; what is granted directly stands on the person's page."""
+        return ", ".join(sorted(role.name for role in person.groups.all()))
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        """With their roles, in one statement for all."""
+        return super().get_queryset(request).prefetch_related("groups")
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Roles are called what the console calls them: groups are consumers here."""
+        if db_field.name == "groups":
+            kwargs["label"] = _("Roles")
+            kwargs["help_text"] = _("What the person may do; docs/security.md has the table of the built-in ones.")
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         """An account that is switched off is signed out."""
@@ -158,6 +174,7 @@ admin.site.unregister(Group)
 class RoleAdmin(Audited, ForAdministrators, GroupAdmin):
     """Roles: the four built-in ones follow the table in code; others are the administrators' own."""
 
+    shown_as = gettext_lazy("Roles")
     audited_as = "role"
     list_display = ["name", "origin"]
 

@@ -28,8 +28,8 @@ class User(AbstractUser):
     token: "ApiToken | None" = None
 
     class Meta:
-        verbose_name = _("user")
-        verbose_name_plural = _("users")
+        verbose_name = _("person")
+        verbose_name_plural = _("people")
         permissions = [("administer_user", _("Can administer people, roles, and tokens, sessions and lockouts of others"))]
 
     @cached_property
