@@ -47,6 +47,12 @@ def forget(*, digest: str = "", key_id: str = "") -> None:
     _keys.pop(key_id, None)
 
 
+def forget_all() -> None:
+    """Know no credentials; for tests, which count statements and roll back."""
+    _tokens.clear()
+    _keys.clear()
+
+
 def _person_of(header: str) -> User | None:
     scheme, _blank, secret = header.partition(" ")
     if scheme.lower() != "token" or not secret:

@@ -54,9 +54,10 @@ class Examples:
             "owner": "SELECT username FROM accounts_user ORDER BY id DESC LIMIT 1",
             "publication": "SELECT id FROM registry_publication ORDER BY id LIMIT 1",
             "instance": "SELECT id FROM registry_instance ORDER BY id LIMIT 1",
-            "redrive": "SELECT id FROM mq_redrive ORDER BY total DESC LIMIT 1",
-            "message": "SELECT id FROM mq_message WHERE topic_id = (SELECT min(topic_id) FROM mq_message) ORDER BY id DESC LIMIT 1",
-            "delayed": "SELECT id FROM mq_delayed ORDER BY deliver_at LIMIT 1",
+            "redrive": "SELECT r.id FROM mq_redrive r JOIN consumers_consumergroup g ON g.id = r.group_id ORDER BY r.total DESC, r.id LIMIT 1",
+            "message": "SELECT id FROM mq_message WHERE topic_id = (SELECT min(t.id) FROM topics_topic t WHERE EXISTS"
+            " (SELECT 1 FROM mq_message m WHERE m.topic_id = t.id)) ORDER BY id DESC LIMIT 1",
+            "delayed": "SELECT d.id FROM mq_delayed d JOIN topics_topic t ON t.id = d.topic_id ORDER BY d.deliver_at, d.id LIMIT 1",
             "shadow": "SELECT id FROM consumers_shadowtask ORDER BY id LIMIT 1",
             "user": "SELECT id FROM accounts_user ORDER BY id LIMIT 1",
             "token": "SELECT id FROM accounts_apitoken ORDER BY id LIMIT 1",
@@ -65,7 +66,7 @@ class Examples:
             "policy": "SELECT id FROM approvals_policy ORDER BY id LIMIT 1",
             "target": "SELECT id FROM approvals_notificationtarget ORDER BY id LIMIT 1",
             "audit": "SELECT id FROM audit_auditentry ORDER BY id LIMIT 1",
-            "key": "SELECT key FROM mq_message WHERE key IS NOT NULL LIMIT 1",
+            "key": "SELECT m.key FROM topics_topic t JOIN mq_message m ON m.topic_id = t.id WHERE m.key IS NOT NULL LIMIT 1",
             "path": "SELECT path FROM registry_publication WHERE root = '/zms/topic' ORDER BY id LIMIT 1",
         }
         values: dict[str, Any] = {"tag": "created", "words": "order"}
