@@ -54,7 +54,8 @@ class Examples:
             "owner": "SELECT username FROM accounts_user ORDER BY id DESC LIMIT 1",
             "publication": "SELECT id FROM registry_publication ORDER BY id LIMIT 1",
             "instance": "SELECT id FROM registry_instance ORDER BY id LIMIT 1",
-            "redrive": "SELECT r.id FROM mq_redrive r JOIN consumers_consumergroup g ON g.id = r.group_id ORDER BY r.total DESC, r.id LIMIT 1",
+            "redrive": "SELECT r.id FROM mq_redrive r JOIN consumers_consumergroup g ON g.id = r.group_id"
+            " ORDER BY r.total DESC, r.id LIMIT 1",
             "message": "SELECT id FROM mq_message WHERE topic_id = (SELECT min(t.id) FROM topics_topic t WHERE EXISTS"
             " (SELECT 1 FROM mq_message m WHERE m.topic_id = t.id)) ORDER BY id DESC LIMIT 1",
             "delayed": "SELECT d.id FROM mq_delayed d JOIN topics_topic t ON t.id = d.topic_id ORDER BY d.deliver_at, d.id LIMIT 1",
