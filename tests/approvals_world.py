@@ -59,11 +59,12 @@ def meanwhile(first, second):
         threads.start(follow)
         until(lambda: waiting, seconds=30)
         with connection.cursor() as cursor:
-            until(lambda: _waits(cursor, waiting[0]), seconds=30)
+            until(lambda: waits(cursor, waiting[0]), seconds=30)
     threads.join()
     return refused[0]
 
 
-def _waits(cursor, pid):
+def waits(cursor, pid):
+    """Whether this connection stands before a lock."""
     cursor.execute("SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted", [pid])
     return cursor.fetchone()[0]

@@ -1,7 +1,9 @@
 """Requests over REST: changes, retirements, threads, decisions, and every refusal with its code."""
 
 import pytest
+from django.test import Client
 
+from core.approvals import workflow
 from core.approvals.models import Comment, Request
 from registry.models import Publication, RegistrarHeartbeat
 from topics.models import Topic
@@ -192,3 +194,42 @@ def test_reading_needs_a_permission(api_without_rights, api_anonymous, api, topi
     assert api_anonymous("GET", "requests").status_code == 401
     for path in ("requests", "policies", "notification-targets", "notifications"):
         assert api_without_rights("GET", path).body["code"] == "forbidden"
+
+
+def test_what_was_declined_and_is_sent_again_as_it_was_can_be_approved_by_the_topics_own_address(api, api2, topic_fields):
+    api("POST", "topics", {"name": "order_topic", **topic_fields})
+    api2("POST", "topics/order_topic/rejection", {"reason": "too vague"})
+    again = api("PATCH", f"requests/{Request.objects.get().pk}", {}, **{"If-Match": "*"})
+    assert (again.status_code, again.body["state"]) == (200, "pending")
+    assert (Request.objects.get().version, Topic.objects.get().version) == (3, 3)  # the two are one for whoever decides
+    done = api2("POST", "topics/order_topic/approval", {"cluster": "builtin"})
+    assert (done.status_code, done.body.get("state")) == (200, "active")
+
+
+def test_a_withdrawn_request_among_many_is_refused_and_the_others_are_approved(api, api2, topic_fields):
+    for name in ("t1", "t2"):
+        api("POST", "topics", {"name": name, **topic_fields})
+    gone, other = Request.objects.order_by("pk").values_list("pk", flat=True)
+    api("POST", f"requests/{gone}/withdrawal", {})
+    answer = api2("POST", "bulk/requests", {"action": "approve", "items": [{"name": str(gone)}, {"name": str(other)}]})
+    assert answer.status_code == 207, answer.body
+    assert [one["problem"] and one["problem"]["code"] for one in answer.body["results"]] == ["wrong_state", None]
+    assert Topic.objects.get(name="t2").state == "active"
+
+
+def test_a_request_of_a_kind_that_only_another_version_knows_hides_no_other(api, api2, topic, admin_person):
+    ask(api, {"expected_rate": 900})
+    strange = Request.objects.get(kind="topic.change")
+    Request.objects.filter(pk=strange.pk).update(kind="topic.of_tomorrow", requested_at="2020-01-01T00:00:00Z")
+    listed = api2("GET", "requests")
+    assert (listed.status_code, len(listed.body["results"])) == (200, 2)
+    shown = api2("GET", f"requests/{strange.pk}").body
+    assert (shown["diff"], shown["stale"]) == ([{"field": "expected_rate", "old": 100, "new": 900}], False)
+    refused = api2("POST", f"requests/{strange.pk}/approval", {})
+    assert (refused.status_code, refused.body["code"]) == (400, "unknown_kind")
+    many = api2("POST", "bulk/requests", {"action": "decline", "items": [{"name": str(strange.pk)}], "values": {"reason": "no"}})
+    assert many.body["results"][0]["problem"]["code"] == "unknown_kind"
+    assert workflow.remind() == 1
+    client = Client()
+    client.force_login(admin_person)
+    assert [client.get(f"/admin/requests/{path}").status_code for path in ("", f"{strange.pk}/")] == [200, 200]

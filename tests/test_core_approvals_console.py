@@ -188,3 +188,19 @@ def test_pages_need_their_permissions(world):
         "topics/order_topic/ask-change/",
     ):
         assert client.get(f"/admin/{path}").status_code == 403, path
+
+
+def test_who_loses_to_others_at_the_same_moment_keeps_the_form(world, as_bob, monkeypatch):
+    from django.db import OperationalError
+    from psycopg import errors
+
+    def victim(**_kwargs):
+        raise OperationalError("deadlock detected") from errors.DeadlockDetected()
+
+    active(world)
+    request = change(world, {"expected_rate": 900})
+    monkeypatch.setattr(workflow, "decline", victim)
+    page = as_bob.post(f"/admin/requests/{request.pk}/decline/", {"reason": "what I have typed"})
+    assert page.status_code == 200
+    assert "what I have typed" in page.content.decode()
+    assert "Others are changing the same things just now." in page.content.decode()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from accounts.models import Application
 from clusters import services as clusters
 from core.approvals import policies, workflow
 from core.approvals.models import Policy, Request
@@ -159,3 +160,13 @@ def test_policies_over_rest(api, api2, topic_fields):
     assert api("POST", "topics", {"name": "t2", **topic_fields}).body["state"] == "pending"
     assert api2("DELETE", path, **{"If-Match": '"2"'}).status_code == 204
     assert Request.objects.get(target="t1").policy == "small"
+
+
+def test_one_for_some_applications_hands_nothing_over_to_another(world):
+    Application.objects.create(name="other-service", owner=world.bob)
+    active(world)
+    policy(world, applications=["order-service"])
+    request = change(world, {"application": "other-service"})
+    assert (request.state, Topic.objects.get().application.name) == ("pending", "order-service")
+    workflow.edit(actor=world.alice, request=request, payload={"application": None, "expected_rate": 900})
+    assert Request.objects.get(pk=request.pk).state == "approved"

@@ -1,12 +1,18 @@
 """Two people, or a person and a policy, at once: one after the other, and the second decides on what the first left."""
 
+import contextlib
+import threading
+
 import pytest
+from django.db import connection
 
 from clusters import services as clusters
 from clusters.models import Cluster
 from core.approvals import policies, workflow
 from core.approvals.models import Comment, Policy, Request
-from tests.approvals_world import active, apply, change, make_people, meanwhile
+from core.errors import Problem
+from tests.approvals_world import active, apply, change, make_people, meanwhile, waits
+from tests.store_world import Threads, until
 from topics import services as topics
 from topics.models import Topic
 
@@ -110,3 +116,62 @@ def test_a_reminder_is_given_once_by_two_workers(world):
     meanwhile(workflow.remind, workflow.remind)
     assert Comment.objects.filter(event="overdue").count() == 1
     assert workflow.remind() == 0
+
+
+def test_approving_many_waits_for_who_edits_one_of_them_and_neither_is_lost(world):
+    """Both lock the request first, then the topic."""
+    from core import bulk
+
+    apply(world)
+    request = Request.objects.get()
+
+    def many():
+        wanted = [bulk.Wanted(str(request.pk))]
+        results = bulk.run(actor=world.bob, bulk=bulk.verb_of("requests", "approve"), items=wanted, values={}, atomic=False)
+        assert results[0].problem is not None  # what was seen is not what is there any more
+        raise results[0].problem
+
+    refused = meanwhile(lambda: workflow.edit(actor=world.alice, request=request, payload={"partitions": 9}), many)
+    assert (refused, Topic.objects.get().state, Topic.objects.get().partitions) == ("state_changed", "pending", 9)
+
+
+def test_the_victim_of_a_deadlock_is_begun_again(world, monkeypatch):
+    """A bulk call holds the cluster and wants the second request; an approval of that one holds it and wants the cluster."""
+    from core import bulk
+
+    apply(world, "t1")
+    apply(world, "t2")
+    builtin = Cluster.objects.get(name="builtin")
+    first_done, go_on, threads, pids = threading.Event(), threading.Event(), Threads(), []
+    real = topics.approve
+
+    def approve(**kwargs):
+        done = real(**kwargs)
+        if not first_done.is_set():
+            first_done.set()
+            assert go_on.wait(60)
+        return done
+
+    def many():
+        items = [bulk.Wanted("t1"), bulk.Wanted("t2")]
+        values = {"cluster": "builtin"}
+        bulk.run(actor=world.bob, bulk=bulk.verb_of("topics", "approve"), items=items, values=values, atomic=False)
+
+    def one():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pids.append(cursor.fetchone()[0])
+        with contextlib.suppress(Problem):  # who comes second finds it done
+            real(actor=world.carol, topic=Topic.objects.get(name="t2"), cluster=builtin)
+
+    monkeypatch.setattr(topics, "approve", approve)
+    threads.start(many)
+    assert first_done.wait(60)
+    threads.start(one)
+    until(lambda: pids, seconds=60)
+    with connection.cursor() as cursor:
+        until(lambda: waits(cursor, pids[0]), seconds=60)  # it holds the second request, and wants the cluster
+    go_on.set()
+    threads.join(60)
+    assert set(Topic.objects.values_list("name", "state")) == {("t1", "active"), ("t2", "active")}
+    assert Request.objects.filter(state="approved").count() == 2

@@ -254,3 +254,21 @@ def test_an_owner_who_is_not_active_is_refused(api2, active, person_without_righ
     User.objects.filter(pk=person_without_rights.pk).update(is_active=False)
     answer = post(api2, action="change-owner", items=[{"name": "a0"}], values={"owner": "carol", "reason": "r"})
     assert (answer.status_code, answer.body["errors"][0]["pointer"]) == (400, "/values/owner")
+
+
+def test_a_dry_run_shows_no_change_of_an_item_that_fails(api2, pending, monkeypatch):
+    from core.errors import Problem
+    from topics import services
+
+    real = services.approve
+
+    def refused_late(**kwargs):
+        done = real(**kwargs)
+        if done.name == "t1":
+            raise Problem("late", "Refused after its entry was written.", status=409)
+        return done
+
+    monkeypatch.setattr(services, "approve", refused_late)
+    body = {"action": "approve", "items": [{"name": "t0"}, {"name": "t1"}], "values": {"cluster": "builtin"}}
+    answer = api2("POST", "bulk/topics?dry_run=true", body)
+    assert (answer.body["status"], [change["name"] for change in answer.body["changes"]]) == (207, ["t0"])

@@ -27,6 +27,7 @@ from core.api.conditional import REQUIRED, Preconditions, etag, stale
 from core.api.problems import CONTENT_TYPE
 from core.errors import FieldError, Problem
 from core.request_context import current
+from core.retrying import again
 
 if TYPE_CHECKING:
     from drf_spectacular.utils import OpenApiParameter
@@ -164,13 +165,16 @@ class View(APIView):
             if key is not None:
                 detail = _("A dry run does nothing that could be repeated: leave the Idempotency-Key away.")
                 raise Problem("idempotency_key_in_dry_run", detail)
-            return dry_run.rehearse(work, warnings=self.probe(request), secret_fields=self.secret_fields)
+            warnings = [*self.probe(request)]
+            return again(lambda: dry_run.rehearse(work, warnings=warnings, secret_fields=self.secret_fields))
         if key is not None:
-            return idempotency.once(request, key, work, secret_fields=self.secret_fields)
-        if request.method in REQUIRED or self.preconditions.match is not None:
-            with transaction.atomic():  # so that nothing is done by a view that forgot to look at the version
+            return again(lambda: idempotency.once(request, key, work, secret_fields=self.secret_fields))
+
+        def at_once() -> Any:
+            with transaction.atomic():  # so that nothing is done by a view that forgot to look at the version, and that all can be repeated
                 return work()
-        return work()
+
+        return again(at_once)
 
     def _check_size(self, request: Request) -> None:
         length = request.headers.get("Content-Length")

@@ -14,6 +14,7 @@ from rest_framework.views import set_rollback
 
 from core.errors import FieldError, Problem
 from core.request_context import current
+from core.retrying import is_deadlock
 
 log = structlog.get_logger(__name__)
 CONTENT_TYPE = "application/problem+json"
@@ -118,13 +119,23 @@ def to_problem(exception: Exception) -> Problem:
                 status=409,
                 hint=_("Nothing was changed; read again what there is."),
             )
+        case OperationalError() if is_deadlock(exception):
+            log.error("deadlock", error=str(exception).strip())
+            return Problem(
+                "try_again",
+                _("Others are changing the same things just now."),
+                status=503,
+                hint=_("Nothing was changed; try again in a moment."),
+                headers={"Retry-After": "1"},
+            )
         case OperationalError() | InterfaceError():
             log.error("database_unavailable", error=str(exception).strip())
             return Problem(
                 "database_unavailable",
                 _("The database does not answer."),
                 status=503,
-                hint=_("Nothing was changed; try again in a moment."),
+                # If it went away during the commit, the change may be there.
+                hint=_("Try again in a moment; look first whether it was done, or send it with an Idempotency-Key."),
                 headers={"Retry-After": "2"},
             )
         case _:

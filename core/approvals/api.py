@@ -65,7 +65,7 @@ class RequestSerializer(serializers.ModelSerializer[Request]):
     @extend_schema_field(DiffSerializer(many=True))
     def get_diff(self, request: Request) -> list[dict[str, Any]]:
         """Old and new of each field."""
-        return [{key: row[key] for key in ("field", "old", "new")} for row in kinds.get(request.kind).diff(request)]
+        return [{key: row[key] for key in ("field", "old", "new")} for row in kinds.of(request).diff(request)]
 
     def get_age_seconds(self, request: Request) -> int:
         """Whole seconds."""
@@ -264,7 +264,7 @@ class RequestViewSet(ReadViewSet):
     def placement(self, call: Call, pk: str) -> Response:  # noqa: ARG002
         """What each cluster has promised, what it takes, and which one is recommended; of requests about topics."""
         request = self.get_object()
-        places = kinds.get(request.kind).places(request)
+        places = kinds.of(request).places(request)
         if places is None:
             raise Problem("no_placement", _("What this asks for is not placed on a cluster."), status=404)
         return Response({"places": places})

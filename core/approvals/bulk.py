@@ -29,7 +29,7 @@ def _filterset() -> Any:
 
 def why_not(user: Any, request: Request) -> Any:
     """Why somebody cannot decide it now, empty if they can; the workflow checks it again."""
-    decide = kinds.get(request.kind).decide
+    decide = kinds.of(request).decide
     if request.state != Standing.PENDING:
         return _("It is decided already.")
     if not user.has_perm(decide) or not may(user, decide, request):
@@ -40,8 +40,7 @@ def why_not(user: Any, request: Request) -> Any:
 
 
 def _approve(actor: Any, request: Request, values: Values) -> None:
-    suggested = kinds.get(request.kind).suggested(request)
-    workflow.approve(actor=actor, request=request, version=request.version, values=suggested, **values)
+    workflow.approve(actor=actor, request=request, version=request.version, suggest=True, **values)
 
 
 def _decline(actor: Any, request: Request, values: Values) -> None:

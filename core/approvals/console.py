@@ -124,7 +124,7 @@ class Requests(ListPage[Request]):
         """What is asked for, in one line."""
         for row in rows:
             row.shown = showing.summary(row)  # type: ignore[attr-defined]
-            row.what = kinds.get(row.kind)  # type: ignore[attr-defined]
+            row.what = kinds.of(row)  # type: ignore[attr-defined]
             row.pill = STANDINGS[row.state]  # type: ignore[attr-defined]
 
     def context(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _buttons(user: Any, request: Request, *, stale: bool) -> list[Action]:
             buttons.append(Action(_("Base it on the present state"), url("rebase"), "refresh", why=why_edit))
         if request.state == Standing.DECLINED:
             buttons.append(Action(_("Send again"), url("resubmit"), "send", "primary", why=why_edit))
-        withdraw = why_edit if request.state == Standing.PENDING or not user.has_perm(kinds.get(request.kind).decide) else ""
+        withdraw = why_edit if request.state == Standing.PENDING or not user.has_perm(kinds.of(request).decide) else ""
         buttons.append(Action(_("Withdraw"), url("withdraw"), "undo", why=withdraw))
     if request.state == Standing.PENDING:
         why = why_not(user, request)
@@ -173,7 +173,7 @@ def _buttons(user: Any, request: Request, *, stale: bool) -> list[Action]:
 
 def describe(http: HttpRequest, request: Request) -> dict[str, Any]:
     """What every page of a request shows."""
-    what = kinds.get(request.kind)
+    what = kinds.of(request)
     return {
         "asked": request,
         "what": what,
@@ -208,7 +208,7 @@ class Detail(FormPage):
     def context(self) -> dict[str, Any]:
         """All of it."""
         request, user = self.asked(), person(self.request)
-        what = kinds.get(request.kind)
+        what = kinds.of(request)
         stale = workflow.is_stale(request)
         now = what.current(request) if stale else None
         return {
@@ -383,7 +383,7 @@ def requests_of(user: Any, subject: str, name: str, limit: int = 5) -> list[Requ
         .order_by("-pk")[:limit]
     )
     for row in rows:
-        row.shown, row.what, row.pill = showing.summary(row), kinds.get(row.kind), STANDINGS[row.state]  # type: ignore[attr-defined]
+        row.shown, row.what, row.pill = showing.summary(row), kinds.of(row), STANDINGS[row.state]  # type: ignore[attr-defined]
     return rows
 
 
@@ -393,8 +393,7 @@ def _find(user: Any, words: str) -> list[slots.Hit]:
         return []
     rows = Request.objects.restrict(user).filter(pk=number)
     return [
-        slots.Hit("request", f"{row} {row.target}", kinds.get(row.kind).label, reverse("admin:request_detail", args=[row.pk]))
-        for row in rows
+        slots.Hit("request", f"{row} {row.target}", kinds.of(row).label, reverse("admin:request_detail", args=[row.pk])) for row in rows
     ]
 
 

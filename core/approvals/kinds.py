@@ -180,6 +180,37 @@ def get(name: str) -> Kind:
     return _kinds[name]
 
 
+class Unknown(Kind):
+    """What another version of mqadmin knows how to do: here it can be read, and neither decided nor edited."""
+
+    subject = "request"
+    ask = decide = "approvals.unknown_kind"  # nobody's
+
+    def __init__(self, name: str) -> None:
+        self.name = self.label = name  # type: ignore[misc]
+
+    def current(self, request: Request) -> tuple[int, dict[str, Any]] | None:
+        """Nobody here knows: it is not said to have changed."""
+        return (request.base_version or 0, request.before)
+
+    def diff(self, request: Request) -> list[dict[str, Any]]:
+        """As it stands there."""
+        return [
+            {"field": name, "label": name, "old": request.before.get(name), "new": value, "unit": ""}
+            for name, value in request.payload.items()
+        ]
+
+
+def of(request: Request) -> Kind:
+    """The kind of a request that is only looked at: one that this version does not know must not hide the others."""
+    return _kinds.get(request.kind) or Unknown(request.kind)
+
+
+def label(name: str) -> Any:
+    """The kind in words; one that this version does not know stays as it is."""
+    return _kinds[name].label if name in _kinds else name
+
+
 def every() -> list[Kind]:
     """All kinds, in the order in which the rooms registered them."""
     return list(_kinds.values())

@@ -98,7 +98,7 @@ def _people(request: Request, event: Event, author: User | None) -> list[str]:
     people: Iterable[Any] = [request.requested_by, *([request.owner] if request.owner else [])]
     if event in {Event.SUBMITTED, Event.OVERDUE} or (event == Event.COMMENTED and author and author.pk == request.requested_by_id):
         users: Any = get_user_model().objects
-        approvers = users.with_perm(kinds.get(request.kind).decide, backend="django.contrib.auth.backends.ModelBackend")
+        approvers = users.with_perm(kinds.of(request).decide, backend="django.contrib.auth.backends.ModelBackend")
         people = [*people, *approvers.exclude(email="").order_by("pk")[:MAX_APPROVERS]]
     silent = set(MailOptOut.objects.values_list("user", flat=True))
     told = {author.pk if author else None, *silent}
@@ -194,7 +194,7 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 
 def _mail(delivery: NotificationDelivery) -> None:
     body, about = delivery.body, delivery.body["request"]
-    label = str(kinds.get(about["kind"]).label)
+    label = str(kinds.label(about["kind"]))
     word = str(Event(delivery.event).label)
     lines = [
         f"{label}: {about['target']}",

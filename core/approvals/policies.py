@@ -63,7 +63,8 @@ def refusal(policy: Policy, what: Kind, request: Request, *, applications: Colle
     if not matches(policy.name_pattern, request.target):
         return _("The name does not fit.")
     allowed = {row.name for row in policy.applications.all()} if applications is None else set(applications)
-    if allowed and (request.application is None or request.application.name not in allowed):
+    # Neither for a thing of another application nor for handing one over to it.
+    if allowed and (request.application is None or not {request.application.name, request.payload.get("application")} <= {*allowed, None}):
         return _("It is for other applications.")
     for limit, fact in LIMITS.items():
         most, asked = getattr(policy, limit), request.facts.get(fact)

@@ -29,7 +29,7 @@ def _row(row: Any) -> str:
 def differences(request: Request) -> list[dict[str, Any]]:
     """Label, old and new of each field, as text; lists also as what is dropped and added."""
     rows = []
-    for row in kinds.get(request.kind).diff(request):
+    for row in kinds.of(request).diff(request):
         old, new = row["old"], row["new"]
         shown = {"field": row["field"], "label": row["label"], "new": text(new, row["unit"])}
         shown["old"] = None if request.base_version is None else text(old, row["unit"])

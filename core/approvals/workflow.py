@@ -17,8 +17,9 @@ from core.approvals import kinds, outbox, policies
 from core.approvals.kinds import Ask, Decision, Draft, Kind
 from core.approvals.models import Comment, Event, Request, Standing
 from core.approvals.services import require_reason
-from core.audit.services import record
+from core.audit.services import forgotten_with_it, record
 from core.errors import FieldError, Problem, conflict
+from core.retrying import repeated
 from core.scope import may
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 OPEN = (Standing.PENDING, Standing.DECLINED)
 
 
+@repeated
 def submit(*, actor: User, kind: str, target: str, payload: Mapping[str, Any], reason: str) -> Request:
     """Ask for something; the first policy that fits approves it at once, in the same transaction, otherwise another person decides.
 
@@ -54,6 +56,7 @@ def submit(*, actor: User, kind: str, target: str, payload: Mapping[str, Any], r
     return request
 
 
+@repeated
 def edit(
     *,
     actor: User,
@@ -88,12 +91,14 @@ def edit(
         _fill(request, draft)
         request.reason = reason
         again = send and request.state == Standing.DECLINED
-        if was == _audited(request) and seen == (request.base_version, request.before) and not again:
+        different = was != _audited(request) or seen != (request.base_version, request.before)
+        if not different and not again:
             return request
         _check_reach(actor, what.ask, request)
-        _store(request, _DRAFTED)
-        _record(what, request, "edit", actor, before=was, after=_audited(request))
-        _happened(request, Event.EDITED, actor, "")
+        if different:  # else the version stays in step with that of the thing, which was not written either
+            _store(request, _DRAFTED)
+            _record(what, request, "edit", actor, before=was, after=_audited(request))
+            _happened(request, Event.EDITED, actor, "")
         if again:
             _send_again(what, request, actor)
         elif request.state == Standing.PENDING:
@@ -102,6 +107,7 @@ def edit(
     return request
 
 
+@repeated
 def resubmit(*, actor: User, request: Request, version: int | None = None) -> Request:
     """Send a declined request again, as it is."""
     with transaction.atomic():
@@ -110,6 +116,7 @@ def resubmit(*, actor: User, request: Request, version: int | None = None) -> Re
         _require_state(request, (Standing.DECLINED,), "submission")
         _require_own(request, actor)
         require(actor, what.ask)
+        _check_reach(actor, what.ask, request)
         if request.base_version is not None:  # the target may have changed since
             _fill(request, what.draft(Ask(actor, request.target, request.payload, request.reason, request)))
             _store(request, _DRAFTED, bump=False)
@@ -118,6 +125,7 @@ def resubmit(*, actor: User, request: Request, version: int | None = None) -> Re
     return request
 
 
+@repeated
 def withdraw(*, actor: User, request: Request, reason: str = "", version: int | None = None) -> Request:
     """Take a request back, and give back what it reserved. What was declined may also be put away by whoever may decide."""
     with transaction.atomic():
@@ -125,6 +133,7 @@ def withdraw(*, actor: User, request: Request, reason: str = "", version: int | 
         what = kinds.get(request.kind)
         _require_state(request, OPEN, "withdrawal")
         if request.state == Standing.PENDING or not actor.has_perm(what.decide):
+            require(actor, what.ask)
             _require_own(request, actor)
         was = request.state
         request.state = Standing.WITHDRAWN
@@ -150,6 +159,7 @@ def comment(*, actor: User, request: Request, text: str) -> Comment:
         return _happened(request, Event.COMMENTED, actor, text)
 
 
+@repeated
 def approve(
     *,
     actor: User,
@@ -158,18 +168,21 @@ def approve(
     reason: str = "",
     values: Mapping[str, Any] | None = None,
     accept_warnings: bool = False,
+    suggest: bool = False,
 ) -> Request:
     """Approve and apply, or refuse: what cannot be applied is not approved.
 
-    `version` is what the approver had before their eyes, `values` what the kind wants of them (a cluster). Problems: `wrong_state`,
-    `state_changed`, `four_eyes`, `target_changed`, `confirmation_needed` (its `warnings` are to be accepted), and what applying raises.
+    `version` is what the approver had before their eyes, `values` what the kind wants of them (a cluster); with `suggest` what it
+    suggests itself. Problems: `wrong_state`, `state_changed`, `four_eyes`, `target_changed`, `confirmation_needed` (its `warnings` are
+    to be accepted), and what applying raises.
     """
     with transaction.atomic():
         request = _locked(request, version)
         what = kinds.get(request.kind)
         _check_decision(what, request, actor, "approval")
         _check_base(what, request)
-        values = dict(values or {})
+        # Looked for under the request's lock: before it the thing may be gone, or locked by somebody who waits for the request.
+        values = {**(what.suggested(request) if suggest else {}), **(values or {})}
         warnings = what.warnings(request, values)
         if warnings and not accept_warnings:
             raise conflict(
@@ -179,6 +192,7 @@ def approve(
     return request
 
 
+@repeated
 def decline(*, actor: User, request: Request, reason: str, version: int | None = None) -> Request:
     """Decline with a reason; the request can be edited and sent again."""
     reason = require_reason(reason)
@@ -198,7 +212,7 @@ def is_stale(request: Request) -> bool:
     """Whether the target of a change is no longer what the requester saw."""
     if request.base_version is None or request.state != Standing.PENDING:
         return False
-    now = kinds.get(request.kind).current(request)
+    now = kinds.of(request).current(request)
     return now is None or now[0] != request.base_version
 
 
@@ -257,7 +271,7 @@ def _by_policy(what: Kind, request: Request) -> None:
     policy, values = found
     reason = _("Approved by the policy “{name}”.").format(name=policy.name)
     try:
-        with transaction.atomic():
+        with transaction.atomic(), forgotten_with_it():
             _apply(what, request, Decision(None, reason, values, policy.name))
     except Problem as problem:  # it fits and still cannot be done now: a person looks at it
         request.refresh_from_db()

@@ -54,6 +54,19 @@ def collecting() -> Iterator[list[AuditEntry]]:
         _collected.reset(token)
 
 
+@contextmanager
+def forgotten_with_it() -> Iterator[None]:
+    """With a savepoint: what was recorded inside is not shown by a dry run either, when it is undone."""
+    entries = _collected.get()
+    kept = len(entries or ())
+    try:
+        yield
+    except BaseException:
+        if entries is not None:
+            del entries[kept:]
+        raise
+
+
 def record(
     *,
     actor: User | None,

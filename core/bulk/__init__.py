@@ -23,11 +23,13 @@ from core.api.conditional import etag, stale
 from core.api.permissions import require
 from core.api.problems import to_problem
 from core.api.views import validated
+from core.audit.services import forgotten_with_it
 from core.errors import FieldError, Problem, not_found
 from core.operations import kinds
 from core.operations import services as operations
 from core.operations.models import Operation
 from core.request_context import current
+from core.retrying import repeated
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -201,6 +203,7 @@ def check(bulk: Bulk, values: Values, pointer: str = "/values") -> dict[str, Any
         raise Problem(problem.code, problem.detail, status=problem.status, hint=problem.hint, errors=errors) from None
 
 
+@repeated
 def run(*, actor: User, bulk: Bulk, items: Sequence[Wanted], values: Values, atomic: bool) -> list[Result]:
     """Do it now, in one transaction; each item in a savepoint, or all or nothing. Problem (atomic): that of the item, named.
 
@@ -228,7 +231,7 @@ def run(*, actor: User, bulk: Bulk, items: Sequence[Wanted], values: Values, ato
             try:
                 if isinstance(ready, Problem):
                     raise ready
-                with transaction.atomic():
+                with transaction.atomic(), forgotten_with_it():
                     _apply(bulk, actor, found, items[index], ready)
                 results[index] = None
             except Problem as problem:

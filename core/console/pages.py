@@ -24,6 +24,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib import messages as flash
 from django.core.exceptions import PermissionDenied
+from django.db import OperationalError
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.http.response import HttpResponse
@@ -31,8 +32,10 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.views import View
 
+from core.api.problems import to_problem
 from core.console import versions
 from core.errors import FieldError, Problem
+from core.retrying import is_deadlock
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -72,6 +75,10 @@ class Page(View):
             return super().dispatch(request, *args, **kwargs)
         except Problem as problem:
             return self.refused(problem)
+        except OperationalError as error:
+            if not is_deadlock(error):
+                raise
+            return self.refused(to_problem(error))
         except PermissionDenied:
             permission = self.permission or _("to see any of it")
             return self.refused(
@@ -247,6 +254,11 @@ class FormPage(Page):
             url = self.perform(form)
         except Problem as problem:
             attach(form, problem)
+            return self.page(form)
+        except OperationalError as error:
+            if not is_deadlock(error):
+                raise
+            attach(form, to_problem(error))
             return self.page(form)
         said = self.success(form)
         if said:
