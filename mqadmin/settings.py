@@ -350,6 +350,7 @@ LOGGING = {
         "celery.app.trace": {"level": "WARNING"},  # a line per second and task says nothing
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.beat": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},  # it writes whole URLs down, and those of webhooks have secrets in them
         "axes": {"level": "ERROR"},  # the audit has it
         "django_structlog.middlewares.request": {"level": env.str("MQADMIN_ACCESS_LOG_LEVEL", default="WARNING").strip()},
     },

@@ -21,7 +21,7 @@ from core.approvals import outbox, targets, workflow
 from core.approvals.models import NotificationDelivery, NotificationTarget, Request
 from core.errors import Problem
 from tests.approvals_world import active, apply, change, make_people
-from tests.store_world import until
+from tests.store_world import Threads, until
 
 State = NotificationDelivery.State
 
@@ -101,7 +101,7 @@ def due_now():
 
 
 @pytest.mark.django_db
-def test_a_webhook_gets_what_happened_signed(world, receiver):
+def test_a_webhook_gets_what_happened_signed(world, receiver, caplog):
     _target, secret = hook(world, receiver)
     apply(world)
     assert receiver.got == []  # nothing goes out in the transaction
@@ -115,6 +115,7 @@ def test_a_webhook_gets_what_happened_signed(world, receiver):
         "alice",
     )
     assert said["delivery"] == headers["X-Mqadmin-Delivery"] == str(NotificationDelivery.objects.get().pk)
+    assert receiver.url not in caplog.text  # whoever knows the address of a chat's webhook can write there
     signed = hmac.new(secret.encode(), headers["X-Mqadmin-Timestamp"].encode() + b"." + body, hashlib.sha256).hexdigest()
     assert headers["X-Mqadmin-Signature"] == f"sha256={signed}"
     assert NotificationDelivery.objects.get().state == State.SENT
@@ -308,3 +309,61 @@ def test_the_secret_is_shown_once_and_kept_sealed(api, receiver, admin_person):
     assert (changed.status_code, changed.body["enabled"]) == (200, False)
     assert api("DELETE", path, **{"If-Match": '"3"'}).status_code == 204
     assert not NotificationTarget.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_process_sends_at_a_time_so_that_silent_receivers_leave_workers_for_the_store(receiver):
+    world = make_people()
+    hook(world, receiver)
+    apply(world, "t1")
+    apply(world, "t2")
+    receiver.hold = threading.Event()
+    threads = Threads()
+    try:
+        threads.start(outbox.send_due)
+        until(lambda: receiver.got, seconds=60)
+        assert outbox.send_due() == 0  # though one more is due
+    finally:
+        receiver.hold.set()
+        receiver.hold = None
+    threads.join(60)
+    apply(world, "t3")
+    assert outbox.send_due() == 1  # the lock went with the one before
+    assert set(NotificationDelivery.objects.values_list("state", "attempts")) == {(State.SENT, 1)}
+
+
+@pytest.mark.django_db
+def test_a_call_ends_after_a_while_and_the_next_one_goes_on(world, receiver, monkeypatch):
+    hook(world, receiver)
+    apply(world, "t1")
+    apply(world, "t2")
+    monkeypatch.setattr(outbox, "BUDGET", 0.0)
+    assert [outbox.send_due() for _call in range(3)] == [1, 1, 0]
+
+
+@pytest.mark.django_db
+def test_of_several_for_a_silent_address_one_is_tried_and_the_others_wait_without_an_attempt(world, receiver):
+    dead, _secret = targets.create(actor=world.bob, name="dead", channel="webhook", address="http://127.0.0.1:1/x")
+    apply(world, "t1")
+    apply(world, "t2")
+    hook(world, receiver)
+    apply(world, "t3")
+    assert outbox.send_due() == 2
+    assert (len(receiver.got), sorted(dead.deliveries.values_list("attempts", flat=True))) == (1, [0, 0, 1])
+    assert not dead.deliveries.filter(next_attempt_at__gt=timezone.now() + outbox.SILENCE).exists()
+    receiver.answers = [500, 204]  # who answers at all is asked for each
+    apply(world, "t4")
+    apply(world, "t5")
+    assert outbox.send_due() == 3  # the dead one once more
+    assert len(receiver.got) == 3
+
+
+@pytest.mark.django_db
+def test_one_that_ends_its_workers_is_given_up_as_well(world, receiver):
+    hook(world, receiver)
+    apply(world)
+    NotificationDelivery.objects.update(attempts=outbox.MAX_ATTEMPTS)  # the worker of the last attempt was killed
+    outbox.send_due()
+    row = NotificationDelivery.objects.get()
+    assert (row.state, receiver.got) == (State.FAILED, [])
+    assert row.last_error

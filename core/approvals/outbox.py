@@ -2,6 +2,8 @@
 
 A delivery is claimed in a short transaction (its next attempt moves ahead), sent with no transaction open, then marked. A worker that
 is killed in between leaves a row that is due again: the receiver sees the same delivery id twice and drops the second.
+
+One process at a time sends, for some seconds: receivers that do not answer must not keep all workers from the message store's work.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import hashlib
 import hmac
 import json
 import random
+import time
 from datetime import timedelta
+from smtplib import SMTPException
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,7 +22,7 @@ import structlog
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.mail import EmailMessage
-from django.db import transaction
+from django.db import connection, transaction
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -39,6 +43,9 @@ MAX_ATTEMPTS = 10
 CLAIM = timedelta(minutes=2)  # longer than any attempt takes: nobody else tries meanwhile
 WAITS = (10, 30, 60, 300, 900, 3600)  # seconds before the 2nd, 3rd, … attempt
 MAX_APPROVERS = 50
+BUDGET = 10.0  # seconds after which one call begins no further attempt
+SILENCE = timedelta(seconds=60)  # at most so long nothing else is tried at an address where nobody answers
+LOCK = 7_310_020  # of the advisory locks of sessions, the sender's own number
 State = NotificationDelivery.State
 
 
@@ -112,12 +119,31 @@ def _client() -> httpx.Client:
 
 
 def send_due(*, limit: int = 100, client: Callable[[], httpx.Client] | None = None) -> int:
-    """Send what is due, one after the other; returns how many were tried. Never within a transaction."""
-    tried = 0
-    while tried < limit and (delivery := _claim()) is not None:
+    """Send what is due, one after the other; returns how many were tried: none while another process sends. Never within a transaction."""
+    if not _locks("pg_try_advisory_lock"):
+        return 0
+    try:
+        return _send_all(limit, client or _client)
+    finally:
+        if connection.connection is not None and connection.is_usable():  # else the lock went with the connection
+            _locks("pg_advisory_unlock")
+
+
+def _locks(function: str) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {function}(%s)", [LOCK])
+        row = cursor.fetchone()
+    return bool(row and row[0])
+
+
+def _send_all(limit: int, client: Callable[[], httpx.Client]) -> int:
+    tried, until = 0, time.monotonic() + BUDGET
+    while tried < limit and (not tried or time.monotonic() < until) and (delivery := _claim()) is not None:
         tried += 1
         try:
-            _send(delivery, client or _client)
+            if delivery.attempts > MAX_ATTEMPTS:
+                raise Problem("worker_lost", _("Each attempt ended before it was known what became of it."))  # noqa: TRY301
+            _send(delivery, client)
         except Exception as error:  # noqa: BLE001 - whatever one receiver does, the others get theirs
             _failed(delivery, error)
         else:
@@ -146,9 +172,18 @@ def _failed(delivery: NotificationDelivery, error: Exception) -> None:
     final = delivery.attempts >= MAX_ATTEMPTS
     wait = WAITS[min(delivery.attempts - 1, len(WAITS) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 - so that they do not come at once
     log.warning("notification_failed", delivery=str(delivery.pk), channel=delivery.channel, attempts=delivery.attempts, error=text)
-    NotificationDelivery.objects.filter(pk=delivery.pk).update(
-        state=State.FAILED if final else State.WAITING, next_attempt_at=timezone.now() + timedelta(seconds=wait), last_error=text
+    later = timezone.now() + timedelta(seconds=wait)
+    same = NotificationDelivery.objects.filter(state=State.WAITING)
+    same.filter(pk=delivery.pk, attempts=delivery.attempts).update(
+        state=State.FAILED if final else State.WAITING, next_attempt_at=later, last_error=text
     )
+    silent = isinstance(error, httpx.TransportError) or (isinstance(error, OSError) and not isinstance(error, SMTPException))
+    if silent:  # nobody is there: what else waits for it would only hold up the others
+        soon = min(later, timezone.now() + SILENCE)
+        same = same.filter(channel=delivery.channel, next_attempt_at__lt=soon)
+        if delivery.channel == Channel.WEBHOOK:
+            same = same.filter(address=delivery.address)
+        same.update(next_attempt_at=soon)
 
 
 def retry(*, actor: User, delivery: NotificationDelivery) -> None:
