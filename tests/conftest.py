@@ -9,11 +9,27 @@ os.environ.setdefault("MQADMIN_RATE_LIMIT", "")  # tests ask faster than people;
 os.environ.setdefault("MQADMIN_ANONYMOUS_RATE_LIMIT", "")
 os.environ.setdefault("MQADMIN_DATA_RATE_LIMIT", "")
 
+import contextlib
 import uuid
 
 import pytest
 from django.conf import settings
 from kazoo.client import KazooClient
+from pytest_django.plugin import blocking_manager_key
+
+#: Modules that take longest, in this order; a worker that began one of them last would be waited for by all others.
+LONGEST = (
+    "console_browser", "registry_registrar", "system_operations", "supervisor_run", "api_fuzz", "registry_faults", "system_faults",
+    "security_walk", "system_quickstart", "mqadmin_openapi", "console_pages", "supervisor_services", "messages_store_torture",
+    "registry_instances", "sdk_example", "messages_store_model", "console_sorts", "query_counts", "benchmarks_dataset",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where several workers share the tests, each takes the next module in this order."""
+    if hasattr(config, "workerinput"):
+        rank = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -137,19 +153,51 @@ def zk_chroot():
         client.close()
 
 
+def template_database(run):
+    """The name of a database with all migrations, made once in a run of several workers, for them to copy."""
+    from django.db import connection
+    from django.test.utils import setup_databases, teardown_databases
+
+    test = connection.settings_dict["TEST"]
+    own, template = test["NAME"], f"test_{connection.settings_dict['NAME']}_template"
+    with connection._nodb_cursor() as admin:
+        admin.execute("SELECT pg_advisory_lock(hashtext(%s))", [template])
+        admin.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [template])
+        if admin.fetchone() != (run,):
+            test["NAME"] = template
+            made = setup_databases(verbosity=0, interactive=False, aliases={"default"}, serialized_aliases=())
+            teardown_databases(made, verbosity=0, keepdb=True)
+            test["NAME"] = own
+            admin.execute(f"COMMENT ON DATABASE \"{template}\" IS '{run}'")
+        admin.execute("SELECT pg_advisory_unlock(hashtext(%s))", [template])
+    return template
+
+
+def pytest_sessionfinish(session):
+    """The template goes when all workers are through."""
+    from django.db import OperationalError, connection
+
+    if hasattr(session.config, "workerinput") or not getattr(session.config.option, "numprocesses", None):
+        return
+    unblock = session.config.stash[blocking_manager_key].unblock
+    with contextlib.suppress(OperationalError), unblock(), connection._nodb_cursor() as admin:
+        admin.execute(f'DROP DATABASE IF EXISTS "test_{connection.settings_dict["NAME"]}_template"')
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(  # noqa: PLR0917 - fixtures
     django_test_environment, django_db_blocker, django_db_use_migrations, django_db_keepdb, django_db_createdb, django_db_modify_db_settings
 ):
     """Always set the test database up when it is asked for: pytest-django's own looks for its marker only, and tests that
     commit (`store`, `world`) do without it; they would run in the developer's own database."""
+    from django.db import connection
     from django.test.utils import setup_databases, teardown_databases
 
     kwargs = {"keepdb": True} if django_db_keepdb and not django_db_createdb else {}
     with django_db_blocker.unblock():
-        made = setup_databases(verbosity=0, interactive=False, aliases={"default"}, **kwargs)
-        from django.db import connection
-
+        if "PYTEST_XDIST_TESTRUNUID" in os.environ and not kwargs:
+            connection.settings_dict["TEST"]["TEMPLATE"] = template_database(os.environ["PYTEST_XDIST_TESTRUNUID"])
+        made = setup_databases(verbosity=0, interactive=False, aliases={"default"}, serialized_aliases=(), **kwargs)
         with connection.cursor() as cursor:  # tests that commit empty all tables behind themselves, with TRUNCATE
             cursor.execute("ALTER TABLE audit_auditentry DISABLE TRIGGER audit_no_truncate")
     yield

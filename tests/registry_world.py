@@ -92,7 +92,7 @@ class World:
 
     def registrar(self, *arguments: str, ready: bool = True, hosts: str | None = None) -> Lines:
         env = self.environment | ({"ZOOKEEPER_HOSTS": hosts} if hosts else {})
-        process = Lines([sys.executable, "manage.py", "registrar", *arguments], env)
+        process = Lines([sys.executable, "manage.py", "registrar", "--skip-checks", *arguments], env)  # as `make run` does
         self.processes.append(process)
         process.expect("registrar_started")
         if ready:

@@ -14,13 +14,13 @@ SCRIPT = Path(__file__).with_name("fuzzing.py")
 
 @pytest.fixture
 def own_database(db):
-    """An empty database beside the test's own: what is written here stays out of all other tests."""
+    """An empty database beside the test's own, migrated or not: what is written here stays out of all other tests."""
     settings = connection.settings_dict
     name = f"{settings['NAME']}_fuzz"
     server = {"host": settings["HOST"], "port": settings["PORT"], "user": settings["USER"], "password": settings["PASSWORD"]}
     with psycopg.connect(dbname="postgres", autocommit=True, **server) as admin:
         admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        admin.execute(f'CREATE DATABASE "{name}"')
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{settings["TEST"].get("TEMPLATE") or "template1"}"')
         secret = f":{settings['PASSWORD']}" if settings["PASSWORD"] else ""
         yield f"postgres://{settings['USER']}{secret}@{settings['HOST']}:{settings['PORT']}/{name}"
         admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -37,7 +37,7 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
+def house(tmp_path_factory, django_db_setup):
     """A house of its own: nothing that happens here is seen by other tests."""
     home = tmp_path_factory.mktemp("console")
     server = settings.DATABASES["default"]
@@ -58,7 +58,7 @@ def house(tmp_path_factory):
     zookeeper.ensure_path(chroot)
     started = []
     with psycopg.connect(f"{address}/postgres", autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{database}"')
+        admin.execute(f'CREATE DATABASE "{database}" TEMPLATE "{server["TEST"].get("TEMPLATE") or "template1"}"')
         try:
             for arguments in (["migrate", "-v0"], ["create_people", "--file", str(home / "people")]):
                 subprocess.run([sys.executable, "manage.py", *arguments], cwd=CHECKOUT, env=environment, check=True, capture_output=True)
@@ -69,7 +69,7 @@ def house(tmp_path_factory):
             )
             web = [sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
             started.append(Lines([*web, "--log-level", "error", "mqadmin.wsgi:application"], environment))
-            started.append(Lines([sys.executable, "manage.py", "registrar"], environment))
+            started.append(Lines([sys.executable, "manage.py", "registrar", "--skip-checks"], environment))
             base = f"http://127.0.0.1:{port}"
             wait_for(lambda: answers(f"{base}/healthz"), 30, "the web process")
             yield SimpleNamespace(base=base, people=credentials)

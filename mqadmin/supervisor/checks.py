@@ -81,8 +81,8 @@ def lint(output: Output, execute: Execute) -> int:
 def test(output: Output, execute: Execute, report: Path, arguments: list[str]) -> int:
     """Run everything, or only pytest with the given arguments; return the exit status."""
     report.unlink(missing_ok=True)
-    # One worker more than cores: tests wait for processes and leases half of the time.
-    chosen = arguments or ["-n", str((os.cpu_count() or 1) + 1), "--dist", "loadscope"]
+    # More workers than cores, since tests also wait for processes and leases; modules in the order of tests/conftest.py.
+    chosen = arguments or ["-n", str((os.cpu_count() or 1) + 2), "--dist", "loadscope", "--no-loadscope-reorder"]
     failed = [] if arguments else _run_all(output, execute, [*static(), *django()])
     output.say("\n── tests")
     status = execute(_tool("pytest", *chosen, f"--junit-xml={report}"), {})

@@ -116,6 +116,9 @@ def base_environment(home: Home) -> dict[str, str]:
         PYTHONUNBUFFERED="1", MQADMIN_HOME=str(home.path), PATH=f"{provision.VENV / 'bin'}:{os.environ.get('PATH', os.defpath)}"
     )
     environment["VIRTUAL_ENV"] = str(provision.VENV)
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        # Images of containers like to set it, against files beside the sources. Each process would compile all anew: keep them here.
+        environment.setdefault("PYTHONPYCACHEPREFIX", str(home.path / "pycache"))
     if not services.given("MQADMIN_SECRET_KEY"):
         if not home.secret_key.exists():
             write_private(home.secret_key, secrets.token_urlsafe(64) + "\n")
