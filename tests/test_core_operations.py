@@ -1,8 +1,11 @@
 """Operations: frozen items, chunks, pausing, cancelling, retrying; what fails is that item's reason and nobody else's."""
 
+import threading
+
 import pytest
-from django.db import OperationalError, transaction
+from django.db import OperationalError, connection, transaction
 from operations_world import done_names, run
+from store_world import Threads, until
 
 from accounts.models import Application, User
 from core.audit.models import AuditEntry
@@ -333,10 +336,6 @@ def test_after_a_failed_chunk_it_waits_before_it_goes_on(admin_person):
 @pytest.mark.django_db(transaction=True)
 def test_a_pause_waits_for_the_chunk_in_flight_and_the_next_call_does_it(admin_person):
     """Two connections: one has a chunk in flight, the other pauses."""
-    import threading
-
-    from django.db import connection
-
     operation = start(admin_person, names(25))
     driving.take_on(operation.pk)
     in_flight, go_on = threading.Event(), threading.Event()
@@ -365,10 +364,6 @@ def test_a_pause_waits_for_the_chunk_in_flight_and_the_next_call_does_it(admin_p
 
 @pytest.mark.django_db(transaction=True)
 def test_two_workers_at_once_do_no_item_twice(admin_person):
-    import threading
-
-    from django.db import connection
-
     operation = start(admin_person, names(400))
     errors = []
 
@@ -402,3 +397,71 @@ def test_a_worker_whose_connection_is_gone_does_not_count_against_the_operation(
         driving.take_on(operation.pk)
     operation.refresh_from_db()
     assert (operation.stumbles, operation.careful) == (0, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_cancelling_while_an_item_is_given_up_is_no_deadlock_and_counts_it_once(admin_person, monkeypatch):
+    operation = start(admin_person, names(3))
+    operation.items.filter(index=0).update(attempts=driving.ATTEMPTS)  # its worker died each time
+    Operation.objects.filter(pk=operation.pk).update(careful=10)
+    inside, go_on, real = threading.Event(), threading.Event(), driving._
+
+    def slowly(text):
+        inside.set()
+        assert go_on.wait(60)
+        return real(text)
+
+    monkeypatch.setattr(driving, "_", slowly)
+    threads, pids = Threads(), []
+    threads.start(driving.take_on, operation.pk)
+    assert inside.wait(60)
+
+    def cancel():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pids.append(cursor.fetchone()[0])
+        services.cancel(actor=admin_person, operation=operation)
+        pids.append(None)
+
+    cancelling = threads.start(cancel)
+    with connection.cursor() as cursor:
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s"
+        until(lambda: not cancelling.is_alive() or (pids and (cursor.execute(waits, pids[:1]) or cursor.fetchone()[0])), seconds=60)
+    go_on.set()
+    threads.join(60)
+    run(operation)
+    assert (operation.state, operation.failed, operation.skipped, operation.done) == (State.CANCELLED, 1, 2, 0)
+    assert operation.stumbles == 0
+
+
+def test_a_paused_one_counts_no_attempts(admin_person):
+    operation = start(admin_person, names(3))
+    for standing in ({"state": "paused"}, {"state": "running", "wanted": "pause"}):
+        Operation.objects.filter(pk=operation.pk).update(careful=10, **standing)
+        assert driving._attempt(operation.pk) == (None, False)
+    assert set(operation.items.values_list("attempts", flat=True)) == {0}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_paused_one_that_is_cancelled_while_a_worker_lets_go_of_it_is_cancelled_by_the_next(admin_person):
+    operation = start(admin_person, names(3))
+    services.pause(actor=admin_person, operation=operation)
+    holding, go_on, threads = threading.Event(), threading.Event(), Threads()
+
+    def worker():  # it had begun before the pause, and is about to find out
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(driving._SHARE, (services.LOCK, operation.pk))
+            holding.set()
+            assert go_on.wait(60)
+
+    threads.start(worker)
+    try:
+        assert holding.wait(60)
+        services.cancel(actor=admin_person, operation=operation)
+        assert (operation.state, operation.wanted) == (State.PAUSED, "cancel")
+    finally:
+        go_on.set()
+    threads.join(60)
+    driving.drive(budget=1)
+    operation.refresh_from_db()
+    assert (operation.state, operation.wanted, operation.skipped) == (State.CANCELLED, "", 3)

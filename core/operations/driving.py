@@ -53,7 +53,7 @@ SELECT id, index, key, input FROM operations_operationitem
 _ATTEMPT = """
 UPDATE operations_operationitem SET attempts = attempts + 1, tried_at = clock_timestamp()
  WHERE id = (SELECT i.id FROM operations_operationitem i JOIN operations_operation o ON o.id = i.operation_id AND o.step = i.step
-              WHERE i.operation_id = %s AND i.state = 'pending'
+              WHERE i.operation_id = %s AND i.state = 'pending' AND o.state = 'running' AND o.wanted = ''
                 AND (i.tried_at IS NULL OR i.tried_at < clock_timestamp() - %s * interval '1 second')
               ORDER BY i.index LIMIT 1 FOR UPDATE OF i SKIP LOCKED)
 RETURNING id, step, attempts
@@ -105,6 +105,7 @@ def drive(*, budget: float = BUDGET) -> int:
     until, chunks = time.monotonic() + budget, 0
     while time.monotonic() < until:
         found = list(Operation.objects.workable(kinds.names()).values_list("pk", flat=True)[:20])
+        found += Operation.objects.wished().values_list("pk", flat=True)[:20]
         busy = False
         for operation_id in found:
             busy = take_on(operation_id) or busy
@@ -261,6 +262,10 @@ def _attempt(operation_id: int) -> tuple[int | None, bool]:
     Returns the item, None when others have all that are left, and whether it was given up just now.
     """
     with transaction.atomic(), connection.cursor() as cursor:
+        # A chunk of its own, as short as it is: who cancels meanwhile would lock the same rows the other way round.
+        cursor.execute(_SHARE, (services.LOCK, operation_id % 2**31))
+        if not (row := cursor.fetchone()) or not row[0]:
+            return None, False
         cursor.execute(_ATTEMPT, (operation_id, LEASE))
         row = cursor.fetchone()
         if row is None:

@@ -38,6 +38,10 @@ class OperationQuerySet(ScopedQuerySet["Operation"]):
         """Queued, running and paused ones."""
         return self.filter(state__in=["queued", "running", "paused"])
 
+    def wished(self) -> Self:
+        """Paused ones that somebody has cancelled while a worker still held them: nothing else takes them on."""
+        return self.filter(state="paused").exclude(wanted="").order_by("id")
+
     def workable(self, kinds: list[str]) -> Self:
         """What a worker that knows these kinds can take on now, least recently served first."""
         due = Q(not_before__isnull=True) | Q(not_before__lte=timezone.now())
