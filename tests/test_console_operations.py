@@ -244,6 +244,28 @@ def test_all_that_match_become_an_operation(browser, people, topics, application
     assert "Change owner" in text(browser.get(answer["Location"]))
 
 
+def test_what_matches_only_since_the_preview_is_left_alone(browser, people, topics, application):
+    given = {"matching": "1", "query": "q=a&view=all"}
+    page = text(select(browser, "change-owner", **given))
+    assert 'name="seen" value="a0=2"' in page
+    topic(people, application, "a-new")
+    select(browser, "change-owner", **given, confirm="1", owner="bob", reason="r", seen=["a0=2", "a1=2"])
+    assert set(Topic.objects.filter(owner__username="bob").values_list("name", flat=True)) == {"a0", "a1"}
+
+
+def test_more_than_were_shown_are_shown_again_before_an_operation_begins(browser, people, topics, application):
+    from test_core_bulk_api import many_topics
+
+    many_topics(people.alice, application, 120)
+    given = {"matching": "1", "query": "q=m0&view=all", "confirm": "1", "owner": "bob", "reason": "r"}
+    page = text(select(browser, "change-owner", **given, shown="119"))
+    assert "now these are 120" in page
+    assert 'name="shown" value="120"' in page
+    assert not Operation.objects.exists()
+    assert select(browser, "change-owner", **given, shown="120").status_code == 302
+    assert Operation.objects.get().total == 120
+
+
 @pytest.mark.parametrize(("action", "more"), [
     ("approve", {"cluster": "builtin", "reason": ""}), ("reject", {"reason": "r"}), ("move", {"cluster": "builtin", "reason": "r"}),
     ("retire", {"reason": "r"}),

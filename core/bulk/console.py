@@ -41,6 +41,9 @@ class BulkPage(Page):
             raise PermissionDenied
         self.here = what.here  # type: ignore[misc]
         things, total = self._selected(verb)
+        if "confirm" in request.POST and (versions := self._versions()):  # nobody has looked at what matches only since then
+            things = things.filter(**{f"{what.key}__in": versions})
+            total = things.count()
         back = _inside(request.POST.get("next", "")) or reverse(f"admin:{_list_of(what)}")
         if not total:
             flash.error(request, _("Nothing is selected: tick some rows, or choose all that match."))
@@ -49,11 +52,23 @@ class BulkPage(Page):
         problem = None
         if "confirm" in request.POST and form.is_valid():
             try:
+                self._check_number(total)
                 return HttpResponseRedirect(self._do(verb, things, total, form, back))
             except Problem as refused:
                 attach(form, refused)
                 problem = getattr(form, "problem", None)
         return self._preview(verb, things, total, {"form": form, "back": back, "problem": problem})
+
+    def _versions(self) -> dict[str, str]:
+        """What the preview showed, each with the version that it had."""
+        return dict(pair.rsplit("=", 1) for pair in self.request.POST.getlist("seen") if "=" in pair)
+
+    def _check_number(self, total: int) -> None:
+        """Of too many to be shown one by one the number was shown. Problem: `state_changed`."""
+        shown = self.request.POST.get("shown", "")
+        if shown.isascii() and shown.isdigit() and len(shown) < 10 and total > int(shown):
+            detail = _("It would be more than you were shown: now these are {n}.").format(n=f"{total:,}")
+            raise Problem("state_changed", detail, status=409, hint=_("Look at them again; sending the form again means that you want it."))
 
     def _selected(self, verb: bulk.Bulk) -> tuple[QuerySet[Any, Any], int]:
         """Rows named, or all that match the list's filter, cut down to what the person may do it to."""
@@ -85,7 +100,7 @@ class BulkPage(Page):
             started = bulk.begin(actor=actor, bulk=verb, values=values, select=things)
             return reverse("admin:operations_detail", args=[started.uid])
         seen = {str(getattr(thing, key)): thing for thing in things}
-        versions = dict(pair.rsplit("=", 1) for pair in self.request.POST.getlist("seen") if "=" in pair)
+        versions = self._versions()
         items = [bulk.Wanted(name, {}, f'"{versions[name]}"' if name in versions else "") for name in seen]
         results = bulk.run(actor=actor, bulk=verb, items=items, values=values, atomic=False)
         done = sum(1 for result in results if result.problem is None)
@@ -115,6 +130,8 @@ class BulkPage(Page):
             kept += [("names", getattr(thing, what.key)) for thing in looked_at]
         if total <= bulk.AT_ONCE:  # what was shown is what is decided on
             kept += [("seen", f"{getattr(thing, what.key)}={thing.version}") for thing in looked_at]
+        else:
+            kept.append(("shown", str(total)))
         return self.show(
             {
                 "title": _("{action}: {resource}").format(action=verb.label, resource=what.label),
