@@ -17,6 +17,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
 from core.errors import Problem
+from core.request_context import current
 
 _DATA_PLANE = re.compile(r"/api/v1/(topics/[^/]+/messages|consumer-groups/[^/]+/(pull|acks|next)|transactions)")
 _UNITS = {"s": "second", "m": "minute", "h": "hour", "d": "day"}
@@ -41,7 +42,12 @@ def take(request: HttpRequest, credential: str) -> None:
 
 def take_failure(request: HttpRequest) -> None:
     """Count a wrong credential, or none, against its address. Problem: too_many_requests."""
-    _count(settings.ANONYMOUS_RATE_LIMIT, "anonymous", request.META.get("REMOTE_ADDR", ""))
+    _count(settings.ANONYMOUS_RATE_LIMIT, "anonymous", address_of(request) or "")
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """Where a request comes from: behind proxies of ours not theirs, or one client's mistakes would be everybody's."""
+    return current.get().address or request.META.get("REMOTE_ADDR") or None
 
 
 def reset() -> None:

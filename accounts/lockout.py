@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from accounts.limits import address_of
 from accounts.models import User
 from core.audit.services import record
 
@@ -42,7 +43,7 @@ def until(attempt: AccessAttempt) -> datetime:
 def refused(request: HttpRequest, response: Any = None, credentials: dict[str, Any] | None = None) -> HttpResponse:  # noqa: ARG001 - axes' hook
     """The login page with the waiting time; an answer of 429."""
     name = str((credentials or {}).get("username", ""))
-    attempt = locked().filter(username=name, ip_address=request.META.get("REMOTE_ADDR")).first()
+    attempt = locked().filter(username=name, ip_address=address_of(request)).first()
     left = max(timedelta(seconds=1), until(attempt) - timezone.now()) if attempt else cooloff()
     minutes = -(-int(left.total_seconds()) // 60)
     said = ngettext(

@@ -143,6 +143,16 @@ def test_too_many_wrong_passwords_lock_a_name_out_for_a_while(people, settings):
     assert ("unlock", "login", "alice") in done
 
 
+def test_behind_a_proxy_a_name_is_locked_out_from_where_the_guessing_comes_and_nowhere_else(people, settings):
+    settings.TRUSTED_PROXIES = ["127.0.0.0/8"]
+    guessing, home = (Client(headers={"X-Forwarded-For": address}) for address in ("192.0.2.1", "192.0.2.2"))
+    for _ in range(settings.AXES_FAILURE_LIMIT):
+        refused = signed_in("alice", "wrong", client=guessing).answer
+    assert refused.status_code == 429
+    assert "Try again in 15 minutes" in refused.content.decode()
+    assert signed_in("alice", client=home).answer.status_code == 302
+
+
 def test_roles_are_given_by_administrators_and_the_built_in_ones_stay(people):
     alice, operator = signed_in("alice"), group_of(OPERATOR)
     fields = {"username": "nina", "usable_password": "true", "password1": PASSWORD, "password2": PASSWORD, "is_staff": "on"}

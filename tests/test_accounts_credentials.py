@@ -249,3 +249,10 @@ def test_a_credential_has_a_rate_and_others_have_their_own(settings, api, api2, 
     assert Api(Client(), "wrong")("get", "me").status_code == 429, "guessing counts against the address"
     settings.DATA_RATE_LIMIT = "1/s"
     assert 429 in [api("post", "consumer-groups/none/pull", {}).status_code for _ in range(4)]
+
+
+def test_behind_a_proxy_the_mistakes_of_one_client_are_not_everybodys(settings, db):
+    settings.ANONYMOUS_RATE_LIMIT, settings.TRUSTED_PROXIES = "2/m", ["127.0.0.0/8"]
+    guessing, other = (Api(Client(headers={"X-Forwarded-For": address}), "wrong") for address in ("192.0.2.1", "192.0.2.2"))
+    assert [guessing("get", "me").status_code for _ in range(3)] == [401, 401, 429]
+    assert other("get", "me").status_code == 401
