@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy
 from accounts import people
 from accounts.models import Application, User
 from core.audit.services import record
+from core.console.versions import facts_of
 from core.errors import Problem
 from core.names import check_name
 from core.scope import Reach, may, reach_of
@@ -79,6 +80,9 @@ class Audited:
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
         """Instead of Django's own log."""
         for thing in queryset:
+            names = [field.name for field in thing._meta.get_fields() if not field.auto_created]  # noqa: SLF001 - Django's public API
+            # What is gone can be looked up nowhere else.
+            request.audited = ({name: told for name, (_digest, told) in facts_of(thing, names).items() if told}, None)  # type: ignore[attr-defined]
             self._record(request, "delete", thing)
 
 

@@ -197,3 +197,19 @@ def test_an_application_is_as_strict_here_and_its_members_stand_in_the_audit(peo
     for name in ("change", "history"):
         assert client.get(page(f"accounts_application_{name}", other.pk)).status_code == 404
     assert b"other" not in client.get(page("accounts_application_changelist")).content.split(b"<tbody")[1].split(b"</tbody")[0]
+
+
+def test_of_what_is_deleted_the_audit_keeps_what_it_was(people):
+    application = Application.objects.create(name="old-service", owner=people.bob, description="not used any more")
+    application.members.add(people.alice)
+    form = {"post": "yes", "confirm_name": "old-service", "change_message": "tidying"}
+    assert signed_in("alice").post(page("accounts_application_delete", application.pk), form).status_code == 302
+    entry = AuditEntry.objects.get(kind="application", action="delete")
+    told = [entry.before[name] for name in ("name", "owner", "members", "description")]
+    assert (told, entry.after, entry.reason) == (["old-service", "bob", "alice", "not used any more"], None, "tidying")
+    dana = User.objects.create_user("dana", password=PASSWORD)
+    form = {"post": "yes", "confirm_name": "dana", "change_message": "has left"}
+    assert signed_in("alice").post(page("accounts_user_delete", dana.pk), form).status_code == 302
+    entry = AuditEntry.objects.get(kind="person", action="delete")
+    assert entry.before["username"] == "dana"
+    assert "password" not in entry.before

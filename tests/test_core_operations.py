@@ -193,6 +193,8 @@ def test_when_its_starter_may_not_do_it_any_more_it_pauses_and_says_so(admin_per
     run(operation)
     assert (operation.state, operation.done, operation.error_code) == (State.PAUSED, 10, "starter_not_allowed")
     assert "alice" in operation.error
+    held = AuditEntry.objects.get(kind="operation", action="pause")
+    assert (held.actor_name, held.name, "alice" in held.reason) == ("system", str(operation.uid), True)
     with pytest.raises(Problem) as refused:
         services.resume(actor=second_person, operation=operation)
     assert refused.value.code == "starter_not_allowed"

@@ -22,6 +22,7 @@ from django.db.models.functions import Coalesce, Now
 from django.utils.translation import gettext as _
 from django.utils.translation import override
 
+from core.audit.services import record
 from core.errors import Problem
 from core.operations import kinds, services
 from core.operations.models import Operation, OperationStep, State
@@ -288,6 +289,8 @@ def _hold(operation_id: int, refusal: Problem) -> bool:
         held = {"state": State.PAUSED, "error_code": refusal.code, "error": str(refusal)}
         if Operation.objects.filter(pk=operation_id, state=State.RUNNING).update(**held):
             log.warning("operation_held", operation=operation_id, code=refusal.code)
+            uid = Operation.objects.values_list("uid", flat=True).get(pk=operation_id)
+            record(actor=None, action="pause", kind="operation", name=str(uid), reason=str(refusal))
     return True
 
 
