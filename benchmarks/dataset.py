@@ -383,12 +383,13 @@ class Filler:
         )
         # Busy topics and groups have many, most have one or none.
         gone = "pg_temp.u(i, 'gone') < 0.15"
+        followed = "root IN ('/zms/topic', '/zms/consumergroup') AND NOT deleted"
         self.insert(
             Instance,
             f"""generate_series(1, {self.size.instances}) i JOIN (
-                  SELECT path, generation, row_number() OVER (ORDER BY id) AS rank, count(*) OVER () AS of_all FROM registry_publication
-                   WHERE root IN ('/zms/topic', '/zms/consumergroup') AND NOT deleted) x
-                ON x.rank = 1 + floor(x.of_all * pg_temp.u(i, 'follows') ^ 1.5)::bigint""",
+                  SELECT path, generation, row_number() OVER (ORDER BY id) AS rank FROM registry_publication WHERE {followed}) x
+                ON x.rank = 1 + floor((SELECT count(*) FROM registry_publication WHERE {followed})
+                    * pg_temp.u(i, 'follows') ^ 1.5)::bigint""",
             path="x.path",
             node="'n' || i",
             znode="x.path || '/clients/n' || i",
