@@ -43,7 +43,14 @@ def create(*, actor: User, name: str, owner: User, description: str = "") -> App
 
 
 def change(*, actor: User, application: Application, changes: Mapping[str, Any]) -> Application:
-    """Change owner or description of the version at hand; nothing is written when nothing differs. Problem: state_changed."""
+    """Change owner or description of the version at hand; nothing is written when nothing differs.
+
+    Who may not change all applications gives none away, and makes none their own. Problems: forbidden, state_changed.
+    """
+    if changes.get("owner", application.owner) != application.owner and actor.reach("accounts.change_application") is not Reach.ALL:
+        detail = _("Only who may change all applications changes an owner.")
+        hint = _("Ask an operator.")
+        raise Problem("forbidden", detail, status=403, hint=hint, errors=[FieldError("/owner", detail)])
     before = _audited(application)
     for field in EDITABLE:
         if field in changes:

@@ -241,7 +241,7 @@ class NewShadowSerializer(serializers.Serializer[Any]):
 
     application = NameField(queryset=Application.objects.all())
     task = serializers.CharField(max_length=140)
-    group = NameField(queryset=ConsumerGroup.objects.select_related("application"))
+    group = NameField(queryset=ConsumerGroup.objects.select_related("application"), permission="consumers.view_consumergroup")
     topic = NameField(queryset=Topic.objects.all())
 
 

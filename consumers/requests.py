@@ -9,6 +9,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from accounts.models import User
 from clusters.drivers import builtin
 from consumers import services
 from consumers.models import ConsumeFrom, ConsumerGroup
@@ -84,9 +85,10 @@ class GroupKind(Kind):
     def _any(self, name: str) -> Any:
         return ConsumerGroup.objects.filter(name=name)
 
-    def active(self, name: str) -> ConsumerGroup:
-        """The group of a change or a retirement, which must be active."""
-        group: ConsumerGroup | None = self._any(name).select_related("application", "owner").first()
+    def active(self, name: str, asker: User | None = None) -> ConsumerGroup:
+        """The group of a change or a retirement, which must be active; what is out of the asker's reach does not exist."""
+        within = self._any(name).restrict(asker, self.ask) if asker else self._any(name)
+        group: ConsumerGroup | None = within.select_related("application", "owner").first()
         if group is None:
             detail = _("There is no consumer group “{name}”.").format(name=name)
             raise Problem("unknown_group", detail, hint=_("Apply for the group first."))
@@ -172,7 +174,7 @@ class ChangeGroup(GroupKind):
 
     def draft(self, ask: Ask) -> Draft:
         """Check the group as it would be."""
-        group = self.active(ask.target)
+        group = self.active(ask.target, ask.actor)
         now = values_of(group)
         _check_start(ask.payload)
         asked = dict(ask.payload)
@@ -254,7 +256,7 @@ class RetireGroup(GroupKind):
     retires = True
 
     def draft(self, ask: Ask) -> Draft:  # noqa: D102 - as the class says
-        group = self.active(ask.target)
+        group = self.active(ask.target, ask.actor)
         return Draft(payload={}, application_id=group.application_id, owner_id=group.owner_id)
 
     def apply(self, request: Request, decision: Decision) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from conftest import Api, token_for
 from console_world import PASSWORD, group, instance, make_people, topic
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
-from accounts.models import Application, User
+from accounts.models import ApiToken, Application, User
 from accounts.roles import AUDITOR, DEVELOPER
 from accounts.rolesync import group_of
 from consumers import shadow as shadows
+from core.approvals.models import Request
 from registry.models import Publication
 
 pytestmark = pytest.mark.django_db
@@ -104,8 +106,14 @@ def test_nothing_is_asked_for_in_the_name_of_another_application(world):
     wanted = {"name": "new_group", "application": "mine", "reason": "x", "subscriptions": [{"topic": "secret_topic", "tags": "*"}]}
     assert world.api("post", "consumer-groups", wanted).status_code == 201, "the approver decides"
     assert world.api("get", "messages?topic=secret_topic").status_code == 404, "not before it is approved"
-    shadow = {"application": "theirs", "task": "u", "group": "foreign_group", "topic": "own_topic"}
+    shadow = {"application": "theirs", "task": "u", "group": "own_group", "topic": "own_topic"}
     assert world.api("post", "shadow-tasks", shadow).body["code"] == "not_your_application"
+    refused = [
+        world.api("post", "shadow-tasks", {**shadow, "application": "mine", "group": name}) for name in ("foreign_group", "no_group")
+    ]
+    assert [answer.status_code for answer in refused] == [400, 400]
+    said = [answer.body["detail"].replace(name, "…") for answer, name in zip(refused, ("foreign_group", "no_group"), strict=True)]
+    assert said[0] == said[1], "whose it is does not show"
 
 
 def test_the_console_shows_and_does_the_same(world):
@@ -149,3 +157,66 @@ def test_stop_all_stops_ones_own(world):
     for shadow, on in ((world.own_shadow, False), (world.foreign_shadow, True)):
         shadow.refresh_from_db()
         assert shadow.enabled is on
+
+
+def test_asking_for_a_change_of_what_is_not_ones_own_tells_nothing_of_it(world):
+    """Neither that it is there, nor its state, nor whether a value is the one it has."""
+    topic(world.people, world.theirs, "waiting_topic", state="pending")
+    rate = {"expected_rate": world.foreign.expected_rate}
+    asks = [
+        ("topic.change", {"expected_rate": 7}, ("foreign_topic", "waiting_topic", "no_topic")),
+        ("topic.change", rate, ("foreign_topic", "no_topic")),
+        ("topic.retire", {}, ("foreign_topic", "waiting_topic", "no_topic")),
+        ("group.change", {"max_attempts": world.foreign_group.max_attempts}, ("foreign_group", "no_group")),
+        ("group.retire", {}, ("foreign_group", "no_group")),
+    ]
+    for kind, payload, targets in asks:
+        answers = [world.api("post", "requests", {"kind": kind, "target": name, "payload": payload, "reason": "x"}) for name in targets]
+        assert {answer.status_code for answer in answers} == {400}, [answer.body for answer in answers]
+        said = {answer.body["detail"].replace(name, "…") for answer, name in zip(answers, targets, strict=True)}
+        assert len(said) == 1, said
+
+
+def test_who_sees_all_as_an_auditor_still_does_only_what_is_theirs(world):
+    """Reading everything by one role widens nothing of what another lets one do."""
+    world.dana.groups.add(group_of(AUDITOR))
+    api = Api(Client(), token_for(world.dana))
+    topic(world.people, world.theirs, "waiting_topic", state="pending")
+    number = Request.objects.get(target="waiting_topic").pk
+    assert api("get", "topics/foreign_topic").status_code == api("get", f"requests/{number}").status_code == 200
+    for method, path, body in (
+        ("post", f"requests/{number}/comments", {"text": "x"}),
+        ("post", f"requests/{number}/withdrawal", {}),
+        ("patch", f"requests/{number}", {"reason": "y"}),
+        ("post", f"requests/{number}/approval", {}),
+        ("post", "consumer-groups/foreign_group/suspension", {"reason": "x"}),
+        ("post", "topics/foreign_topic/messages", {"body": "x"}),
+        ("post", "consumer-groups/foreign_group/pull", {}),
+        ("post", f"shadow-tasks/{world.foreign_shadow.pk}/start", {"minutes": 5, "reason": "x"}),
+        ("patch", "applications/theirs", {"description": "x"}),
+        ("post", "applications/theirs/keys", {}),
+    ):
+        assert api(method, path, body, **({"If-Match": "*"} if method == "patch" else {})).status_code in {403, 404}, path
+    one = api("post", "bulk/consumer-groups", {"action": "suspend", "items": [{"name": "foreign_group"}], "values": {"reason": "x"}})
+    assert one.status_code == 404 or [row["status"] for row in one.body["results"]] == [404], one.body
+    assert not type(world.foreign_group).objects.filter(suspended=True).exists()
+
+
+def test_a_token_to_read_does_nothing_with_ones_own_request(world):
+    _token, secret = ApiToken.issue(user=world.dana, name="r", expires_at=timezone.now() + timezone.timedelta(hours=1), scopes=["read"])
+    fields = {"name": "asked_topic", "application": "mine", "expected_rate": 1, "message_bytes": 1, "reason": "x"}
+    assert world.api("post", "topics", fields).status_code == 201
+    number, reader = Request.objects.get(target="asked_topic").pk, Api(Client(), secret)
+    for path, body in (("withdrawal", {}), ("comments", {"text": "x"}), ("approval", {}), ("rejection", {"reason": "x"})):
+        assert reader("post", f"requests/{number}/{path}", body).status_code == 403, path
+    assert reader("patch", f"requests/{number}", {"reason": "y"}, **{"If-Match": "*"}).status_code == 403
+    assert Request.objects.get(pk=number).state == "pending"
+    assert world.api("post", f"requests/{number}/withdrawal", {}).status_code == 200
+
+
+def test_a_developer_neither_gives_an_application_away_nor_takes_it(world):
+    refused = world.api("patch", "applications/mine", {"owner": "dana"}, **{"If-Match": "*"})
+    assert (refused.status_code, refused.body["code"]) == (403, "forbidden")
+    assert world.api("patch", "applications/mine", {"description": "ours"}, **{"If-Match": "*"}).status_code == 200
+    world.mine.refresh_from_db()
+    assert world.mine.owner == world.people.alice

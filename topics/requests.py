@@ -121,9 +121,10 @@ class TopicKind(Kind):
             for position, one in enumerate(found)
         ]
 
-    def active(self, name: str) -> Topic:
-        """The topic of a change or a retirement, which must be active."""
-        topic = Topic.objects.select_related("application", "owner").filter(name=name).first()
+    def active(self, name: str, asker: User | None = None) -> Topic:
+        """The topic of a change or a retirement, which must be active; what is out of the asker's reach does not exist."""
+        within = Topic.objects.restrict(asker, self.ask) if asker else Topic.objects.all()
+        topic = within.select_related("application", "owner").filter(name=name).first()
         if topic is None:
             detail = _("There is no topic “{name}”.").format(name=name)
             raise Problem("unknown_topic", detail, hint=_("Apply for the topic first."))
@@ -233,7 +234,7 @@ class ChangeTopic(TopicKind):
 
     def draft(self, ask: Ask) -> Draft:
         """Check the topic as it would be."""
-        topic = self.active(ask.target)
+        topic = self.active(ask.target, ask.actor)
         now = values_of(topic)
         payload = {key: value for key, value in ask.payload.items() if value != now[key]}
         if not payload:
@@ -291,7 +292,7 @@ class RetireTopic(TopicKind):
 
     def draft(self, ask: Ask) -> Draft:
         """Who still uses it is looked at when it is approved."""
-        topic = self.active(ask.target)
+        topic = self.active(ask.target, ask.actor)
         return Draft(payload={}, application_id=topic.application_id, owner_id=topic.owner_id)
 
     def apply(self, request: Request, decision: Decision) -> dict[str, Any]:

@@ -8,8 +8,15 @@ from rest_framework import serializers
 class NameField(serializers.SlugRelatedField[Any]):
     """A reference by its natural key; what does not exist is an error of this field, with what to do."""
 
-    def __init__(self, slug_field: str = "name", **kwargs: Any) -> None:
+    def __init__(self, slug_field: str = "name", *, permission: str = "", **kwargs: Any) -> None:
+        """With a permission: what it does not reach for the person who asks does not exist either."""
         super().__init__(slug_field=slug_field, **kwargs)
+        self.permission = permission
+
+    def get_queryset(self) -> Any:
+        """What can be named."""
+        rows: Any = super().get_queryset()
+        return rows.restrict(self.context["request"].user, self.permission) if self.permission and "request" in self.context else rows
 
     def to_internal_value(self, data: Any) -> Any:
         """What the database cannot even ask for exists nowhere."""

@@ -127,7 +127,7 @@ def validated(serializer: type[serializers.Serializer[Any]], request: Request, *
     """The body, checked; a field that does not exist is an error, not ignored. Of a partial body only what was sent: no defaults."""
     if not isinstance(request.data, dict):
         raise Problem("invalid", _("The body must be a JSON object."), hint=_("Send Content-Type: application/json."))
-    checked = serializer(data=request.data)
+    checked = serializer(data=request.data, context={"request": request})
     _refuse_unknown(checked, request.data, "")
     if partial:  # by hand: DRF's would let things within the fields be incomplete too
         for name in set(checked.fields) - set(request.data):

@@ -132,7 +132,7 @@ def withdraw(*, actor: User, request: Request, reason: str = "", version: int | 
         request = _locked(request, version)
         what = kinds.get(request.kind)
         _require_state(request, OPEN, "withdrawal")
-        if request.state == Standing.PENDING or not actor.has_perm(what.decide):
+        if request.state == Standing.PENDING or not may(actor, what.decide, request):
             require(actor, what.ask)
             _require_own(request, actor)
         was = request.state
@@ -148,8 +148,9 @@ def withdraw(*, actor: User, request: Request, reason: str = "", version: int | 
 def comment(*, actor: User, request: Request, text: str) -> Comment:
     """Say something in the thread: whoever may ask for such a thing or decide it."""
     what = kinds.get(request.kind)
-    if not actor.has_perm(what.decide):
+    if not may(actor, what.decide, request):  # who sees all may still write about their own only
         require(actor, what.ask)
+        _check_reach(actor, what.ask, request)
     text = text.strip()
     if not text:
         detail = _("Write something.")
