@@ -9,6 +9,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.core.exceptions import NON_FIELD_ERRORS
+from django.db import transaction
 from django.forms.utils import ErrorDict
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -62,8 +63,9 @@ def refused(request: HttpRequest, response: Any = None, credentials: dict[str, A
 
 def unlock(*, actor: User, attempt: AccessAttempt) -> None:
     """Let a person try again at once."""
-    record(actor=actor, action="unlock", kind="login", name=str(attempt.username or ""), after={"address": attempt.ip_address})
-    attempt.delete()
+    with transaction.atomic():
+        record(actor=actor, action="unlock", kind="login", name=str(attempt.username or ""), after={"address": attempt.ip_address})
+        attempt.delete()
 
 
 def heard_failure(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **_kwargs: Any) -> None:  # noqa: ARG001
