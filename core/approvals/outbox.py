@@ -17,7 +17,6 @@ from datetime import timedelta
 from smtplib import SMTPException
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import structlog
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -27,7 +26,6 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from core import outbound
 from core.approvals import kinds
 from core.approvals.models import Channel, Event, MailOptOut, NotificationDelivery, NotificationTarget, Request
 from core.audit.services import record
@@ -35,6 +33,8 @@ from core.errors import Problem, conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    import httpx
 
     from accounts.models import User
 
@@ -115,6 +115,8 @@ def _people(request: Request, event: Event, author: User | None) -> list[str]:
 
 def _client() -> httpx.Client:
     """Addresses that people entered are checked when they are used, whatever they resolve to by then."""
+    from core import outbound  # the HTTP client is of use to the worker that sends, and to no other process
+
     return outbound.client(purpose=_("the webhook"))
 
 
@@ -177,6 +179,8 @@ def _failed(delivery: NotificationDelivery, error: Exception) -> None:
     same.filter(pk=delivery.pk, attempts=delivery.attempts).update(
         state=State.FAILED if final else State.WAITING, next_attempt_at=later, last_error=text
     )
+    import httpx
+
     silent = isinstance(error, httpx.TransportError) or (isinstance(error, OSError) and not isinstance(error, SMTPException))
     if silent:  # nobody is there: what else waits for it would only hold up the others
         soon = min(later, timezone.now() + SILENCE)

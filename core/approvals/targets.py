@@ -11,7 +11,6 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from core import outbound
 from core.approvals.models import Channel, Event, MailOptOut, NotificationTarget
 from core.audit.services import record
 from core.errors import FieldError, Problem, changed_meanwhile, conflict
@@ -25,6 +24,8 @@ EVENTS = [event for event in Event if event != Event.EDITED]
 
 def check_address(address: str) -> None:
     """Refuse the URL of a webhook that leads inside (`address_not_allowed`). Looks its name up: not in a transaction."""
+    from core import outbound  # with an HTTP client behind it, which most processes never need
+
     if "://" in address:
         outbound.check_url(address, purpose=_("the webhook"), pointer="/address")
 
