@@ -144,7 +144,7 @@ def _send_all(limit: int, client: Callable[[], httpx.Client]) -> int:
         tried += 1
         try:
             if delivery.attempts > MAX_ATTEMPTS:
-                raise Problem("worker_lost", _("Each attempt ended before it was known what became of it."))  # noqa: TRY301
+                raise RuntimeError(_("Each attempt ended before it was known what became of it."))  # noqa: TRY301
             _send(delivery, client)
         except Exception as error:  # noqa: BLE001 - whatever one receiver does, the others get theirs
             _failed(delivery, error)
