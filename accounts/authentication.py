@@ -41,6 +41,15 @@ def principal_of(request: HttpRequest) -> User | KeyPrincipal | None:
     return found
 
 
+def still_holds(asking: User | KeyPrincipal) -> bool:
+    """Whether the credential of a request that has waited for long is still good; asks the database."""
+    if isinstance(asking, KeyPrincipal):
+        key = ApplicationKey.objects.defer("secret").filter(pk=asking.key.pk).first()
+        return key is not None and key.is_valid
+    token = asking.token and ApiToken.objects.filter(pk=asking.token.pk, user__is_active=True).first()
+    return bool(token and not token.is_expired)
+
+
 def forget(*, digest: str = "", key_id: str = "") -> None:
     """Let a revoked credential end at once in this process; the others follow within seconds."""
     _tokens.pop(digest, None)

@@ -16,7 +16,9 @@ class NameField(serializers.SlugRelatedField[Any]):
     def get_queryset(self) -> Any:
         """What can be named."""
         rows: Any = super().get_queryset()
-        return rows.restrict(self.context["request"].user, self.permission) if self.permission and "request" in self.context else rows
+        if not self.permission or "request" not in self.context:
+            return rows
+        return rows.restrict(getattr(self.context["request"], "user", None), self.permission)
 
     def to_internal_value(self, data: Any) -> Any:
         """What the database cannot even ask for exists nowhere."""

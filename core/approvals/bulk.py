@@ -55,6 +55,7 @@ register(
         rows=lambda: Request.objects.select_related("application", "requested_by").annotate(number=Cast("pk", CharField())),
         filterset=_filterset,
         lists="core.approvals.console.Requests",
+        list_url="requests",
         here="requests",
         key="number",
     )

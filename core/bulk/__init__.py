@@ -44,7 +44,8 @@ Values = Mapping[str, Any]
 class Resource:
     """What verbs are registered for: its name in addresses, its rows (of a queryset with `restrict`), the filters of its list endpoint.
 
-    `lists` names the console's list page (a dotted path), whose filter can be acted on as a whole.
+    `lists` names the console's list page (a dotted path), whose filter can be acted on as a whole; `list_url` its route, if that is not
+    the room's `…_list`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Resource:
     rows: Callable[[], QuerySet[Any, Any]]
     filterset: Callable[[], Any]
     lists: str = ""
+    list_url: str = ""
     here: str = ""
     key: str = "name"
 

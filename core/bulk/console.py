@@ -154,7 +154,7 @@ class BulkPage(Page):
 
 
 def _list_of(resource: bulk.Resource) -> str:
-    return f"{resource.lists.split('.', 1)[0]}_list"
+    return resource.list_url or f"{resource.lists.split('.', 1)[0]}_list"
 
 
 def _inside(address: str) -> str:

@@ -66,6 +66,7 @@ class Operation(models.Model):
     application = models.CharField(max_length=150, blank=True)
     address = models.CharField(max_length=64, blank=True)
     request_id = models.CharField(max_length=64, blank=True)
+    scopes: Any = models.JSONField(null=True)  # of the token that started it, which narrow the worker too; null: a session, or the system
     language = models.CharField(max_length=10, blank=True)  # in which the reasons of what fails are written
 
     total = models.PositiveIntegerField(default=0)

@@ -7,7 +7,7 @@ worker runs; otherwise the next chunk sees the wish and does it. So a paused or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ def start(
         operation = Operation.objects.create(
             kind=kind, title=str(title)[:250], params=dict(params or {}), state=State.QUEUED, started_by=actor, reason=reason,
             credential=context.credential, application=context.application, address=context.address, request_id=context.request_id,
-            language=get_language() or "",
+            language=get_language() or "", scopes=scopes_of(actor),
         )  # fmt: skip
         if items is not None:
             _copy(operation, items)
@@ -108,7 +108,9 @@ def resume(*, actor: User | None, operation: Operation, reason: str = "") -> Ope
     if known is not None and not starter_may(known, operation):
         raise starter_not_allowed(operation)
     with transaction.atomic():
-        won = Operation.objects.filter(pk=operation.pk, state=State.PAUSED, wanted="").update(state=State.QUEUED, **_afresh())
+        won = Operation.objects.filter(pk=operation.pk, state=State.PAUSED, wanted="").update(
+            state=State.QUEUED, **_afresh(), **_narrower(operation, actor)
+        )
         if won != 1:
             raise wrong_state(operation, "resume", (State.PAUSED,))
         record(actor=actor, action="resume", kind="operation", name=str(operation.uid), reason=reason)
@@ -125,7 +127,7 @@ def retry_failed(*, actor: User | None, operation: Operation, reason: str = "") 
     allowed = (State.PARTIAL, State.FAILED)
     with transaction.atomic():
         won = Operation.objects.filter(pk=operation.pk, state__in=allowed, failed__gt=0).update(
-            state=State.QUEUED, wanted="", step=0, finished_at=None, **_afresh()
+            state=State.QUEUED, wanted="", step=0, finished_at=None, **_afresh(), **_narrower(operation, actor)
         )
         if won != 1:
             operation.refresh_from_db()
@@ -155,13 +157,28 @@ def starter_may(kind: kinds.Kind, operation: Operation) -> bool:
     return starter is None or (starter.is_active and (not kind.permission or starter.has_perm(kind.permission)))
 
 
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """What is left of the token that an operation was started with: what it was for."""
+
+    scopes: Sequence[str]
+
+
+def scopes_of(actor: User | None) -> list[str] | None:
+    """The scopes of the token that the request came with; None: no token, so nothing is narrowed."""
+    token = actor.token if actor is not None else None
+    return None if token is None else list(token.scopes)
+
+
 def starter_of(operation: Operation) -> User | None:
-    """Who started it, read anew with nothing remembered of earlier permissions; None for the system."""
+    """Who started it, read anew with nothing remembered of earlier permissions, and no wider than by the token; None for the system."""
     if operation.started_by_id is None:
         return None
     field_ = Operation._meta.get_field("started_by")  # noqa: SLF001 - Django's public API
     people: Any = field_.related_model
     starter: User = people._default_manager.get(pk=operation.started_by_id)  # noqa: SLF001 - Django's public name for it
+    if operation.scopes is not None:
+        starter.token = Narrowed(operation.scopes)  # type: ignore[assignment]
     return starter
 
 
@@ -255,6 +272,12 @@ def _afresh() -> dict[str, Any]:
         "error": "", "error_code": "", "not_before": None, "begun": 0, "stumbles": 0, "careful": 0, "heartbeat_at": None, "mark_at": None,
         "before_at": None,
     }  # fmt: skip
+
+
+def _narrower(operation: Operation, actor: User | None) -> dict[str, Any]:
+    """Whoever sets it going again with a token lends it no more than that token."""
+    own = scopes_of(actor)
+    return {} if own is None else {"scopes": [scope for scope in own if operation.scopes is None or scope in operation.scopes]}
 
 
 def _copy(operation: Operation, items: Iterable[NewItem | str]) -> None:

@@ -12,8 +12,9 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import re_path
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
+from rest_framework.exceptions import AuthenticationFailed
 
-from accounts.authentication import authenticate
+from accounts.authentication import CACHE_SECONDS, authenticate, still_holds
 from accounts.models import User
 from core.api.permissions import require
 from core.errors import FieldError, Problem
@@ -81,7 +82,7 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     group_id = active_group(user, group)
     found = services.pull(group_id=group_id, **take)
     try:
-        return wire.respond(wire.batch(_wait(found, group_id, fields, take)))
+        return wire.respond(wire.batch(_wait(user, found, group_id, fields, take)))
     except waiting.FullError:
         # Nothing was done, so the request can be refused: an empty answer at once would have the caller ask again at once.
         raise Problem(
@@ -129,7 +130,7 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     settled, found = services.next(group_id=group_id, lease=lease, outcomes=outcomes, **take)
     crowded = False
     try:
-        found = _wait(found, group_id, fields, take)
+        found = _wait(user, found, group_id, fields, take)
     except waiting.FullError:  # what was settled is committed: the caller must learn of it
         found, crowded = replace(found, reason="crowded"), True
     response = wire.respond({"acks": wire.settled(settled), **wire.batch(found)})
@@ -147,14 +148,20 @@ def _take(user: User, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _wait(found: Batch, group_id: int, fields: dict[str, Any], take: dict[str, Any]) -> Batch:
-    """Long poll: park until something is there; meanwhile this thread has no connection to the database."""
+def _wait(user: User, found: Batch, group_id: int, fields: dict[str, Any], take: dict[str, Any]) -> Batch:
+    """Long poll: park until something is there; meanwhile this thread has no connection to the database.
+
+    Raises AuthenticationFailed when the credential was revoked meanwhile.
+    """
     wait_ms = fields.get("wait_ms") or 0
-    end = monotonic() + wait_ms / 1000
+    began = monotonic()
+    end = began + wait_ms / 1000
     while found.lease is None and found.reason == "empty" and (left := end - monotonic()) > 0:
         if not connection.in_atomic_block:
             connection.close()  # back to the pool
         woken = waiting.wait(group_id, left)
+        if monotonic() - began > CACHE_SECONDS and not still_holds(user):
+            raise AuthenticationFailed
         found = services.pull(group_id=group_id, **take)
         if not woken:
             break
