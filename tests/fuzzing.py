@@ -27,7 +27,7 @@ WAIT_MS = 20  # a long poll would spend the time on waiting
 #: Keys of bodies and queries whose value is a name of something.
 NAMED = {"topic": "topic", "application": "application", "owner": "owner", "cluster": "cluster", "group": "group", "username": "owner"}
 #: Answers that the product gives on purpose although they are 503: what cannot be told now is not guessed.
-UNAVAILABLE = {"instances_unknown", "database_unavailable"}
+UNAVAILABLE = {"instances_unknown"}
 
 
 class World:
