@@ -11,6 +11,7 @@ from rest_framework.test import APIRequestFactory, force_authenticate
 from accounts.models import Application
 from core import retrying
 from core.api.conventions import View
+from core.api.problems import to_problem
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +68,13 @@ def test_who_is_the_victim_again_and_again_is_told_to_come_back(admin_person):
     force_authenticate(request, admin_person)
     answer = Unlucky.as_view()(request)
     assert (answer.status_code, answer.data["code"], answer["Retry-After"]) == (503, "try_again", "1")
+
+
+@pytest.mark.django_db
+def test_what_is_too_much_for_the_database_is_not_told_as_a_database_that_is_away(db):
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE wide (text text) ON COMMIT DROP; CREATE INDEX ON wide (text)")
+    with connection.cursor() as cursor, pytest.raises(OperationalError) as caught:
+        cursor.execute("INSERT INTO wide SELECT string_agg(md5(n::text), '') FROM generate_series(1, 1000) n")
+    assert to_problem(caught.value).code == "internal"
+    assert to_problem(OperationalError("the connection is lost")).code == "database_unavailable"

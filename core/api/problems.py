@@ -75,6 +75,11 @@ def problem_response(*, status: int, code: str, detail: Any, headers: Mapping[st
     )
 
 
+def _is_limit(exception: Exception) -> bool:
+    """Whether the database answers, and what it was asked is too much for it (class 54): trying again would change nothing."""
+    return (getattr(exception.__cause__, "sqlstate", None) or "").startswith("54")
+
+
 def to_problem(exception: Exception) -> Problem:
     """What went wrong, as a problem; the unforeseen is logged with its traceback and told without one."""
     match exception:
@@ -128,7 +133,7 @@ def to_problem(exception: Exception) -> Problem:
                 hint=_("Nothing was changed; try again in a moment."),
                 headers={"Retry-After": "1"},
             )
-        case OperationalError() | InterfaceError():
+        case OperationalError() | InterfaceError() if not _is_limit(exception):
             log.error("database_unavailable", error=str(exception).strip())
             return Problem(
                 "database_unavailable",
