@@ -20,7 +20,18 @@ from django.utils import timezone
 
 #: Pages and endpoints without a list in them, or none of our making: sign-in, passwords, translations of Django's scripts, one message's
 #: body as a file, and what waits for events.
-NO_LIST = {"login", "logout", "password_change", "password_change_done", "jsi18n", "autocomplete", "view_on_site"}
+NO_LIST = {
+    "login",
+    "logout",
+    "password_change",
+    "password_change_done",
+    "jsi18n",
+    "autocomplete",
+    "view_on_site",
+    "messages_body",
+    "operations_events",
+    "operations_news",
+}
 #: Django's own pages of one object.
 NO_LIST_ENDINGS = ("_add", "_change", "_delete", "_history")
 

@@ -106,7 +106,7 @@ def dead_letters(user: Any) -> int:
     else:
         ids = groups(user).filter(state=State.ACTIVE).values_list("pk", flat=True)
         active, params = "SELECT unnest(%s::bigint[])", (list(ids),)
-    return int(fetch(f"SELECT coalesce(sum(dead), 0)::bigint FROM mq_cursor WHERE group_id IN ({active})", params)[0][0])  # noqa: S608 - constants
+    return int(fetch(f"SELECT coalesce(sum(dead), 0)::bigint FROM mq_cursor WHERE dead > 0 AND group_id IN ({active})", params)[0][0])  # noqa: S608 - constants
 
 
 shell.extra_counts["dead"] = dead_letters

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
+from django.core.exceptions import FieldError
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, QueryDict
 from django.urls import NoReverseMatch, reverse
@@ -210,7 +211,15 @@ class ListPage(Page, Generic[Row]):
 
     def cut(self, asked: Asked[Row], first: int) -> tuple[list[Row], bool]:
         """The rows of the page, and whether there are more; tables that grow without bound cut by key, not by counting."""
-        rows = list(self.annotated(asked.rows).order_by(*asked.order)[first : first + asked.size + 1])
+        until = first + asked.size + 1
+        found = self.annotated(asked.rows).order_by(*asked.order)[first:until]
+        if first:
+            try:  # far on: the rows first, then what is annotated, or it would be computed for all that are skipped
+                here = asked.rows.order_by(*asked.order).values("pk")[first:until]
+                found = self.annotated(self.queryset().filter(pk__in=here)).order_by(*asked.order)
+            except FieldError:  # the order is by something annotated
+                pass
+        rows = list(found)
         return rows[: asked.size], len(rows) > asked.size
 
     def offered(self) -> Sequence[BulkAction]:
