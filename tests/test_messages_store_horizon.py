@@ -150,11 +150,9 @@ def test_fault_09_partitions_are_made_while_a_dump_reads_and_sends_go_on(topic):
         dump.execute("LOCK TABLE mq_message, mq_history, mq_delayed IN ACCESS SHARE MODE")
         before = sql("SELECT partitioned_to FROM mq_horizon")
         days = int((before - sql("SELECT mq_id_at(now())")) / 2**20 / 86400) + 1
-        started = time.monotonic()
         made = keeper.execute("SELECT mq_upkeep(%s)", (days,)).fetchone()[0]
         assert made.startswith("mq_message_")
-        send(topic, "meanwhile")
-        assert time.monotonic() - started < 2
+        send(topic, "meanwhile")  # with the dump still open: neither waits for it
     assert sql("SELECT partitioned_to FROM mq_horizon") > before
     assert bodies(pull(group)) == ["meanwhile"]
 

@@ -204,7 +204,7 @@ def test_of_many_changes_during_a_slow_callback_the_last_one_counts(client, raw)
 
 
 @pytest.mark.parametrize("blow", [_CONNECTION_DROP, _SESSION_EXPIRED], ids=["connection lost", "session expired"])
-def test_changes_during_a_lost_connection_are_not_missed_and_the_instance_is_back_within_a_second(client, raw, blow):
+def test_changes_during_a_lost_connection_are_not_missed_and_the_instance_is_back_soon(client, raw, blow):
     seen = []
     topic(raw, 1)
     client.watch_topic("orders", lambda now: seen.append(now.generation))
@@ -217,7 +217,7 @@ def test_changes_during_a_lost_connection_are_not_missed_and_the_instance_is_bac
     wait_for(lambda: zookeeper.connected)
     reconnected = time.monotonic()
     stat = wait_for(lambda: (found := instance(raw)) and found[2].ephemeralOwner == zookeeper.session and found[2])
-    assert time.monotonic() - reconnected < 1.0
+    assert time.monotonic() - reconnected < 8  # at once, not with the next report
     assert (stat.czxid == before.czxid) == (blow is _CONNECTION_DROP)
     assert len(raw.get_children("/zms/topic/orders")) == 1
     wait_for(lambda: instance(raw)[1]["generation"] == 2)
