@@ -174,6 +174,22 @@ def test_one_receiver_that_fails_holds_up_no_other(world, receiver):
 
 
 @pytest.mark.django_db
+def test_what_waits_follows_its_target_and_goes_nowhere_when_it_is_switched_off(world, receiver):
+    target, _secret = hook(world, receiver)
+    apply(world)
+    other = Receiver()
+    target = targets.change(actor=world.bob, target=target, address=other.url)
+    assert outbox.send_due() == 1
+    assert (receiver.got, len(other.got)) == ([], 1)
+    workflow.decline(actor=world.bob, request=Request.objects.get(), reason="no")
+    targets.change(actor=world.bob, target=target, enabled=False)
+    assert outbox.send_due() == 0
+    assert len(other.got) == 1
+    assert set(NotificationDelivery.objects.values_list("event", "state")) == {("submitted", "sent"), ("declined", "failed")}
+    other.shutdown()
+
+
+@pytest.mark.django_db
 def test_targets_hear_only_the_events_that_they_chose(world, receiver):
     hook(world, receiver, events=["declined"])
     apply(world)

@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from core.approvals.models import Channel, Event, MailOptOut, NotificationTarget
+from core.approvals.models import Channel, Event, MailOptOut, NotificationDelivery, NotificationTarget
 from core.audit.services import record
 from core.errors import FieldError, Problem, changed_meanwhile, conflict
 
@@ -66,8 +66,18 @@ def change(*, actor: User, target: NotificationTarget, **fields: Any) -> Notific
                     row.save()
             except IntegrityError:
                 raise _taken(row.name) from None
+            _follow(row)
             record(actor=actor, action="change", kind="notification target", name=row.name, before=before, after=_audited(row))
     return row
+
+
+def _follow(target: NotificationTarget) -> None:
+    """What waits for a target goes where the target is now, or nowhere when it is switched off."""
+    waiting = target.deliveries.filter(state=NotificationDelivery.State.WAITING)
+    if target.enabled:
+        waiting.update(address=target.address)
+    else:
+        waiting.update(state=NotificationDelivery.State.FAILED, last_error=_("The target was switched off."))
 
 
 def renew_secret(*, actor: User, target: NotificationTarget) -> tuple[NotificationTarget, str]:
