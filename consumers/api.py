@@ -106,9 +106,7 @@ class GroupFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter is 
 class GroupViewSet(WithPublication, NamedViewSet):
     """Apply for consumer groups, decide, suspend, resume, retire."""
 
-    queryset = ConsumerGroup.objects.select_related("application", "owner", "requested_by", "decided_by").prefetch_related(
-        "subscriptions__topic"
-    )
+    queryset = ConsumerGroup.objects.with_topics().select_related("application", "owner", "requested_by", "decided_by")
     serializer_class = GroupSerializer
     filterset_class = GroupFilter
     permissions_by_action: ClassVar[dict[str, str]] = {

@@ -13,7 +13,7 @@ class ConsumersConfig(AppConfig):
     def ready(self) -> None:
         """Groups follow their topics: to another cluster, and when a cluster's address changes."""
         from clusters.services import dependants
-        from consumers import bulk, requests  # noqa: F401 - they register what there is
+        from consumers import requests  # noqa: F401 - it registers what there is
         from consumers.querysets import own_group_names, own_group_paths, own_shadow_names, own_shadow_paths
         from consumers.services import paths_on, publish_groups_of
         from core import scope

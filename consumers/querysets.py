@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import F, Q, QuerySet, TextField, Value
+from django.db.models import F, Prefetch, Q, QuerySet, TextField, Value
 from django.db.models.functions import Concat
 
 from core.scope import Principal, ScopedQuerySet
@@ -19,6 +19,13 @@ class GroupQuerySet(ScopedQuerySet["ConsumerGroup"]):
     def own(self, user: Principal) -> Q:
         """Those of the person's applications."""
         return Q(application__in=user.own_applications())
+
+    def with_topics(self) -> GroupQuerySet:
+        """With subscriptions and the names of their topics, in one statement for all; the rest of a topic is read when it is needed."""
+        from consumers.models import Subscription
+
+        rows = Subscription.objects.select_related("topic").only("group", "tags", "position", "topic__name")
+        return self.prefetch_related(Prefetch("subscriptions", rows))
 
 
 class ShadowQuerySet(ScopedQuerySet["ShadowTask"]):

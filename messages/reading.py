@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from messages.db import fetch
 from messages.names import group_names
-from messages.querysets import DEAD_WHERE
+from messages.querysets import DEAD_FROM, DEAD_WHERE
 from messages.types import STATUS_WORDS, DeadFilter, Page, StoredMessage
 
 PREVIEW = 160  # bytes of a body in a list
@@ -125,8 +125,7 @@ def causes(*, group_id: int) -> list[Cause]:
 def count_dead(*, group_id: int, only: DeadFilter) -> int:
     """How many dead letters match, counted up to a limit."""
     rows: list[tuple[int]] = fetch(
-        "SELECT count(*) FROM (SELECT 1 FROM mq_exception e JOIN mq_message m ON m.topic_id = e.topic_id AND m.id = e.msg_id"  # noqa: S608
-        f" WHERE {DEAD_WHERE} LIMIT %(most)s::int) x",
+        f"SELECT count(*) FROM (SELECT 1 FROM {DEAD_FROM} WHERE {DEAD_WHERE} LIMIT %(most)s::int) x",  # noqa: S608 - constants
         {**asdict(only), "group": group_id, "most": COUNTED},
     )
     return rows[0][0]

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from core.errors import FieldError, Problem, conflict, not_found
 from messages.db import hot_cursor
 from messages.models import Redrive, RedriveItem
-from messages.querysets import DEAD_WHERE, int_cursor, page_size
+from messages.querysets import DEAD_FROM, DEAD_WHERE, int_cursor, page_size
 from messages.types import DeadFilter, Page
 
 log = structlog.get_logger(__name__)
@@ -82,10 +82,9 @@ def start_redrive(
             )
         else:
             # the whole set in one statement: one snapshot freezes it
-            join = "JOIN mq_message m ON m.topic_id = e.topic_id AND m.id = e.msg_id"
             cursor.execute(
                 "INSERT INTO mq_redrive_item (redrive_id, message_id, state, reason)"  # noqa: S608 - constants
-                f" SELECT %(redrive)s::bigint, e.msg_id, 'pending', '' FROM mq_exception e {join} WHERE {DEAD_WHERE}",
+                f" SELECT %(redrive)s::bigint, e.msg_id, 'pending', '' FROM {DEAD_FROM} WHERE {DEAD_WHERE}",
                 {**asdict(only or DeadFilter()), "group": group_id, "redrive": redrive.pk},
             )
         redrive.total = cursor.rowcount

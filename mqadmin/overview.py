@@ -141,12 +141,12 @@ class _Groups:
     def of(cls, user: Any) -> "_Groups":
         """Those that the person may see; a fixed number of statements."""
         self = cls()
-        found = list(ConsumerGroup.objects.restrict(user).filter(state=State.ACTIVE).values_list("pk", "suspended", "changed_at"))
-        ids = [pk for pk, _suspended, _at in found]
+        active = ConsumerGroup.objects.restrict(user).filter(state=State.ACTIVE)
+        ids = list(active.values_list("pk", flat=True))
         if not ids:
             return self
         self.number = len(ids)
-        self.suspended = [pk for pk, suspended, _at in sorted(found, key=lambda row: row[2], reverse=True) if suspended]
+        self.suspended = list(active.filter(suspended=True).order_by("-changed_at").values_list("pk", flat=True))
         self.lags = store.behind(group_ids=ids)
         late = set(self.lags) - set(self.suspended)
         self.late = sorted((pk for pk in late if self.lags[pk].seconds > BEHIND), key=lambda pk: -self.lags[pk].seconds)

@@ -14,7 +14,7 @@ class TopicsConfig(AppConfig):
         """Tell the clusters room which nodes depend on a cluster, and what can be asked for."""
         from clusters.services import dependants
         from core import scope
-        from topics import bulk, requests  # noqa: F401 - they register what there is
+        from topics import requests  # noqa: F401 - it registers what there is
         from topics.querysets import own_names, own_paths
         from topics.services import paths_on
 

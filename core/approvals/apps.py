@@ -10,7 +10,3 @@ class ApprovalsConfig(AppConfig):
     name = "core.approvals"
     label = "approvals"
     verbose_name = _("Requests")
-
-    def ready(self) -> None:
-        """Register what can be done with many at once."""
-        from core.approvals import bulk  # noqa: F401

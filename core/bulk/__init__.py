@@ -139,6 +139,7 @@ def verb(bulk: Bulk) -> None:
 
 def resource_of(name: str) -> Resource:
     """The resource of this name. Problem: not_found."""
+    kinds.discover()
     found = _resources.get(name)
     if found is None:
         raise not_found(_("resource"), name)
@@ -147,6 +148,7 @@ def resource_of(name: str) -> Resource:
 
 def resources() -> list[str]:
     """The names of all resources."""
+    kinds.discover()
     return sorted(_resources)
 
 
@@ -162,6 +164,7 @@ def verb_of(resource: str, action: str) -> Bulk:
 
 def verbs_of(resource: str) -> list[Bulk]:
     """All verbs of a resource, in their order."""
+    kinds.discover()
     return list(_verbs.get(resource, {}).values())
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
 
 from core.errors import Problem
@@ -79,17 +81,24 @@ def register(kind: Kind) -> Kind:
     return kind
 
 
+@cache
+def discover() -> dict[str, Kind]:
+    """Import each room's `bulk` module when somebody first asks: it brings REST along, which most processes never need."""
+    autodiscover_modules("bulk")
+    return _kinds
+
+
 def get(name: str) -> Kind | None:
     """The kind of this name; None when this version of mqadmin does not know it."""
-    return _kinds.get(name)
+    return discover().get(name)
 
 
 def names() -> list[str]:
     """All that are known."""
-    return sorted(_kinds)
+    return sorted(discover())
 
 
 def label(name: str) -> str:
     """The kind in the reader's language; one that we do not know stays as it is."""
-    kind = _kinds.get(name)
+    kind = discover().get(name)
     return str(kind.label) if kind else name

@@ -23,6 +23,7 @@ from messages.names import group_names
 from messages.types import DeadFilter
 
 ROWS = 100
+GROUPS = 200  # those with most; the page says how many more there are
 MAX_REASON = 500
 
 
@@ -61,12 +62,20 @@ class DeadLetters(Page):
         return self._of_group(request, get(scope.groups(request.user), name=name)) if name else self._all()
 
     def _all(self) -> HttpResponse:
-        groups = list(scope.groups(self.request.user).filter(state=State.ACTIVE).select_related("owner").order_by("name")[:2000])
-        counts = services.counts(group_ids=[group.pk for group in groups])
-        rows = [{"group": group, "counts": counts[group.pk]} for group in groups if counts[group.pk].dead]
-        rows.sort(key=lambda row: -row["counts"].dead)  # type: ignore[attr-defined]
+        seen = scope.groups(self.request.user).filter(state=State.ACTIVE)
+        ids = list(seen.values_list("pk", flat=True))
+        worst = services.most_dead(group_ids=ids, limit=GROUPS)
+        totals, counts = services.totals(group_ids=ids), services.counts(group_ids=list(worst))
+        groups = seen.select_related("owner").in_bulk(worst)
+        rows = [{"group": groups[pk], "counts": counts[pk]} for pk in worst if pk in groups]
         return self.show(
-            {"groups": rows, "total": sum(row["counts"].dead for row in rows), "running": running(self.request.user)},  # type: ignore[attr-defined]
+            {
+                "groups": rows,
+                "groups_count": totals["dead_groups"],
+                "more": max(0, totals["dead_groups"] - len(rows)),
+                "total": totals["dead"],
+                "running": running(self.request.user),
+            },
             template="messages/dead_groups.html",
         )
 
@@ -83,7 +92,8 @@ class DeadLetters(Page):
                     raise
                 page = services.dead_letters(group_id=group.pk, only=only, limit=ROWS)
         narrowed = asked != Asked("", "", "")
-        matching = reading.count_dead(group_id=group.pk, only=only) if only is not None else 0
+        total = services.counts(group_ids=[group.pk])[group.pk].dead
+        matching = 0 if only is None else reading.count_dead(group_id=group.pk, only=only) if narrowed else total
         why = "" if request.user.has_perm("mq_messages.add_redrive") else NOT_ALLOWED
         if not why and group.state != State.ACTIVE:
             why = _("The group is not active: nobody would get them.")
@@ -96,9 +106,9 @@ class DeadLetters(Page):
                 "next": page.next if page else None,
                 "first_page": cursor is None,
                 "causes": reading.causes(group_id=group.pk),
-                "total": services.counts(group_ids=[group.pk])[group.pk].dead,
+                "total": total,
                 "matching": matching,
-                "matching_more": matching >= reading.COUNTED,
+                "matching_more": narrowed and matching >= reading.COUNTED,
                 "asked": asked,
                 "narrowed": narrowed,
                 "frozen": now,
