@@ -207,7 +207,7 @@ def _console_variants(name: str, path: str, view: Any, examples: Examples, user:
         yield "search", f"{path}?q={words}"
         yield "search of two words", f"{path}?q={words}+0"
         yield "search without a match", f"{path}?q=nothing-is-called-so"
-        yield "rows=200", f"{path}?rows=200"
+        yield "rows=100", f"{path}?rows=100"
         yield "a page far on", f"{path}?page=100"
         yield "the last page", f"{path}?page=9999999"
     elif name.endswith("_changelist"):

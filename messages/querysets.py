@@ -80,7 +80,7 @@ def totals(*, group_ids: Sequence[int]) -> dict[str, int]:
         """
         SELECT coalesce(sum(processing), 0)::bigint, coalesce(sum(succeeded), 0)::bigint, coalesce(sum(later), 0)::bigint,
                coalesce(sum(dead), 0)::bigint, count(DISTINCT group_id) FILTER (WHERE dead > 0)
-          FROM mq_cursor WHERE group_id = ANY (%s::bigint[])
+          FROM mq_cursor WHERE group_id IN (SELECT unnest(%s::bigint[]))
         """,
         (list(group_ids),),
     )
@@ -90,7 +90,7 @@ def totals(*, group_ids: Sequence[int]) -> dict[str, int]:
 def most_dead(*, group_ids: Sequence[int], limit: int) -> dict[int, int]:
     """The groups with most dead letters, and how many; those without any are left out."""
     sql = (
-        "SELECT group_id, sum(dead)::bigint FROM mq_cursor WHERE group_id = ANY (%s::bigint[]) AND dead > 0"
+        "SELECT group_id, sum(dead)::bigint FROM mq_cursor WHERE dead > 0 AND group_id IN (SELECT unnest(%s::bigint[]))"
         " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %s::int"
     )
     return dict(fetch(sql, (list(group_ids), limit)))
