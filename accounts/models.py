@@ -76,8 +76,10 @@ class User(AbstractUser):
 
     def own_applications(self) -> QuerySet[Any, Any]:
         """Ids of the applications that the person owns or is a member of, as a subquery."""
-        member = Application.members.through.objects.filter(user=self.pk).values("application")
-        return Application.objects.filter(Q(owner=self.pk) | Q(pk__in=member)).order_by().values("pk")
+        owned = Application.objects.filter(owner=self.pk).order_by().values("pk")
+        member = Application.members.through.objects.filter(user=self.pk).order_by().values("application")
+        # A union, not OR: it lets Postgres see that they are few, and find what is theirs by an index.
+        return Application.objects.filter(pk__in=owned.union(member, all=True)).order_by().values("pk")
 
     @cached_property
     def _own_application_ids(self) -> frozenset[int]:

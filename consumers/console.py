@@ -5,7 +5,7 @@ from operator import or_
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 from django.http.response import HttpResponse
 from django.urls import path, reverse
@@ -108,9 +108,9 @@ class Groups(ListPage[ConsumerGroup]):
 
     def _searched(self, rows: QuerySet[ConsumerGroup, ConsumerGroup], words: str) -> QuerySet[ConsumerGroup, ConsumerGroup]:
         for word in words.split()[:8]:
-            topics = Subscription.objects.filter(group=OuterRef("pk"), topic__name__icontains=word)  # of any of its topics
+            groups = Subscription.objects.filter(topic__name__icontains=word).order_by().values("group")  # with such a topic among theirs
             fields = [Q(**{f"{field}__icontains": word}) for field in self.search_fields]
-            rows = rows.filter(reduce(or_, fields, Q(Exists(topics))))
+            rows = rows.filter(reduce(or_, fields, Q(pk__in=groups)))
         return rows
 
     def annotated(self, queryset: QuerySet[ConsumerGroup, ConsumerGroup]) -> QuerySet[ConsumerGroup, ConsumerGroup]:
