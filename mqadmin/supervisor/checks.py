@@ -82,7 +82,7 @@ def test(output: Output, execute: Execute, report: Path, arguments: list[str]) -
     """Run everything, or only pytest with the given arguments; return the exit status."""
     report.unlink(missing_ok=True)
     # More workers than cores, since tests also wait for processes and leases; modules in the order of tests/conftest.py.
-    chosen = arguments or ["-n", str((os.cpu_count() or 1) + 3), "--dist", "loadscope", "--no-loadscope-reorder"]
+    chosen = arguments or ["-n", str((os.cpu_count() or 1) + 2), "--dist", "loadscope", "--no-loadscope-reorder"]
     failed = [] if arguments else _run_all(output, execute, [*static(), *django()])
     output.say("\n── tests")
     status = execute(_tool("pytest", *chosen, f"--junit-xml={report}"), {})
