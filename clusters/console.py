@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from clusters import services
-from clusters.console_limits import Limits
+from clusters.console_limits import ClusterPage, Limits
 from clusters.models import Cluster, Kind
 from core.console import approving, slots
 from core.console.actions import NOT_ALLOWED, Action
@@ -134,38 +134,21 @@ class Add(FormPage):
         return _("{name} is added; topics can be allocated to it.").format(name=form.cleaned_data["name"])
 
 
-class Edit(FormPage):
+class Edit(ClusterPage):
     """Change the address; every node that depends on it is set again."""
 
-    permission = "clusters.change_cluster"
-    here = "clusters"
     template_name = "clusters/form.html"
     form_class = AddressForm
     submit_label = gettext_lazy("Save and publish")
 
-    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
-        """Nothing is read yet: the permission comes first."""
-        super().setup(request, *args, **kwargs)
-        self._cluster: Cluster | None = None
-
-    def cluster(self) -> Cluster:
-        """The cluster of the address."""
-        if self._cluster is None:
-            self._cluster = get(Cluster.objects.all(), name=self.kwargs["name"])
-        return self._cluster
-
-    def versioned(self) -> Cluster:
-        """As it was when the page was opened."""
-        return self.cluster()
-
     def initial(self) -> dict[str, Any]:
         """As it is."""
-        cluster = self.cluster()
+        cluster = self.cluster
         return {"address": cluster.address, "description": cluster.description}
 
     def context(self) -> dict[str, Any]:
         """How many nodes will be set again."""
-        cluster = self.cluster()
+        cluster = self.cluster
         back = reverse("admin:clusters_detail", args=[cluster.name])
         paths = services.dependent_paths(cluster)
         topics = sum(path.startswith("/zms/topic/") for path in paths)
@@ -181,7 +164,7 @@ class Edit(FormPage):
 
     def perform(self, form: AddressForm) -> str:
         """Change it."""
-        cluster = services.change(actor=person(self.request), cluster=self.cluster(), **form.cleaned_data)
+        cluster = services.change(actor=person(self.request), cluster=self.cluster, **form.cleaned_data)
         return reverse("admin:clusters_detail", args=[cluster.name])
 
     def success(self, form: AddressForm) -> Any:

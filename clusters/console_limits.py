@@ -1,9 +1,9 @@
 """The limits of a cluster in the console: what an operator says that it takes."""
 
+from functools import cached_property
 from typing import Any
 
 from django import forms
-from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -22,37 +22,36 @@ class LimitsForm(ConsoleForm):
     max_partitions = forms.IntegerField(required=False, label=gettext_lazy("Partitions at most"))
 
 
-class Limits(FormPage):
-    """Say what a cluster takes."""
+class ClusterPage(FormPage):
+    """A form that changes one cluster."""
 
     permission = "clusters.change_cluster"
     here = "clusters"
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The cluster of the address; not read before the permission is known."""
+        return get(Cluster.objects.all(), name=self.kwargs["name"])
+
+    def versioned(self) -> Cluster:
+        """As it was when the page was opened."""
+        return self.cluster
+
+
+class Limits(ClusterPage):
+    """Say what a cluster takes."""
+
     template_name = "clusters/limits.html"
     form_class = LimitsForm
     submit_label = gettext_lazy("Save")
 
-    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
-        """Nothing is read yet: the permission comes first."""
-        super().setup(request, *args, **kwargs)
-        self._cluster: Cluster | None = None
-
-    def cluster(self) -> Cluster:
-        """The cluster of the address."""
-        if self._cluster is None:
-            self._cluster = get(Cluster.objects.all(), name=self.kwargs["name"])
-        return self._cluster
-
-    def versioned(self) -> Cluster:
-        """As it was when the page was opened."""
-        return self.cluster()
-
     def initial(self) -> dict[str, Any]:
         """As it is."""
-        return {name: getattr(self.cluster(), name) for name in services.LIMITS}
+        return {name: getattr(self.cluster, name) for name in services.LIMITS}
 
     def context(self) -> dict[str, Any]:
         """Where to go back to."""
-        cluster = self.cluster()
+        cluster = self.cluster
         back = reverse("admin:clusters_detail", args=[cluster.name])
         return {
             "title": _("Limits of {name}").format(name=cluster.name),
@@ -62,7 +61,7 @@ class Limits(FormPage):
 
     def perform(self, form: LimitsForm) -> str:
         """Change it."""
-        cluster = self.cluster()
+        cluster = self.cluster
         limits = {name: form.cleaned_data[name] for name in services.LIMITS}
         services.change(actor=person(self.request), cluster=cluster, address=cluster.address, description=cluster.description, **limits)
         return reverse("admin:clusters_detail", args=[cluster.name])

@@ -114,12 +114,6 @@ class InstanceQuerySet(ScopedQuerySet["Instance"]):
         known = Publication.objects.values("path")
         return self.filter(Q(plain=True) | Q(applied_generation__isnull=True) | ~Q(path__in=known), online=True)
 
-    def orphaned(self) -> Self:
-        """Those that follow something which mqadmin does not publish."""
-        from registry.models import Publication
-
-        return self.filter(~Exists(Publication.objects.filter(path=OuterRef("path"), deleted=False)))
-
 
 class RegistrarQuerySet(models.QuerySet["RegistrarHeartbeat"]):
     """Registrars."""

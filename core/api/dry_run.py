@@ -2,9 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from django.db import connection, transaction
 from rest_framework.renderers import JSONRenderer
@@ -23,29 +21,14 @@ class Warn:
     pointer: str = ""
 
 
-_warnings: ContextVar[list[Warn] | None] = ContextVar("dry_run_warnings", default=None)
-
-
-def warn(code: str, detail: Any, pointer: str = "") -> None:
-    """Add a warning to the answer of a dry run; otherwise nothing. For services."""
-    found = _warnings.get()
-    if found is not None:
-        found.append(Warn(code, str(detail), pointer))
-
-
 def rehearse(work: Callable[[], Response], *, warnings: Iterable[Warn], secret_fields: Collection[str]) -> Response:
     """Do the work, look at what it did, undo it. Problems are those of the work."""
-    token = _warnings.set([*warnings])
-    try:
-        with transaction.atomic(), collecting() as entries:
-            response = work()
-            document = None if response.data is None else json.loads(JSONRenderer().render(response.data))
-            # What a commit would check is checked now; then all of it goes.
-            connection.check_constraints()
-            transaction.set_rollback(True)
-        found = _warnings.get() or []
-    finally:
-        _warnings.reset(token)
+    with transaction.atomic(), collecting() as entries:
+        response = work()
+        document = None if response.data is None else json.loads(JSONRenderer().render(response.data))
+        # What a commit would check is checked now; then all of it goes.
+        connection.check_constraints()
+        transaction.set_rollback(True)
     if response.status_code >= 400:
         return response
     changes = [{"action": e.action, "kind": e.kind, "name": e.name, "before": e.before, "after": e.after} for e in entries]
@@ -55,6 +38,6 @@ def rehearse(work: Callable[[], Response], *, warnings: Iterable[Warn], secret_f
             "status": response.status_code,
             "result": without(document, secret_fields),
             "changes": changes,
-            "warnings": [asdict(warning) for warning in found],
+            "warnings": [asdict(warning) for warning in warnings],
         }
     )

@@ -146,12 +146,6 @@ def resource_of(name: str) -> Resource:
     return found
 
 
-def resources() -> list[str]:
-    """The names of all resources."""
-    kinds.discover()
-    return sorted(_resources)
-
-
 def verb_of(resource: str, action: str) -> Bulk:
     """The verb. Problems: not_found (the resource), unknown_action."""
     verbs = _verbs[resource_of(resource).name]

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms, template
-from django.db import models
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.formats import date_format
@@ -126,22 +125,6 @@ def dots(pairs: Iterable[tuple[str, str]]) -> SafeString:
         '<span class="dots">{}</span>',
         format_html_join("", "{}", ((glyph(status, f"{group}: {word(status)}"),) for group, status in pairs)),
     )
-
-
-@register.simple_tag
-def spark(values: Sequence[float], width: int = 64, height: int = 18, cls: str = "") -> SafeString:
-    """A line without axes; no values draw a dash, not a flat line."""
-    if len(values) < 2:
-        return dash(_("Not enough values yet"))
-    top = max(values) or 1
-    step = width / (len(values) - 1)
-    points = [(round(i * step, 1), round(height - 2 - (height - 4) * value / top, 1)) for i, value in enumerate(values)]
-    line = " ".join(f"{x},{y}" for x, y in points)
-    return format_html(
-        '<svg class="spark {}" width="{}" height="{}" aria-hidden="true"><polygon class="area" points="0,{} {} {},{}"/><polyline points="{}"/>'  # noqa: E501 - one picture
-        '<circle class="end" cx="{}" cy="{}" r="1.8"/></svg>',
-        cls, width, height, height, line, width, height, line, points[-1][0], points[-1][1],
-    )  # fmt: skip
 
 
 @register.simple_tag
@@ -396,19 +379,7 @@ def field(bound: forms.BoundField, cls: str = "") -> dict[str, Any]:
     return {"bound": bound, "widget": bound.as_widget(attrs=attrs), "check": check, "hidden": bound.is_hidden, "cls": cls}
 
 
-@register.filter
-def attr(thing: Any, name: str) -> Any:
-    """A key of a mapping or an attribute of an object, by a name that is only known at run time."""
-    return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
-
-
 @register.simple_tag
 def many(number: int, one: str, more: str) -> str:
     """A counted noun that templates cannot pluralise by themselves; the words are message ids of the catalogue."""
     return ngettext(one, more, number).format(n=f"{number:,}")
-
-
-@register.simple_tag
-def verbose(thing: models.Model, name: str) -> str:
-    """The label of a model's field."""
-    return str(thing._meta.get_field(name).verbose_name)  # type: ignore[union-attr]  # noqa: SLF001 - Django's public API
