@@ -67,12 +67,13 @@ class ZooKeeperServer:
         os.kill(self.process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        os.kill(self.process.pid, signal.SIGCONT)
+        """Let a paused one go on; one that was killed stays so."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.resume()
+            self.process.kill()  # also a paused one
             self.process.wait(10)
 
     def wipe(self) -> None:
