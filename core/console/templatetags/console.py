@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms, template
 from django.templatetags.static import static
@@ -310,14 +311,8 @@ def kind(cluster: Any) -> SafeString:
 @register.simple_tag(takes_context=True)
 def url_with(context: template.Context, **changes: Any) -> str:
     """The present address with some parameters changed; None takes one out, a change leads back to the first page."""
-    query = context["request"].GET.copy()
-    if "page" not in changes:
-        query.pop("page", None)
-    for key, value in changes.items():
-        query.pop(key, None)
-        if value not in (None, ""):
-            query[key] = str(value)
-    return f"?{query.urlencode()}"
+    pairs = [(key, value) for key, values in context["request"].GET.lists() if key != "page" and key not in changes for value in values]
+    return "?" + urlencode([*pairs, *((key, value) for key, value in changes.items() if value not in (None, ""))])
 
 
 @register.simple_tag(takes_context=True)
