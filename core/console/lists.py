@@ -163,7 +163,7 @@ class ListPage(Page, Generic[Row]):
         asked = self.read(request, request.GET)
         if request.GET.get("export") == "csv":
             return exports.response(self, asked)
-        counts = self._counts(asked) if self.counted else {}
+        counts = self.counts(asked) if self.counted else {}
         total = counts.get("") if self.counted else None
         size, number = asked.size, _page(request.GET.get("page", ""))
         if total is not None:
@@ -208,8 +208,8 @@ class ListPage(Page, Generic[Row]):
             }
         )
 
-    def _counts(self, asked: Asked[Row]) -> dict[str, int]:
-        """How many rows the page has in all (under the empty name), and each view."""
+    def counts(self, asked: Asked[Row]) -> dict[str, int]:
+        """How many rows the page has in all (under the empty name), and each view (`view:KEY`)."""
         request, own = self.request, bool(self.permission) and reach_of(self.request.user, self.permission) is Reach.OWN
         everything = self.queryset() if own else asked.everything
         parts = {f"view:{view.key}": view.apply(everything, request) for view in self.views}
