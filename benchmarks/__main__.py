@@ -29,7 +29,7 @@ def main(names: list[str]) -> int:
         rows += importlib.import_module(f"benchmarks.{name}").run()
     print("\n| benchmark | measured | floor | unit | ratio | |\n|---|---:|---:|---|---:|---|")
     for row in rows:
-        print(f"| {row.name} | {row.measured:,.3g} | {row.floor:,.3g} | {row.unit} | **{row.ratio:.2f}** | {row.note} |")
+        print(f"| {row.name} | {row.measured:,.3g} | {row.floor:,.3g} | {row.unit} | **{row.ratio:.3g}** | {row.note} |")
     return 0
 
 
