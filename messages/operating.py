@@ -10,8 +10,9 @@ from consumers.models import ConsumerGroup
 from core.audit.services import record
 from core.errors import changed_meanwhile
 from messages import services
+from messages.half import Decision
 from messages.models import Redrive
-from messages.types import Accepted, DeadFilter, NewMessage
+from messages.types import Accepted, DeadFilter, HalfMessage, NewMessage
 from topics.models import Topic
 
 INLINE = 1000  # messages of a redrive that are done before its first answer; the worker does the rest
@@ -48,6 +49,16 @@ def reschedule_delayed(*, actor: User, message_id: int, deliver_at: datetime, re
 def _still(message_id: int, seen: datetime | None) -> None:
     if seen is not None and services.hold_delayed(message_id=message_id) not in {seen, None}:  # gone: the verb says how
         raise changed_meanwhile()
+
+
+def decide_half(*, actor: User, message_id: int, decision: Decision, reason: str = "") -> HalfMessage:
+    """Commit or roll back in the place of the producer. Problems: not_found, already_committed, already_rolled_back, topic_not_active."""
+    with transaction.atomic():
+        half, changed = services.decide_half(message_id=message_id, decision=decision, by=actor.get_username())
+        if changed:
+            after = {"topic": half.topic, "key": half.key, "state": half.state}
+            record(actor=actor, action=decision, kind="half message", name=str(message_id), after=after, reason=reason)
+    return half
 
 
 def redrive(

@@ -1,7 +1,11 @@
 """The verbs of the store, in one place for its callers; docs/message-store.md tells how they fit together."""
 
+from messages.checking import check_back
 from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
 from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
+from messages.half import ask_for_open, half_message, half_messages
+from messages.half import decide as decide_half
+from messages.half import prepare as prepare_half
 from messages.querysets import (
     behind,
     counts,
@@ -20,13 +24,18 @@ from messages.redrives import redrive_results, redrive_step, run_redrives, start
 from messages.sending import send
 
 __all__ = [
+    "ask_for_open",
     "behind",
     "cancel_delayed",
+    "check_back",
     "counts",
     "counts_by_topic",
     "dead_letters",
+    "decide_half",
     "delayed_messages",
     "expire",
+    "half_message",
+    "half_messages",
     "health",
     "hold_delayed",
     "lag",
@@ -34,6 +43,7 @@ __all__ = [
     "message_status",
     "most_dead",
     "next",
+    "prepare_half",
     "promote",
     "pull",
     "redrive_results",

@@ -21,3 +21,9 @@ def expire_leases() -> int:
 def run_redrives() -> int:
     """Take running redrives on."""
     return services.run_redrives()
+
+
+@shared_task(name="messages.check_back")
+def check_back() -> int:
+    """Ask applications about the half messages that they left undecided."""
+    return services.check_back()

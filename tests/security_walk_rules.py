@@ -19,6 +19,15 @@ messages: GET=mq_messages.view_message
 message: GET=mq_messages.view_message
 delayed-messages: GET=mq_messages.view_message
 delayed-message: GET=mq_messages.view_message PATCH=mq_messages.change_delayed DELETE=mq_messages.change_delayed
+half-prepare: POST=mq_messages.send_message
+half-open: POST=mq_messages.send_message
+half-commit: POST=mq_messages.send_message
+half-rollback: POST=mq_messages.send_message
+half-messages: GET=mq_messages.view_message
+half-message: GET=mq_messages.view_message
+half-decision: POST=mq_messages.decide_half
+check-back: GET=mq_messages.view_checkback PUT=mq_messages.add_checkback DELETE=mq_messages.delete_checkback
+check-back-secret: POST=mq_messages.change_checkback
 consumption: GET=consumers.view_consumergroup
 dead-letters: GET=mq_messages.view_message
 redrives: GET=mq_messages.view_redrive POST=mq_messages.add_redrive
@@ -175,6 +184,14 @@ admin:messages_body: GET=mq_messages.view_body
 admin:messages_delayed: GET=mq_messages.view_message
 admin:messages_reschedule: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_cancel: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
+admin:messages_half: GET=mq_messages.view_message
+admin:messages_half_commit: GET=mq_messages.decide_half POST=mq_messages.decide_half
+admin:messages_half_rollback: GET=mq_messages.decide_half POST=mq_messages.decide_half
+admin:messages_check_backs: GET=mq_messages.view_checkback
+admin:messages_check_back_add: GET=mq_messages.add_checkback POST=mq_messages.add_checkback
+admin:messages_check_back: GET=mq_messages.change_checkback POST=mq_messages.change_checkback
+admin:messages_check_back_secret: GET=mq_messages.change_checkback POST=mq_messages.change_checkback
+admin:messages_check_back_delete: GET=mq_messages.delete_checkback POST=mq_messages.delete_checkback
 admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
 admin:messages_redrives: GET=mq_messages.view_redrive
 admin:messages_redrive: GET=mq_messages.view_redrive

@@ -1,10 +1,10 @@
-"""Messages in the console: browse, read, send, the delayed ones, the dead ones and their redrives."""
+"""Messages in the console: browse, read, send, the delayed ones, the half ones, the dead ones and their redrives."""
 
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, sending
+from messages.console import browsing, dead, delayed, half, sending
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -17,6 +17,7 @@ urlpatterns: list[URLPattern] = [
     path("dead-letters/", dead.DeadLetters.as_view(), name="messages_dead"),
     path("dead-letters/redrives/", dead.Redrives.as_view(), name="messages_redrives"),
     path("dead-letters/redrives/<int:redrive>/", dead.Job.as_view(), name="messages_redrive"),
+    *half.urlpatterns,
 ]
 
 slots.tab(

@@ -60,13 +60,15 @@ def _cut(body: bytes) -> str | None:
 def worst(statuses: list[GroupStatus], message: StoredMessage) -> str:
     """The status that needs a person first."""
     found = {s.status for s in statuses}
-    if message.state == "delayed":
-        return "delayed"
+    if message.state != "accepted":
+        return message.state
     return next((status for status in ("dead", "failed", "later", "processing", "waiting", "succeeded") if status in found), "unknown")
 
 
 def events(message: StoredMessage, statuses: list[GroupStatus]) -> list[Event]:
     """What the store knows of when, oldest first; only the last try of each group is kept."""
+    if message.state == "half":
+        return [Event("half", _("Prepared: its producer has not committed it yet"), "", message.sent_at)]
     found = [Event("delayed" if message.state == "delayed" else "succeeded", _("Accepted by the built-in store"), "", message.sent_at)]
     if message.deliver_at:
         found.append(Event("waiting", _("Due: goes to its topic"), "", message.deliver_at))
