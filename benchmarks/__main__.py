@@ -11,7 +11,7 @@ import django
 from django.core.management import call_command
 
 NAMES = ("publication", "store", "rest")
-LARGE = ("console", "peers")  # only by name: they fill a large data set, or install other software
+LARGE = ("console", "peers", "scale")  # only by name: they fill a large data set, or install other software
 
 
 def main(names: list[str]) -> int:
