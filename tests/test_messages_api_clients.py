@@ -240,6 +240,13 @@ def test_signs_that_postgres_does_not_store_are_left_out(api):
     assert (row.node, row.sdk) == ("ab", "")
 
 
+def test_the_schema_knows_that_a_client_may_be_gone(db):
+    from api_world import the_schema
+
+    answers = the_schema()["paths"]["/api/v1/clients/{client}/heartbeat"]["post"]["responses"]
+    assert answers["410"]["content"]["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
+
+
 def test_other_methods_are_refused_in_words(api):
     refused(api("GET", "clients"), 405, "method_not_allowed")
     refused(api("GET", f"clients/{uuid4()}"), 405, "method_not_allowed")

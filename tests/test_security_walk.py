@@ -125,7 +125,7 @@ def things(made, word, owner):
 def arguments(name, route, team):
     """The values that the route's parameters get for a team's things."""
     things_of = {
-        r"topic": team.topic.name, r"group|consumer|consumption|dead-letters|redrives?|pull|acks|next": team.group.name,
+        r"topic": team.topic.name, r"group|push|consumer|consumption|dead-letters|redrives?|pull|acks|next": team.group.name,
         r"cluster": "builtin",
     }  # fmt: skip
     if "applications/" in route:
@@ -374,7 +374,7 @@ def test_a_key_reaches_its_own_application_only(world, whose):
             ), url
     shared = {"me", "topic-list", "consumer-group-list", "bulk"}
     data = {"send", "pull", "acks", "next", "half-prepare", "half-open", "half-commit", "half-rollback"}
-    data |= {"clients", "client", "client-heartbeat"}
+    data |= {"push", "clients", "client", "client-heartbeat"}
     allowed = data | {"topic-detail", "consumer-group-detail", "consumption"} if whose == "own" else set()
     assert fine <= shared | allowed
     assert fine >= allowed

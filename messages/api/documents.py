@@ -7,6 +7,7 @@ from rest_framework import serializers
 from rest_framework.views import APIView
 
 from accounts.authentication import TokenAuthentication
+from core.api.schema import ProblemSerializer
 
 STATES = ["accepted", "delayed", "half"]
 ACCEPTED_STATES = [*STATES, "rolled_back"]
@@ -348,7 +349,12 @@ class RegisterDocs(_Docs):
 class HeartbeatDocs(_Docs):
     """POST clients/{client}/heartbeat."""
 
-    @extend_schema(operation_id="beat_client", request=ReportSerializer, responses={200: WantedSerializer}, tags=["data plane"])
+    @extend_schema(
+        operation_id="beat_client",
+        request=ReportSerializer,
+        responses={200: WantedSerializer, (410, "application/problem+json"): ProblemSerializer},
+        tags=["data plane"],
+    )
     def post(self) -> None:
         """Say that a client lives and what it runs. 410: it was evicted and has to register again."""
 
