@@ -162,10 +162,12 @@ CELERY_BEAT_SCHEDULE = {
     "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
     "check-back": {"task": "messages.check_back", "schedule": 1.0, "options": {"expires": 5}},
     "run-redrives": {"task": "messages.run_redrives", "schedule": 2.0, "options": {"expires": 5}},
+    "push-to-webhooks": {"task": "messages.push", "schedule": 1.0, "options": {"expires": 5}},
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
     "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
     "clean-idempotency-keys": {"task": "core.clean_idempotency_keys", "schedule": 600.0, "options": {"expires": 600}},
     "clean-accounts": {"task": "accounts.clean", "schedule": 60.0, "options": {"expires": 60}},
+    "evict-clients": {"task": "registry.evict_clients", "schedule": 5.0, "options": {"expires": 10}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }
 
