@@ -9,12 +9,10 @@ from accounts.models import User
 from consumers.models import ConsumerGroup
 from core.audit.services import record
 from core.errors import changed_meanwhile
+from core.operations.models import Operation
 from messages import services
-from messages.models import Redrive
 from messages.types import Accepted, DeadFilter, NewMessage
 from topics.models import Topic
-
-INLINE = 1000  # messages of a redrive that are done before its first answer; the worker does the rest
 
 
 def send(*, actor: User, topic_id: int, message: NewMessage) -> Accepted:
@@ -51,13 +49,19 @@ def _still(message_id: int, seen: datetime | None) -> None:
 
 
 def redrive(
-    *, actor: User, group: ConsumerGroup, ids: Sequence[int] | None = None, only: DeadFilter | None = None, reason: str = ""
-) -> Redrive:
-    """Begin to redrive dead letters and do the first of them at once; Celery goes on. Problems: invalid_redrive, not_found."""
+    *,
+    actor: User,
+    group: ConsumerGroup,
+    ids: Sequence[int] | None = None,
+    only: DeadFilter | None = None,
+    plan: services.Plan | None = None,
+    reason: str = "",
+) -> Operation:
+    """Begin to redrive dead letters; a small number, which nothing holds back, is done at once. Problems: those of start_redrive."""
+    plan = plan or services.Plan()
     with transaction.atomic():
-        job = services.start_redrive(group_id=group.pk, ids=ids, only=only, actor=actor, reason=reason)
-        after = {"redrive": job.pk, "messages": job.total, "filter": job.filter}
+        job = services.start_redrive(group_id=group.pk, ids=ids, only=only, plan=plan, actor=actor, reason=reason)
+        after = {"operation": str(job.uid), "messages": job.total, **job.params["values"]}
         record(actor=actor, action="redrive", kind="consumer group", name=group.name, after=after, reason=reason)
-    services.redrive_step(redrive_id=job.pk, limit=INLINE)
-    job.refresh_from_db()
+    services.run_at_once(job, plan)
     return job

@@ -11,7 +11,6 @@ from core.approvals.models import State
 from core.errors import not_found
 from core.scope import Reach, reach_of
 from messages import querysets
-from messages.models import Redrive
 from messages.types import GroupStatus, StoredMessage
 from topics.models import Topic
 
@@ -41,12 +40,6 @@ def topic_ids(user: Any, permission: str = VIEW) -> list[int] | None:
 def groups(user: Any, permission: str = VIEW) -> QuerySet[ConsumerGroup, ConsumerGroup]:
     """The groups whose messages and status somebody may see or settle."""
     return ConsumerGroup.objects.restrict(user, permission)
-
-
-def redrives(user: Any, permission: str = "mq_messages.view_redrive") -> QuerySet[Redrive, Redrive]:
-    """The redrives of these groups."""
-    rows = Redrive.objects.select_related("actor")
-    return rows if reach_of(user, permission) is Reach.ALL else rows.filter(group_id__in=groups(user, permission).values("pk"))
 
 
 def message(user: Any, message_id: int, permission: str = VIEW) -> StoredMessage:

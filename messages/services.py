@@ -16,10 +16,11 @@ from messages.querysets import (
     search,
     totals,
 )
-from messages.redrives import redrive_results, redrive_step, run_redrives, start_redrive
+from messages.redrives import Plan, run_at_once, start_redrive
 from messages.sending import send
 
 __all__ = [
+    "Plan",
     "behind",
     "cancel_delayed",
     "counts",
@@ -36,10 +37,8 @@ __all__ = [
     "next",
     "promote",
     "pull",
-    "redrive_results",
-    "redrive_step",
     "reschedule_delayed",
-    "run_redrives",
+    "run_at_once",
     "search",
     "send",
     "settle",

@@ -15,9 +15,3 @@ def promote_delayed() -> int:
 def expire_leases() -> int:
     """Take back what expired leases hold."""
     return services.expire()
-
-
-@shared_task(name="messages.run_redrives")
-def run_redrives() -> int:
-    """Take running redrives on."""
-    return services.run_redrives()

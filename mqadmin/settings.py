@@ -160,7 +160,6 @@ CELERY_BEAT_SCHEDULE = {
     "promote-delayed": {"task": "messages.promote_delayed", "schedule": 1.0, "options": {"expires": 5}},
     "expire-leases": {"task": "messages.expire_leases", "schedule": 1.0, "options": {"expires": 5}},
     "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
-    "run-redrives": {"task": "messages.run_redrives", "schedule": 2.0, "options": {"expires": 5}},
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
     "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
     "clean-idempotency-keys": {"task": "core.clean_idempotency_keys", "schedule": 600.0, "options": {"expires": 600}},
@@ -303,9 +302,6 @@ SPECTACULAR_SETTINGS = {
         "MessageStatus": "messages.api.documents.STATUSES",
         "OutcomeStatus": "messages.api.documents.OUTCOMES",
         "EmptyBecause": "messages.api.documents.REASONS",
-        "RedriveState": "messages.models.Redrive.State",
-        "RedriveItemState": "messages.models.RedriveItem.State",
-        "RedriveItemReason": "messages.models.RedriveItem.Reason",
     },
 }
 

@@ -22,8 +22,6 @@ delayed-message: GET=mq_messages.view_message PATCH=mq_messages.change_delayed D
 consumption: GET=consumers.view_consumergroup
 dead-letters: GET=mq_messages.view_message
 redrives: GET=mq_messages.view_redrive POST=mq_messages.add_redrive
-redrive: GET=mq_messages.view_redrive
-redrive-items: GET=mq_messages.view_redrive
 application-list: GET=accounts.view_application POST=accounts.add_application
 application-detail: GET=accounts.view_application PUT=accounts.add_application
 application-detail: PATCH=accounts.change_application DELETE=accounts.delete_application
@@ -176,8 +174,6 @@ admin:messages_delayed: GET=mq_messages.view_message
 admin:messages_reschedule: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_cancel: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
-admin:messages_redrives: GET=mq_messages.view_redrive
-admin:messages_redrive: GET=mq_messages.view_redrive
 admin:index: self
 admin:login: public
 admin:logout: self

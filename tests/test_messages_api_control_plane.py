@@ -66,7 +66,7 @@ def test_the_schema_holds_what_is_answered():
     operations = {
         operation["operationId"] for path in schema["paths"].values() for operation in path.values() if "operationId" in operation
     }
-    assert {"search_messages", "retrieve_message", "cancel_delayed_message", "start_redrive", "list_redrive_items"} <= operations
+    assert {"search_messages", "retrieve_message", "cancel_delayed_message", "start_redrive", "list_redrives"} <= operations
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -254,6 +254,10 @@ def test_dead_letters_are_listed_with_their_reason(api, topic, group):
     assert c not in [d["id"] for d in page["results"]]
 
 
+def failures(api, job):
+    return {i["id"]: i["code"] for i in good(api("GET", f"operations/{job['id']}/failures"))["results"]}
+
+
 def test_one_selected_and_all_matching_are_redriven_with_a_result_each(world, api, topic, group):  # noqa: F811
     from core.audit.models import AuditEntry
 
@@ -263,46 +267,79 @@ def test_one_selected_and_all_matching_are_redriven_with_a_result_each(world, ap
 
     one = api("POST", path, {"ids": [ids[0]], "reason": "stock is back"})
     job = good(one, 202)
-    assert one.headers["Location"].endswith(f"/api/v1/{path}/{job['id']}")
-    assert (job["state"], job["total"], job["redriven"], job["refused"], job["started_by"]) == ("finished", 1, 1, 0, "wang")
-    assert [(i["id"], i["state"]) for i in job["items"]] == [(ids[0], "redriven")]
+    assert one.headers["Location"].endswith(f"/api/v1/operations/{job['id']}")
+    assert (job["kind"], job["state"], job["reason"], job["started_by"]) == ("messages.redrive", "succeeded", "stock is back", "wang")
+    assert (job["progress"]["total"], job["progress"]["done"], job["progress"]["failed"]) == (1, 1, 0)
 
     selected = good(api("POST", path, {"ids": [ids[1], ids[5], 42]}), 202)
-    assert {i["id"]: (i["state"], i["reason"]) for i in selected["items"]} == {
-        ids[1]: ("redriven", ""),
-        ids[5]: ("refused", "not_dead"),
-        42: ("refused", "not_dead"),
-    }
-    assert (selected["redriven"], selected["refused"]) == (1, 2)
+    assert (selected["state"], failures(api, selected)) == ("partial", {str(ids[5]): "not_dead", "42": "not_dead"})
 
     none = good(api("POST", path, {"all": True, "filter": {"reason_contains": "timeout"}}), 202)
-    assert (none["total"], none["items"]) == (0, [])
+    assert (none["state"], none["progress"]["total"]) == ("succeeded", 0)
     matching = good(api("POST", path, {"all": True, "filter": {"reason_contains": "stock", "topic": topic.name}}), 202)
-    assert [(i["id"], i["state"]) for i in matching["items"]] == [(i, "redriven") for i in ids[2:5]]
+    assert matching["params"]["values"] == {"group": group.name, "to": "group", "reason_contains": "stock", "topic": topic.name}
     assert good(api("GET", f"consumer-groups/{group.name}/dead-letters"))["results"] == []
 
     again = api("POST", f"consumer-groups/{group.name}/pull", {"max": 100}).body
     assert sorted(m["id"] for m in again["messages"]) == ids[:5]
-    listed = good(api("GET", path))
-    assert [j["id"] for j in listed["results"]] == [matching["id"], none["id"], selected["id"], job["id"]]
-    assert good(api("GET", f"{path}/{job['id']}"))["reason"] == "stock is back"
-    items = good(api("GET", f"{path}/{selected['id']}/items?limit=2"))
-    assert [i["id"] for i in items["results"]] == [42, ids[1]]
-    assert [i["id"] for i in good(api("GET", items["next"].split("/api/v1/")[1]))["results"]] == [ids[5]]
+    listed = good(api("GET", f"{path}?limit=4"))
+    assert [r["message"] for r in listed["results"]] == ids[4:0:-1]
+    assert [r["message"] for r in good(api("GET", listed["next"].split("/api/v1/")[1]))["results"]] == ids[:1]
+    (first,) = good(api("GET", f"{path}?message={ids[0]}"))["results"]
+    assert {k: first[k] for k in ("to", "topic", "new_message", "operation", "by")} == {
+        "to": "group", "topic": None, "new_message": None, "operation": job["id"], "by": "wang",
+    }  # fmt: skip
     assert AuditEntry.objects.filter(kind="consumer group", action="redrive", name=group.name).count() == 4
 
 
-def test_more_than_a_thousand_go_on_in_the_worker(api, topic, group):
+def test_they_go_to_their_topic_or_to_another_one(world, api, topic, group):  # noqa: F811
+    from core.operations import driving
+    from core.operations.models import Operation
     from messages import services
 
-    ids = send(api, topic, *["x"] * 1000) + send(api, topic, *["x"] * 5)
-    kill(api, group, set(ids[:1000]))
-    kill(api, group, set(ids[1000:]))
-    job = good(api("POST", f"consumer-groups/{group.name}/redrives", {"all": True}), 202)
-    assert (job["state"], job["total"], job["redriven"]) == ("running", 1005, 1000)
-    services.run_redrives()
-    job = good(api("GET", f"consumer-groups/{group.name}/redrives/{job['id']}"))
-    assert (job["state"], job["redriven"]) == ("finished", 1005)
+    other = world.topic()
+    beside = world.group(topic, other)
+    ids = send(api, topic, *"ab", key="k")
+    kill(api, group, set(ids))
+    path = f"consumer-groups/{group.name}/redrives"
+    jobs = [
+        good(api("POST", path, {"ids": ids[:1], "to": "topic"}), 202),
+        good(api("POST", path, {"ids": ids[1:], "to": "topic", "topic": other.name}), 202),
+    ]
+    for job in jobs:
+        while driving.take_on(Operation.objects.get(uid=job["id"]).pk):
+            pass
+        assert good(api("GET", f"operations/{job['id']}"))["state"] == "succeeded"
+    rows = good(api("GET", path))["results"]
+    assert [(r["message"], r["to"], r["topic"]) for r in rows] == [(ids[1], "topic", other.name), (ids[0], "topic", topic.name)]
+    services.tick()
+    got = api("POST", f"consumer-groups/{beside.name}/pull", {"max": 10}).body["messages"]
+    copies = {m["id"]: m for m in got if m["headers"]}
+    assert sorted(copies) == sorted(r["new_message"] for r in rows)
+    copy = copies[rows[0]["new_message"]]
+    assert (copy["topic"], copy["body"], copy["key"]) == (other.name, "b", "k")
+    assert copy["headers"] == {"mq-redriven-from": str(ids[1]), "mq-redriven-group": group.name}
+    counted = good(api("GET", f"consumer-groups/{group.name}/status"))["counts"]
+    assert (counted["dead"], counted["failed"]) == (0, 2)
+
+
+def test_what_is_held_back_is_left_to_the_workers(api, topic, group):
+    ids = send(api, topic, *"abc")
+    kill(api, group, set(ids))
+    job = good(api("POST", f"consumer-groups/{group.name}/redrives", {"all": True, "rate": 1.5, "canary": 1, "stop_at": 0.2}), 202)
+    assert (job["state"], [(s["name"], s["total"]) for s in job["steps"]]) == ("queued", [("canary", 1), ("rest", 2)])
+    assert {k: job["params"][k] for k in ("to", "rate", "canary", "stop_at")} == {"to": "group", "rate": 1.5, "canary": 1, "stop_at": 0.2}
+    assert good(api("POST", f"operations/{job['id']}/cancellation", {}))["state"] == "cancelled"
+
+
+def test_who_may_not_send_to_a_topic_redrives_to_none(world, api, topic, group):  # noqa: F811
+    (a,) = send(api, topic, "a")
+    kill(api, group, {a})
+    closed = world.topic(approve=False)
+    path = f"consumer-groups/{group.name}/redrives"
+    refused(api("POST", path, {"ids": [a], "to": "topic", "topic": closed.name}), 409, "topic_not_active")
+    refused(api("POST", path, {"ids": [a], "to": "topic", "topic": "no_such"}), 404, "not_found")
+    refused(api("POST", path, {"ids": [a], "topic": topic.name}), 400, "invalid_redrive")
 
 
 @pytest.mark.parametrize(
@@ -321,23 +358,18 @@ def test_more_than_a_thousand_go_on_in_the_worker(api, topic, group):
         ({"all": True, "filter": {"before": "x"}}, 400, "invalid_time"),
         ({"all": True, "filter": {"topic": "no_such"}}, 404, "not_found"),
         ({"all": True, "filter": {"key": 5}}, 400, "invalid"),
-        ({"all": True, "rate": 5}, 400, "unknown_field"),
+        ({"all": True, "speed": 5}, 400, "unknown_field"),
+        ({"all": True, "rate": 0}, 400, "invalid_redrive"),
+        ({"all": True, "rate": "fast"}, 400, "invalid"),
+        ({"all": True, "canary": -1}, 400, "invalid_redrive"),
+        ({"all": True, "stop_at": 2}, 400, "invalid_redrive"),
+        ({"all": True, "to": "moon"}, 400, "invalid"),
     ],
     ids=lambda v: str(v)[:40],
 )
 def test_it_refuses_a_bad_redrive(api, group, fields, status, code):
     refused(api("POST", f"consumer-groups/{group.name}/redrives", fields), status, code)
     assert good(api("GET", f"consumer-groups/{group.name}/redrives"))["results"] == []
-
-
-def test_a_redrive_belongs_to_its_group(world, api, topic, group):  # noqa: F811
-    (a,) = send(api, topic, "a")
-    kill(api, group, {a})
-    job = good(api("POST", f"consumer-groups/{group.name}/redrives", {"all": True}), 202)
-    other = world.group(topic)
-    refused(api("GET", f"consumer-groups/{other.name}/redrives/{job['id']}"), 404, "not_found")
-    refused(api("GET", f"consumer-groups/{other.name}/redrives/{job['id']}/items"), 404, "not_found")
-    refused(api("GET", f"consumer-groups/{group.name}/redrives/9999999999999999999"), 404, "not_found")
 
 
 # --- permissions ------------------------------------------------------------------------------------------------------
@@ -349,7 +381,6 @@ READS = [
     "delayed-messages/1",
     "{g}/dead-letters",
     "{g}/redrives",
-    "{g}/redrives/1",
     "{g}/status",
 ]
 WRITES = [("PATCH", "delayed-messages/1"), ("DELETE", "delayed-messages/1"), ("POST", "{g}/redrives")]

@@ -28,7 +28,6 @@ from consumers import shadow as shadows
 from core.approvals.models import Request
 from core.scope import Reach
 from messages import services as store
-from messages.models import Redrive
 from messages.types import NewMessage
 from registry.models import Instance, Publication
 
@@ -105,7 +104,7 @@ def things(made, word, owner):
     [sent] = store.send(topic_id=own_topic.pk, messages=[NewMessage(body=word.encode(), key=f"{word}-key")])
     return SimpleNamespace(
         application=application, topic=own_topic, group=own_group, shadow=shadow, instance=online, message=sent.id,
-        request=Request.objects.filter(target=f"{word}_pending").first(), redrive=Redrive.objects.create(group_id=own_group.pk),
+        request=Request.objects.filter(target=f"{word}_pending").first(),
         publication=Publication.objects.get(path=own_topic.zookeeper_path), owner=owner,
         token=ApiToken.issue(user=owner, name=f"{word}-token", expires_at=timezone.now() + timezone.timedelta(hours=1))[0],
         key=credentials.make_key(actor=people.alice, application=application, name=f"{word}-key")[0],
@@ -115,7 +114,7 @@ def things(made, word, owner):
 def arguments(name, route, team):
     """The values that the route's parameters get for a team's things."""
     things_of = {
-        r"topic": team.topic.name, r"group|consumer|consumption|dead-letters|redrives?|pull|acks|next": team.group.name,
+        r"topic": team.topic.name, r"group|consumer|consumption|dead-letters|redrives|pull|acks|next": team.group.name,
         r"cluster": "builtin",
     }  # fmt: skip
     if "applications/" in route:
@@ -138,7 +137,7 @@ def arguments(name, route, team):
     elif "auth/group" in route:
         object_id = group_of(roles.OPERATOR).pk
     return {
-        "name": named.replace("%", "%25"), "pk": pk, "number": pk, "message_id": team.message, "redrive": team.redrive.pk,
+        "name": named.replace("%", "%25"), "pk": pk, "number": pk, "message_id": team.message,
         "key_id": team.key.key_id,
         "object_id": object_id, "id": object_id if "accounts/user" in route else "00000000-0000-4000-8000-000000000000",
         "uid": "00000000-0000-4000-8000-000000000000", "ref": "0" * 32, "page": "topics_list", "resource": "topics",

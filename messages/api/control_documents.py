@@ -1,11 +1,12 @@
 """How messages, delayed messages, dead letters and redrives are written, for people and their tools."""
 
-from typing import Any
+from typing import Any, Literal
 
 from rest_framework import serializers
 
 from messages.api import documents, wire
-from messages.models import Redrive, RedriveItem
+from messages.models import Redrive
+from messages.names import topic_name
 from messages.types import StoredMessage
 
 
@@ -111,7 +112,7 @@ class DeadFilterSerializer(serializers.Serializer[Any]):
     before = serializers.CharField(required=False, help_text="RFC 3339; bounds the last failure.")
 
 
-class NewRedriveSerializer(serializers.Serializer[Any]):
+class SelectionSerializer(serializers.Serializer[Any]):
     """Either `ids`, or `all` with an optional filter: those that match now are taken, later ones are not."""
 
     ids = serializers.ListField(child=serializers.IntegerField(min_value=1, max_value=2**63 - 1), required=False)
@@ -120,56 +121,52 @@ class NewRedriveSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="", help_text="Kept in the audit.")
 
 
-class RedriveItemSerializer(serializers.ModelSerializer[RedriveItem]):
-    """What became of one message."""
+class NewRedriveSerializer(SelectionSerializer):
+    """Which dead letters, where to, and how carefully."""
 
-    id = serializers.IntegerField(source="message_id")
-    detail = serializers.CharField(source="get_reason_display", help_text="The reason for people.")
-
-    class Meta:
-        model = RedriveItem
-        fields = ["id", "state", "reason", "detail", "done_at"]
+    to = serializers.ChoiceField(
+        ["group", "topic"],
+        default="group",
+        help_text="group: again to this group alone, its tries start from one. topic: as new messages, to all groups of the topic.",
+    )
+    topic = serializers.CharField(required=False, max_length=140, help_text="Another topic than each message's own, with to=topic.")
+    rate = serializers.FloatField(required=False, help_text="Messages per second at most, 0.1 to 10,000.")
+    canary = serializers.IntegerField(
+        required=False, default=0, help_text="So many go first; the others follow only when all of these have succeeded. At most 1,000."
+    )
+    stop_at = serializers.FloatField(
+        required=False, help_text="The share of failures among those tried again, above 0 to 1, at which the operation pauses."
+    )
 
 
 class RedriveSerializer(serializers.ModelSerializer[Redrive]):
-    """A job that brings dead letters back to their group."""
+    """A dead letter that was redriven, and where it went."""
 
-    group = serializers.SerializerMethodField()
-    started_by = serializers.CharField(source="actor.username", default=None, allow_null=True)
+    id = serializers.IntegerField()
+    message = serializers.IntegerField(source="message_id")
+    to = serializers.SerializerMethodField()
+    topic = serializers.SerializerMethodField(help_text="Where the new message went; null: back to the group.")
+    new_message = serializers.IntegerField(source="new_id", allow_null=True)
+    operation = serializers.UUIDField(source="operation.uid", default=None, allow_null=True)
+    by = serializers.CharField(source="actor.username", default=None, allow_null=True)
 
     class Meta:
         model = Redrive
-        fields = ["id", "group", "state", "total", "redriven", "refused", "filter", "reason", "started_by", "created_at", "finished_at"]
+        fields = ["id", "message", "to", "topic", "new_message", "operation", "by", "at"]
 
-    def get_group(self, job: Redrive) -> str:  # noqa: ARG002
-        """The group of the address."""
-        return str(self.context["group"])
+    def get_to(self, row: Redrive) -> Literal["group", "topic"]:
+        """The group itself, or a topic."""
+        return "group" if row.new_id is None else "topic"
+
+    def get_topic(self, row: Redrive) -> str | None:
+        """By its name."""
+        return None if row.new_topic_id is None else topic_name(row.new_topic_id)
 
 
 class RedrivePageSerializer(serializers.Serializer[Any]):
-    """Redrives, newest first."""
+    """Redriven messages, newest first."""
 
     results = RedriveSerializer(many=True)
-    next = serializers.URLField(allow_null=True)
-
-
-class StartedRedriveSerializer(RedriveSerializer):
-    """A job with the results so far, of the first thousand messages."""
-
-    items = serializers.SerializerMethodField()
-
-    class Meta(RedriveSerializer.Meta):
-        fields = [*RedriveSerializer.Meta.fields, "items"]
-
-    def get_items(self, job: Redrive) -> RedriveItemSerializer:
-        """In the order of the ids."""
-        return RedriveItemSerializer(job.items.order_by("message_id")[:1000], many=True).data  # type: ignore[return-value]
-
-
-class RedriveItemPageSerializer(serializers.Serializer[Any]):
-    """Results by message id."""
-
-    results = RedriveItemSerializer(many=True)
     next = serializers.URLField(allow_null=True)
 
 

@@ -7,17 +7,19 @@ from typing import Any, ClassVar
 from django.urls import URLPattern, re_path
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from consumers.models import ConsumerGroup
-from core.api.conventions import View, address
+from core.api.conventions import View
 from core.api.pagination import CursorPagination
 from core.api.views import actor, validated
 from core.errors import not_found
 from core.names import PATTERN
+from core.operations.api import OperationSerializer, operation_url
+from core.operations.models import Operation
 from messages import operating, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
@@ -25,20 +27,16 @@ from messages.api.control_documents import (
     DeadLetterPageSerializer,
     DeadLetterSerializer,
     NewRedriveSerializer,
-    RedriveItemPageSerializer,
-    RedriveItemSerializer,
     RedrivePageSerializer,
     RedriveSerializer,
-    StartedRedriveSerializer,
 )
 from messages.api.control_plane import PAGE, Query, json_object, parameter, topic_id_of
 from messages.models import Redrive
-from messages.names import topic_name
+from messages.names import topic_name, topic_names
 from messages.types import DeadFilter
 
 _FILTER = frozenset({"topic", "key", "tag", "reason_contains", "after", "before"})
 _NAME = OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH, description="of the consumer group")
-_REDRIVE = OpenApiParameter("redrive", OpenApiTypes.INT64, OpenApiParameter.PATH)
 
 
 def group_of(view: View, name: str) -> ConsumerGroup:
@@ -48,14 +46,6 @@ def group_of(view: View, name: str) -> ConsumerGroup:
     if group is None:
         raise not_found(_("consumer group"), name)
     return group
-
-
-def redrive_of(group: ConsumerGroup, number: str) -> Redrive:
-    """A redrive of this group. Problem: not_found."""
-    job = Redrive.objects.select_related("actor").filter(pk=int(number), group_id=group.pk).first() if int(number) < 2**63 else None
-    if job is None:
-        raise not_found(_("redrive"), number)
-    return job
 
 
 class ConsumptionView(View):
@@ -125,34 +115,64 @@ class RedrivesView(View):
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_redrive", "post": "mq_messages.add_redrive"}
     document = RedriveSerializer
-    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [*PAGE, parameter("count", "also count", OpenApiTypes.BOOL)]}
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
+        "get": [
+            parameter("message", "where this dead letter went", OpenApiTypes.INT64),
+            *PAGE,
+            parameter("count", "also count", OpenApiTypes.BOOL),
+        ]
+    }
 
     @extend_schema(operation_id="list_redrives", parameters=[_NAME], responses=RedrivePageSerializer)
     def get(self, request: Request, name: str) -> Response:
-        """Newest first."""
-        group = group_of(self, name)
+        """The messages that were redriven, newest first."""
+        rows = Redrive.objects.filter(group_id=group_of(self, name).pk).select_related("actor", "operation")
+        if (message_id := Query(request).number("message")) is not None:
+            rows = rows.filter(message_id=message_id)
         paginator = CursorPagination()
         paginator.ordering = "-pk"
-        jobs = paginator.paginate_queryset(Redrive.objects.filter(group_id=group.pk).select_related("actor"), request, view=self)
-        return paginator.get_paginated_response(RedriveSerializer(jobs or [], many=True, context={"group": group}).data)
+        page = paginator.paginate_queryset(rows, request, view=self) or []
+        topic_names(row.new_topic_id for row in page if row.new_topic_id is not None)
+        return paginator.get_paginated_response(RedriveSerializer(page, many=True).data)
 
     @extend_schema(
-        operation_id="start_redrive", parameters=[_NAME], request=NewRedriveSerializer, responses={202: StartedRedriveSerializer}
+        operation_id="start_redrive",
+        parameters=[_NAME],
+        request=NewRedriveSerializer,
+        responses={202: OpenApiResponse(OperationSerializer, "The operation that does it; Location names it.")},
     )
     def post(self, request: Request, name: str) -> Response:
-        """Bring dead letters back to their group: one, some, or all that match. The first thousand are done before the answer."""
+        """Redrive dead letters: one, some, or all that match, oldest first. Up to a thousand that nothing holds back are done at once."""
         group = group_of(self, name)
-        fields = json_object(request)
         checked = validated(NewRedriveSerializer, request)
-        ids = [int(i) for i in checked["ids"]] if "ids" in checked else None
-        only = dead_filter(request.user, fields.get("filter")) if checked["all"] else None
-        if ids is not None and any(type(i) is not int for i in fields["ids"]):
-            raise wire.invalid("/ids", _("Ids are integers."))
-        if fields.get("filter") is not None and not checked["all"]:
-            raise wire.invalid("/all", _("A filter goes with “all”: true."))
-        job = operating.redrive(actor=actor(request), group=group, ids=ids, only=only, reason=checked["reason"])
-        body = StartedRedriveSerializer(job, context={"group": group}).data
-        return Response(body, status=status.HTTP_202_ACCEPTED, headers={"Location": address(request, job.pk)})
+        ids, only = selection(request, checked)
+        plan = services.Plan(
+            to=checked["to"],
+            topic_id=topic_id_of(request.user, checked["topic"]) if checked.get("topic") else None,
+            rate=checked.get("rate"),
+            canary=checked["canary"],
+            stop_at=checked.get("stop_at"),
+        )
+        job = operating.redrive(actor=actor(request), group=group, ids=ids, only=only, plan=plan, reason=checked["reason"])
+        return started(request, job)
+
+
+def started(request: Request, operation: Operation) -> Response:
+    """202 with the operation."""
+    body = OperationSerializer(operation, context={"request": request}).data
+    return Response(body, status=status.HTTP_202_ACCEPTED, headers={"Location": operation_url(request, operation)})
+
+
+def selection(request: Request, checked: Mapping[str, Any]) -> tuple[list[int] | None, DeadFilter | None]:
+    """`ids`, or `all` with its filter. Problems: invalid, and those of the filter."""
+    fields = json_object(request)
+    ids = [int(i) for i in checked["ids"]] if "ids" in checked else None
+    only = dead_filter(request.user, fields.get("filter")) if checked["all"] else None
+    if ids is not None and any(type(i) is not int for i in fields["ids"]):
+        raise wire.invalid("/ids", _("Ids are integers."))
+    if fields.get("filter") is not None and not checked["all"]:
+        raise wire.invalid("/all", _("A filter goes with “all”: true."))
+    return ids, only
 
 
 def dead_filter(user: Any, fields: Any) -> DeadFilter:
@@ -173,39 +193,9 @@ def dead_filter(user: Any, fields: Any) -> DeadFilter:
     )
 
 
-class RedriveView(View):
-    """One redrive."""
-
-    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_redrive"}
-    document = RedriveSerializer
-
-    @extend_schema(operation_id="retrieve_redrive", parameters=[_NAME, _REDRIVE], responses=RedriveSerializer)
-    def get(self, request: Request, name: str, redrive: str) -> Response:  # noqa: ARG002
-        """How far it is."""
-        group = group_of(self, name)
-        return Response(RedriveSerializer(redrive_of(group, redrive), context={"group": group}).data)
-
-
-class RedriveItemsView(View):
-    """The result per message of a redrive."""
-
-    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_redrive"}
-    document = RedriveItemSerializer
-    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": PAGE}
-
-    @extend_schema(operation_id="list_redrive_items", parameters=[_NAME, _REDRIVE], responses=RedriveItemPageSerializer)
-    def get(self, request: Request, name: str, redrive: str) -> Response:
-        """In the order of the message ids."""
-        query = Query(request)
-        page = services.redrive_results(redrive_id=redrive_of(group_of(self, name), redrive).pk, **query.page())
-        return query.answer(page, RedriveItemSerializer(page.items, many=True).data)
-
-
 _GROUP = rf"^consumer-groups/(?P<name>{PATTERN})"
 urlpatterns: list[URLPattern] = [
     re_path(rf"{_GROUP}/status$", ConsumptionView.as_view(), name="consumption"),
     re_path(rf"{_GROUP}/dead-letters$", DeadLettersView.as_view(), name="dead-letters"),
     re_path(rf"{_GROUP}/redrives$", RedrivesView.as_view(), name="redrives"),
-    re_path(rf"{_GROUP}/redrives/(?P<redrive>[0-9]{{1,19}})$", RedriveView.as_view(), name="redrive"),
-    re_path(rf"{_GROUP}/redrives/(?P<redrive>[0-9]{{1,19}})/items$", RedriveItemsView.as_view(), name="redrive-items"),
 ]

@@ -15,8 +15,6 @@ urlpatterns: list[URLPattern] = [
     path("delayed/<int:message_id>/reschedule/", delayed.Reschedule.as_view(), name="messages_reschedule"),
     path("delayed/<int:message_id>/cancel/", delayed.Cancel.as_view(), name="messages_cancel"),
     path("dead-letters/", dead.DeadLetters.as_view(), name="messages_dead"),
-    path("dead-letters/redrives/", dead.Redrives.as_view(), name="messages_redrives"),
-    path("dead-letters/redrives/<int:redrive>/", dead.Job.as_view(), name="messages_redrive"),
 ]
 
 slots.tab(
