@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from accounts.models import User
 from consumers.models import ConsumerGroup
 from core.audit.services import record
-from core.errors import changed_meanwhile
+from core.errors import FieldError, Problem, changed_meanwhile
 from core.operations.models import Operation
 from messages import services
+from messages.redrives import filter_values
 from messages.types import Accepted, DeadFilter, NewMessage
 from topics.models import Topic
 
@@ -65,3 +67,23 @@ def redrive(
         record(actor=actor, action="redrive", kind="consumer group", name=group.name, after=after, reason=reason)
     services.run_at_once(job, plan)
     return job
+
+
+def purge(
+    *, actor: User, group: ConsumerGroup, reason: str, ids: Sequence[int] | None = None, only: DeadFilter | None = None, confirm: str
+) -> Operation:
+    """Begin to purge dead letters; a small number is done at once. Problems: not_confirmed (the group's name), those of start_purge."""
+    if confirm != group.name:
+        detail = _("To confirm it, give the name of the group, {name}.").format(name=group.name)
+        raise Problem("not_confirmed", detail, errors=[FieldError("/confirm", detail)])
+    with transaction.atomic():
+        job = services.start_purge(group_id=group.pk, ids=ids, only=only, actor=actor, reason=reason)
+        after = {"operation": str(job.uid), "messages": job.total, **job.params["values"]}
+        record(actor=actor, action="purge", kind="consumer group", name=group.name, after=after, reason=reason)
+    services.run_at_once(job)
+    return job
+
+
+def record_export(*, actor: User, group: ConsumerGroup, only: DeadFilter) -> None:
+    """Keep that somebody took the dead letters of a group as a file, with the filter."""
+    record(actor=actor, action="export", kind="consumer group", name=group.name, after={"what": "dead letters", **filter_values(only)})

@@ -14,6 +14,8 @@ from messages.names import group_names, topic_name, topic_names
 from messages.types import (
     NO_HEADERS,
     STATUS_WORDS,
+    Cause,
+    Causes,
     Counts,
     DeadFilter,
     DeadLetter,
@@ -25,6 +27,7 @@ from messages.types import (
 )
 
 MAX_PAGE = 500
+CAUSES_OF = 50_000  # newest dead letters that causes are told of
 SCAN = 5000  # rows that one page of a search looks at; the page then says where to go on
 _MESSAGE = "m.id, m.topic_id, m.key, m.tag, m.skey, m.headers, m.body, octet_length(m.body), m.sent_at, m.origin_id, NULL::timestamptz"
 _DELAYED = "d.id, d.topic_id, d.key, d.tag, d.skey, d.headers, d.body, octet_length(d.body), d.sent_at, NULL::bigint, d.deliver_at"
@@ -241,6 +244,7 @@ DEAD_WHERE = """
   e.group_id = %(group)s::bigint AND e.status = 'D'
   AND (%(topic_id)s::bigint IS NULL OR e.topic_id = %(topic_id)s::bigint)
   AND (%(reason_contains)s::text IS NULL OR strpos(lower(coalesce(e.error, '')), lower(%(reason_contains)s::text)) > 0)
+  AND (%(cause)s::text IS NULL OR mq_reason(e.error) = %(cause)s::text)
   AND (%(failed_from)s::timestamptz IS NULL OR e.last_at >= %(failed_from)s::timestamptz)
   AND (%(failed_to)s::timestamptz IS NULL OR e.last_at <= %(failed_to)s::timestamptz)
   AND (%(tag)s::text IS NULL OR m.tag = %(tag)s::text)
@@ -263,6 +267,21 @@ def dead_letters(*, group_id: int, only: DeadFilter | None = None, limit: int = 
     topic_names(r[2] for r in rows)
     items = [DeadLetter(r[0], r[1], r[2], topic_name(r[2]), *r[3:]) for r in rows[:limit]]
     return Page(items, str(items[-1].id) if len(rows) > limit else None)
+
+
+def dead_causes(*, group_id: int) -> Causes:
+    """Why the newest 50,000 dead letters of a group have died, and when."""
+    rows = fetch("SELECT * FROM mq_dead_causes(%s::bigint, %s::int)", (group_id, CAUSES_OF + 1))
+    looked_at = sum(row[2] for row in rows)
+    return Causes(
+        items=[Cause(*row[:5]) for row in rows],
+        looked_at=looked_at,
+        complete=looked_at <= CAUSES_OF,
+        in_hour=sum(row[5] for row in rows),
+        in_day=sum(row[6] for row in rows),
+        in_week=sum(row[7] for row in rows),
+        oldest=min((row[3] for row in rows), default=None),
+    )
 
 
 def health() -> StoreHealth:

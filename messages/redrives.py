@@ -97,9 +97,9 @@ def start_redrive(
         )
 
 
-def run_at_once(operation: Operation, plan: Plan) -> None:
+def run_at_once(operation: Operation, plan: Plan | None = None) -> None:
     """Do what is small and unguarded before the answer; the rest, and whatever does not get done here, is the workers'."""
-    if plan.careful or plan.to != "group" or operation.total > AT_ONCE:
+    if operation.total > AT_ONCE or (plan is not None and (plan.careful or plan.to != "group")):
         return
     for _chunk in range(AT_ONCE // CHUNK + 3):  # the chunks, the empty canary, the end
         if not driving.take_on(operation.pk):

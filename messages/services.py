@@ -2,10 +2,13 @@
 
 from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
 from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
+from messages.exporting import export_dead
+from messages.purges import start_purge
 from messages.querysets import (
     behind,
     counts,
     counts_by_topic,
+    dead_causes,
     dead_letters,
     delayed_messages,
     health,
@@ -25,9 +28,11 @@ __all__ = [
     "cancel_delayed",
     "counts",
     "counts_by_topic",
+    "dead_causes",
     "dead_letters",
     "delayed_messages",
     "expire",
+    "export_dead",
     "health",
     "hold_delayed",
     "lag",
@@ -42,6 +47,7 @@ __all__ = [
     "search",
     "send",
     "settle",
+    "start_purge",
     "start_redrive",
     "tick",
     "totals",

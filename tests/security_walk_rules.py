@@ -21,6 +21,9 @@ delayed-messages: GET=mq_messages.view_message
 delayed-message: GET=mq_messages.view_message PATCH=mq_messages.change_delayed DELETE=mq_messages.change_delayed
 consumption: GET=consumers.view_consumergroup
 dead-letters: GET=mq_messages.view_message
+dead-letters-causes: GET=mq_messages.view_message
+dead-letters-export: GET=mq_messages.view_message
+purges: POST=mq_messages.purge_dead
 redrives: GET=mq_messages.view_redrive POST=mq_messages.add_redrive
 application-list: GET=accounts.view_application POST=accounts.add_application
 application-detail: GET=accounts.view_application PUT=accounts.add_application
@@ -173,6 +176,7 @@ admin:messages_body: GET=mq_messages.view_body
 admin:messages_delayed: GET=mq_messages.view_message
 admin:messages_reschedule: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_cancel: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
+admin:messages_dead_export: GET=mq_messages.view_message
 admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
 admin:index: self
 admin:login: public

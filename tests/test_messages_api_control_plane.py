@@ -372,6 +372,53 @@ def test_it_refuses_a_bad_redrive(api, group, fields, status, code):
     assert good(api("GET", f"consumer-groups/{group.name}/redrives"))["results"] == []
 
 
+def test_causes_purge_and_export(world, api, topic, group):  # noqa: F811
+    from core.audit.models import AuditEntry
+
+    ids = send(api, topic, *"abc", key="k")
+    kill(api, group, set(ids))
+    base = f"consumer-groups/{group.name}"
+    causes = good(api("GET", f"{base}/dead-letters/causes"))
+    assert [(c["cause"], c["messages"]) for c in causes["results"]] == [("no stock", 3)]
+    assert (causes["causes"], causes["looked_at"], causes["complete"], causes["in_hour"]) == (1, 3, True, 3)
+    assert len(good(api("GET", f"{base}/dead-letters?cause=no%20stock&limit=2"))["results"]) == 2
+    assert good(api("GET", f"{base}/dead-letters?cause=no"))["results"] == []
+
+    fields = {"ids": ids[:2], "reason": "test orders"}
+    refused(api("POST", f"{base}/purges", {**fields, "confirm": "other"}), 400, "not_confirmed")
+    refused(api("POST", f"{base}/purges", {"ids": ids[:2], "confirm": group.name}), 400, "invalid")
+    refused(api("POST", f"{base}/purges", {"confirm": group.name, "reason": "x"}), 400, "invalid_redrive")
+    assert good(api("GET", f"{base}/status"))["counts"]["dead"] == 3
+    job = good(api("POST", f"{base}/purges", {**fields, "confirm": group.name}), 202)
+    assert (job["kind"], job["state"], job["progress"]["done"]) == ("messages.purge", "succeeded", 2)
+    counted = good(api("GET", f"{base}/status"))["counts"]
+    assert (counted["dead"], counted["failed"], counted["succeeded"]) == (1, 2, 0)
+    last = good(api("POST", f"{base}/purges", {"all": True, "filter": {"cause": "no stock"}, "reason": "r", "confirm": group.name}), 202)
+    assert last["progress"]["total"] == 1
+    entry = AuditEntry.objects.get(kind="consumer group", action="purge", name=group.name, reason="test orders")
+    assert entry.after["messages"] == 2
+
+
+@pytest.mark.parametrize(("person", "sees"), [("api", True), ("api_viewer", False)])
+def test_an_export_has_the_bodies_for_those_who_may_read_them(world, topic, group, person, sees):  # noqa: F811
+    import json
+
+    from core.audit.models import AuditEntry
+
+    ids = send(world.api, topic, *"ab")
+    kill(world.api, group, set(ids))
+    path = f"/api/v1/consumer-groups/{group.name}/dead-letters/export"
+    client = getattr(world, person)
+    headers = {**client.headers, "Accept": "text/csv"}
+    answer = client.client.get(path, headers=headers)
+    lines = [json.loads(line) for line in b"".join(answer.streaming_content).splitlines()]
+    assert [(line["id"], line.get("body")) for line in lines] == [(i, b if sees else None) for i, b in zip(ids[::-1], "ba", strict=True)]
+    table = b"".join(client.client.get(f"{path}?as=csv&topic={topic.name}", headers=headers).streaming_content).decode()
+    assert ("body_base64" in table.splitlines()[0]) is sees
+    refused(client("GET", f"{path.removeprefix('/api/v1/')}?as=xml"), 400, "invalid")
+    assert AuditEntry.objects.filter(kind="consumer group", action="export", name=group.name).count() == 2
+
+
 # --- permissions ------------------------------------------------------------------------------------------------------
 
 READS = [
@@ -380,10 +427,11 @@ READS = [
     "delayed-messages",
     "delayed-messages/1",
     "{g}/dead-letters",
+    "{g}/dead-letters/causes",
     "{g}/redrives",
     "{g}/status",
 ]
-WRITES = [("PATCH", "delayed-messages/1"), ("DELETE", "delayed-messages/1"), ("POST", "{g}/redrives")]
+WRITES = [("PATCH", "delayed-messages/1"), ("DELETE", "delayed-messages/1"), ("POST", "{g}/redrives"), ("POST", "{g}/purges")]
 
 
 @pytest.mark.parametrize("path", READS)

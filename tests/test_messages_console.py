@@ -253,7 +253,7 @@ def test_dead_letters_are_shown_with_their_causes(browser, topic, group):
     kill(group, {a, b}, error="no stock")
     text = page(browser, "messages_dead", group=group.name)
     assert (str(a) in text, str(b) in text, str(c) in text) == (True, True, False)
-    assert [(cause.reason, cause.messages) for cause in reading.causes(group_id=group.pk)] == [("no stock", 2)]
+    assert [(c.cause, c.messages) for c in services.dead_causes(group_id=group.pk).items] == [("no stock", 2)]
     assert group.name in page(browser, "messages_dead")
     assert "No match" in page(browser, "messages_dead", group=group.name, reason="timeout")
     assert "No match" in page(browser, "messages_dead", group=group.name, topic="no_such")
@@ -298,6 +298,26 @@ def test_a_careful_redrive_waits_for_its_workers(browser, topic, group):
     )  # fmt: skip
     for wrong in ({"rate": "nan"}, {"rate": "x"}, {"to": "other", "other": "no_such"}, {"canary": "-1"}):
         assert redrive(browser, group, ids=ids, **wrong).startswith(reverse("admin:messages_dead"))
+
+
+def test_a_purge_wants_the_name_of_the_group_and_a_reason(browser, topic, group):
+    ids = send(topic, *"ab")
+    kill(group, set(ids))
+    for wrong in ({"confirm": "x"}, {"confirm": group.name, "why": " "}, {}):
+        assert redrive(browser, group, ids=ids, do="purge", **wrong).startswith(reverse("admin:messages_dead"))
+    assert len(services.dead_letters(group_id=group.pk).items) == 2
+    url = redrive(browser, group, ids=ids, do="purge", confirm=group.name)
+    assert "Purge dead letters" in browser.get(url).content.decode()
+    assert services.counts(group_ids=[group.pk])[group.pk].failed == 2
+
+
+def test_the_list_can_be_taken_as_a_file(browser, topic, group):
+    ids = send(topic, *"ab")
+    kill(group, set(ids))
+    shown = page(browser, "messages_dead", group=group.name, cause="no stock")
+    assert f"{reverse('admin:messages_dead_export')}?group={group.name}&amp;cause=no+stock" in shown
+    table = b"".join(browser.get(reverse("admin:messages_dead_export"), {"group": group.name, "cause": "no stock"}).streaming_content)
+    assert table.decode().count("no stock") == 2
 
 
 def test_what_died_after_the_page_was_drawn_stays(browser, topic, group):

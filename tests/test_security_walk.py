@@ -114,7 +114,7 @@ def things(made, word, owner):
 def arguments(name, route, team):
     """The values that the route's parameters get for a team's things."""
     things_of = {
-        r"topic": team.topic.name, r"group|consumer|consumption|dead-letters|redrives|pull|acks|next": team.group.name,
+        r"topic": team.topic.name, r"group|consumer|consumption|dead-letters|redrives|purges|pull|acks|next": team.group.name,
         r"cluster": "builtin",
     }  # fmt: skip
     if "applications/" in route:

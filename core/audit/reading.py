@@ -20,6 +20,7 @@ WORDS = {
     "edit": _("edit"),
     "export": _("export"),
     "move": _("move"),
+    "purge": _("purge"),
     "redrive": _("redrive"),
     "reject": _("reject"),
     "reschedule": _("reschedule"),

@@ -101,6 +101,29 @@ class DeadLetterPageSerializer(serializers.Serializer[Any]):
     next = serializers.URLField(allow_null=True)
 
 
+class CauseSerializer(serializers.Serializer[Any]):
+    """Dead letters whose reasons are the same but for numbers and ids."""
+
+    cause = serializers.CharField(help_text="The reason with # for each number and id; as a filter it finds exactly these.")
+    example = serializers.CharField(help_text="One of their reasons.")
+    messages = serializers.IntegerField()
+    oldest = serializers.DateTimeField(help_text="When the first of them died.")
+    newest = serializers.DateTimeField()
+
+
+class CausesSerializer(serializers.Serializer[Any]):
+    """Why and when: the newest 50,000 dead letters of a group by cause, most frequent first, at most 100 causes."""
+
+    results = CauseSerializer(many=True)
+    causes = serializers.IntegerField(help_text="How many causes there are.")
+    looked_at = serializers.IntegerField()
+    complete = serializers.BooleanField(help_text="All dead letters of the group were looked at.")
+    in_hour = serializers.IntegerField(help_text="How many have died within the last hour.")
+    in_day = serializers.IntegerField()
+    in_week = serializers.IntegerField()
+    oldest = serializers.DateTimeField(allow_null=True)
+
+
 class DeadFilterSerializer(serializers.Serializer[Any]):
     """Which dead letters; what is not given matches all."""
 
@@ -108,6 +131,7 @@ class DeadFilterSerializer(serializers.Serializer[Any]):
     key = serializers.CharField(required=False, max_length=255)
     tag = serializers.CharField(required=False, max_length=120)
     reason_contains = serializers.CharField(required=False, max_length=500)
+    cause = serializers.CharField(required=False, max_length=300, help_text="One of dead-letters/causes.")
     after = serializers.CharField(required=False, help_text="RFC 3339; bounds the last failure.")
     before = serializers.CharField(required=False, help_text="RFC 3339; bounds the last failure.")
 
@@ -119,6 +143,13 @@ class SelectionSerializer(serializers.Serializer[Any]):
     all = serializers.BooleanField(required=False, default=False)
     filter = DeadFilterSerializer(required=False)
     reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="", help_text="Kept in the audit.")
+
+
+class NewPurgeSerializer(SelectionSerializer):
+    """Which dead letters are to be failed for good, and the confirmation."""
+
+    reason = serializers.CharField(max_length=500, help_text="Why nobody needs them; kept in the audit and with each message.")
+    confirm = serializers.CharField(max_length=140, help_text="The name of the group.")
 
 
 class NewRedriveSerializer(SelectionSerializer):

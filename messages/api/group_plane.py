@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
+from urllib.parse import quote
 
+from django.http import StreamingHttpResponse
 from django.urls import URLPattern, re_path
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
@@ -12,6 +14,7 @@ from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.models import User
 from consumers.models import ConsumerGroup
 from core.api.conventions import View
 from core.api.pagination import CursorPagination
@@ -20,12 +23,14 @@ from core.errors import not_found
 from core.names import PATTERN
 from core.operations.api import OperationSerializer, operation_url
 from core.operations.models import Operation
-from messages import operating, scope, services
+from messages import exporting, operating, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
+    CausesSerializer,
     ConsumptionSerializer,
     DeadLetterPageSerializer,
     DeadLetterSerializer,
+    NewPurgeSerializer,
     NewRedriveSerializer,
     RedrivePageSerializer,
     RedriveSerializer,
@@ -35,7 +40,17 @@ from messages.models import Redrive
 from messages.names import topic_name, topic_names
 from messages.types import DeadFilter
 
-_FILTER = frozenset({"topic", "key", "tag", "reason_contains", "after", "before"})
+_FILTER = frozenset({"topic", "key", "tag", "reason_contains", "cause", "after", "before"})
+CAUSES = 100  # shown at once
+_DEAD = [
+    parameter("topic"),
+    parameter("key"),
+    parameter("tag"),
+    parameter("reason_contains"),
+    parameter("cause", "one of dead-letters/causes"),
+    parameter("after", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
+    parameter("before", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
+]
 _NAME = OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH, description="of the consumer group")
 
 
@@ -82,32 +97,100 @@ class DeadLettersView(View):
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
     document = DeadLetterSerializer
-    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
-        "get": [
-            parameter("topic"),
-            parameter("key"),
-            parameter("tag"),
-            parameter("reason_contains"),
-            parameter("after", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
-            parameter("before", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
-            *PAGE,
-        ]
-    }
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [*_DEAD, *PAGE]}
 
     @extend_schema(operation_id="list_dead_letters", parameters=[_NAME], responses=DeadLetterPageSerializer)
     def get(self, request: Request, name: str) -> Response:
         """Newest message first, each with its reason."""
         query = Query(request)
-        only = DeadFilter(
-            topic_id=query.topic_id(),
-            tag=query.text("tag"),
-            key=query.text("key"),
-            reason_contains=query.text("reason_contains"),
-            failed_from=query.moment("after"),
-            failed_to=query.moment("before"),
-        )
-        page = services.dead_letters(group_id=group_of(self, name).pk, only=only, **query.page())
+        page = services.dead_letters(group_id=group_of(self, name).pk, only=asked_for(query), **query.page())
         return query.answer(page, DeadLetterSerializer(page.items, many=True).data)
+
+
+def asked_for(query: Query) -> DeadFilter:
+    """The filter of the address. Problems: invalid, invalid_time, not_found (the topic)."""
+    return DeadFilter(
+        topic_id=query.topic_id(),
+        tag=query.text("tag"),
+        key=query.text("key"),
+        reason_contains=query.text("reason_contains"),
+        cause=query.text("cause"),
+        failed_from=query.moment("after"),
+        failed_to=query.moment("before"),
+    )
+
+
+class CausesView(View):
+    """Dead letters of a group by their causes."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+    document = CausesSerializer
+
+    @extend_schema(operation_id="list_dead_letter_causes", parameters=[_NAME], responses=CausesSerializer)
+    def get(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Reasons that are the same but for numbers and ids, with how many there are and since when."""
+        found = services.dead_causes(group_id=group_of(self, name).pk)
+        body = {**asdict(found), "results": found.items[:CAUSES], "causes": len(found.items)}
+        return Response(CausesSerializer(body).data)
+
+
+class ExportView(View):
+    """Dead letters of a group as a file."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [parameter("as", "csv or jsonl; jsonl if not given"), *_DEAD]}
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:  # noqa: ARG002 - DRF's
+        """What the file is, `as` says."""
+        return super().perform_content_negotiation(request, force=True)
+
+    @extend_schema(
+        operation_id="export_dead_letters",
+        parameters=[_NAME],
+        responses={(200, "application/x-ndjson"): OpenApiTypes.STR, (200, "text/csv"): OpenApiTypes.STR},
+    )
+    def get(self, request: Request, name: str) -> StreamingHttpResponse:
+        """All that match, newest message first, one a line; with their bodies for those who may read them. Kept in the audit."""
+        query = Query(request)
+        form = query.text("as") or "jsonl"
+        if form not in exporting.FORMS:
+            raise wire.invalid("/as", _("“{name}” is one of {known}.").format(name="as", known=", ".join(exporting.FORMS)))
+        return dead_letter_file(actor(request), group_of(self, name), asked_for(query), form)
+
+
+def dead_letter_file(user: User, group: ConsumerGroup, only: DeadFilter, form: exporting.Form) -> StreamingHttpResponse:
+    """The file as a response that streams; who has taken it is recorded before the first byte leaves."""
+    operating.record_export(actor=user, group=group, only=only)
+    lines = services.export_dead(group_id=group.pk, only=only, form=form, bodies=scope.topic_ids(user, scope.BODY))
+    return StreamingHttpResponse(
+        lines,
+        content_type=exporting.CONTENT_TYPES[form],
+        headers={
+            "Content-Disposition": f'attachment; filename="dead-letters-{quote(group.name)}.{form}"',
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+class PurgesView(View):
+    """Purges of dead letters."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"post": "mq_messages.purge_dead"}
+
+    @extend_schema(
+        operation_id="start_purge",
+        parameters=[_NAME],
+        request=NewPurgeSerializer,
+        responses={202: OpenApiResponse(OperationSerializer, "The operation that does it; Location names it.")},
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Fail dead letters for good: nobody gets them any more. Up to a thousand are done at once."""
+        group = group_of(self, name)
+        checked = validated(NewPurgeSerializer, request)
+        ids, only = selection(request, checked)
+        given = {"reason": checked["reason"], "confirm": checked["confirm"]}
+        return started(request, operating.purge(actor=actor(request), group=group, ids=ids, only=only, **given))
 
 
 class RedrivesView(View):
@@ -180,14 +263,15 @@ def dead_filter(user: Any, fields: Any) -> DeadFilter:
     if fields is None:
         return DeadFilter()
     wire.only(fields, _FILTER, "/filter")
-    topic, tag, key, contains, after, before = (
-        wire.typed(fields, name, str, "/filter") for name in ("topic", "tag", "key", "reason_contains", "after", "before")
+    topic, tag, key, contains, cause, after, before = (
+        wire.typed(fields, name, str, "/filter") for name in ("topic", "tag", "key", "reason_contains", "cause", "after", "before")
     )
     return DeadFilter(
         topic_id=topic_id_of(user, topic) if topic else None,
         tag=tag,
         key=key,
         reason_contains=contains,
+        cause=cause,
         failed_from=wire.moment(after, "/filter/after") if after else None,
         failed_to=wire.moment(before, "/filter/before") if before else None,
     )
@@ -197,5 +281,8 @@ _GROUP = rf"^consumer-groups/(?P<name>{PATTERN})"
 urlpatterns: list[URLPattern] = [
     re_path(rf"{_GROUP}/status$", ConsumptionView.as_view(), name="consumption"),
     re_path(rf"{_GROUP}/dead-letters$", DeadLettersView.as_view(), name="dead-letters"),
+    re_path(rf"{_GROUP}/dead-letters/causes$", CausesView.as_view(), name="dead-letters-causes"),
+    re_path(rf"{_GROUP}/dead-letters/export$", ExportView.as_view(), name="dead-letters-export"),
+    re_path(rf"{_GROUP}/purges$", PurgesView.as_view(), name="purges"),
     re_path(rf"{_GROUP}/redrives$", RedrivesView.as_view(), name="redrives"),
 ]

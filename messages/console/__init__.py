@@ -15,6 +15,7 @@ urlpatterns: list[URLPattern] = [
     path("delayed/<int:message_id>/reschedule/", delayed.Reschedule.as_view(), name="messages_reschedule"),
     path("delayed/<int:message_id>/cancel/", delayed.Cancel.as_view(), name="messages_cancel"),
     path("dead-letters/", dead.DeadLetters.as_view(), name="messages_dead"),
+    path("dead-letters/export/", dead.Export.as_view(), name="messages_dead_export"),
 ]
 
 slots.tab(

@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import messages as flash
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
@@ -19,12 +21,15 @@ from core.console.actions import NOT_ALLOWED
 from core.console.pages import Page, get, person
 from core.errors import Problem, not_found
 from core.operations.models import Operation
-from messages import operating, reading, redrives, scope, services
+from messages import exporting, operating, purges, reading, redrives, scope, services
+from messages.api.group_plane import dead_letter_file
 from messages.types import DeadFilter
 
 ROWS = 100
 GROUPS = 200  # those with most; the page says how many more there are
 MAX_REASON = 500
+CAUSES = 8  # shown above the list
+FIELDS = ("topic", "reason", "key", "cause")  # of Asked, as they are named in addresses
 SEND = "mq_messages.send_message"
 
 
@@ -35,18 +40,25 @@ class Asked:
     topic: str
     words: str
     key: str
+    cause: str
 
     @classmethod
     def of(cls, given: Any) -> "Asked":
         """From GET or POST; what the database cannot hold is left out."""
-        return cls(*(given.get(name, "").replace("\x00", "").strip()[:300] for name in ("topic", "reason", "key")))
+        return cls(*(given.get(name, "").replace("\x00", "").strip()[:300] for name in FIELDS))
+
+    def address(self) -> dict[str, str]:
+        """As it stands in an address."""
+        return {name: value for name, value in zip(FIELDS, asdict(self).values(), strict=True) if value}
 
     def only(self, user: Any, until: datetime | None = None) -> DeadFilter | None:
         """As the store takes it; None when the topic does not exist."""
         topic_id = scope.topic_id(user, self.topic)
         if self.topic and topic_id is None:
             return None
-        return DeadFilter(topic_id=topic_id, key=self.key or None, reason_contains=self.words or None, failed_to=until)
+        return DeadFilter(
+            topic_id=topic_id, key=self.key or None, reason_contains=self.words or None, cause=self.cause or None, failed_to=until
+        )
 
 
 class DeadLetters(Page):
@@ -92,7 +104,8 @@ class DeadLetters(Page):
                 if problem.code != "invalid_cursor":
                     raise
                 page = services.dead_letters(group_id=group.pk, only=only, limit=ROWS)
-        narrowed = asked != Asked("", "", "")
+        narrowed = bool(asked.address())
+        causes = services.dead_causes(group_id=group.pk)
         total = services.counts(group_ids=[group.pk])[group.pk].dead
         matching = 0 if only is None else reading.count_dead(group_id=group.pk, only=only) if narrowed else total
         why = "" if request.user.has_perm("mq_messages.add_redrive") else NOT_ALLOWED
@@ -106,7 +119,10 @@ class DeadLetters(Page):
                 "rows": page.items if page else [],
                 "next": page.next if page else None,
                 "first_page": cursor is None,
-                "causes": reading.causes(group_id=group.pk),
+                "causes": causes,
+                "shown_causes": causes.items[:CAUSES],
+                "export_url": f"{reverse('admin:messages_dead_export')}?{urlencode({'group': group.name, **asked.address()})}",
+                "why_not_purge": "" if request.user.has_perm("mq_messages.purge_dead") else NOT_ALLOWED,
                 "total": total,
                 "matching": matching,
                 "matching_more": narrowed and matching >= reading.COUNTED,
@@ -120,21 +136,24 @@ class DeadLetters(Page):
         )
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        """Redrive one, the selected ones, or all that matched when the page was drawn."""
-        if not request.user.has_perm("mq_messages.add_redrive"):
-            from django.core.exceptions import PermissionDenied
-
+        """Redrive, or purge, one, the selected ones, or all that matched when the page was drawn."""
+        purging = request.POST.get("do") == "purge"
+        permission = "mq_messages.purge_dead" if purging else "mq_messages.add_redrive"
+        if not request.user.has_perm(permission):
             raise PermissionDenied
-        group = get(scope.groups(request.user, "mq_messages.add_redrive"), name=request.POST.get("group", ""))
+        group = get(scope.groups(request.user, permission), name=request.POST.get("group", ""))
         reason = request.POST.get("why", "").replace("\x00", "").strip()[:MAX_REASON]
         try:
             ids, only = chosen(request)
-            plan = services.Plan() if request.POST.get("one") else self._plan(request)
-            job = operating.redrive(actor=person(request), group=group, ids=ids, only=only, plan=plan, reason=reason)
+            if purging:
+                confirm = request.POST.get("confirm", "").strip()
+                job = operating.purge(actor=person(request), group=group, ids=ids, only=only, reason=reason, confirm=confirm)
+            else:
+                plan = services.Plan() if request.POST.get("one") else self._plan(request)
+                job = operating.redrive(actor=person(request), group=group, ids=ids, only=only, plan=plan, reason=reason)
         except Problem as problem:
             flash.error(request, f"{problem} {problem.hint}".strip())
-            asked = Asked.of(request.POST)
-            back = {"group": group.name, **{k: v for k, v in zip(("topic", "reason", "key"), asdict(asked).values(), strict=True) if v}}
+            back = {"group": group.name, **Asked.of(request.POST).address()}
             return HttpResponseRedirect(f"{reverse('admin:messages_dead')}?{urlencode(back)}")
         return HttpResponseRedirect(reverse("admin:operations_detail", args=[job.uid]))
 
@@ -155,6 +174,23 @@ class DeadLetters(Page):
             canary=int(_number(request, "canary") or 0),
             stop_at=None if share is None else share / 100,
         )
+
+
+class Export(Page):
+    """Dead letters as a file."""
+
+    permission = "mq_messages.view_message"
+    here = "dead"
+
+    def get(self, request: HttpRequest) -> HttpResponseBase:
+        """What the list's filter finds, as CSV."""
+        group = get(scope.groups(request.user, self.permission), name=request.GET.get("group", ""))
+        asked = Asked.of(request.GET)
+        only = asked.only(request.user)
+        if only is None:
+            raise not_found(_("topic"), asked.topic)
+        form: exporting.Form = "jsonl" if request.GET.get("as") == "jsonl" else "csv"
+        return dead_letter_file(person(request), group, only, form)
 
 
 def chosen(request: HttpRequest) -> tuple[list[int] | None, DeadFilter | None]:
@@ -196,5 +232,5 @@ def _frozen(value: str) -> datetime:
 
 def running(user: Any, group_id: int | None = None) -> int:
     """How many operations on dead letters are not finished."""
-    jobs = Operation.objects.restrict(user).unfinished().filter(kind=redrives.KIND)
+    jobs = Operation.objects.restrict(user).unfinished().filter(kind__in=[redrives.KIND, purges.KIND])
     return (jobs if group_id is None else jobs.filter(params__group_id=group_id)).count()
