@@ -12,6 +12,7 @@ from django.db import connection
 
 from core.console.exports import FORMULA
 from messages.db import fetch
+from messages.names import topic_of
 from messages.querysets import dead_letters
 from messages.types import DeadFilter, DeadLetter
 
@@ -69,7 +70,7 @@ def _parts(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:
 
 
 def _contents(part: Sequence[DeadLetter], bodies: Sequence[int] | None) -> dict[int, tuple[str | None, str | None, bytes | None]]:
-    readable = [bodies is None or letter.topic_id in bodies for letter in part]
+    readable = [bodies is None or topic_of(letter.topic_id) in bodies for letter in part]
     rows = fetch(
         "SELECT m.id, m.skey, m.headers, CASE WHEN u.readable THEN m.body END"
         " FROM unnest(%s::bigint[], %s::bigint[], %s::boolean[]) u(topic_id, id, readable)"

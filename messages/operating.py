@@ -12,6 +12,9 @@ from core.audit.services import record
 from core.errors import FieldError, Problem, changed_meanwhile
 from core.operations.models import Operation
 from messages import services
+from messages.editing import KEEP
+from messages.models import Redrive
+from messages.names import topic_name
 from messages.redrives import filter_values
 from messages.types import Accepted, DeadFilter, NewMessage
 from topics.models import Topic
@@ -87,3 +90,16 @@ def purge(
 def record_export(*, actor: User, group: ConsumerGroup, only: DeadFilter) -> None:
     """Keep that somebody took the dead letters of a group as a file, with the filter."""
     record(actor=actor, action="export", kind="consumer group", name=group.name, after={"what": "dead letters", **filter_values(only)})
+
+
+def redrive_edited(
+    *, actor: User, group: ConsumerGroup, message_id: int, edit: services.Edit, plan: services.Plan, reason: str = ""
+) -> Redrive:
+    """Send one dead letter on, edited; the audit keeps what was edited, not the body. Problems: those of the service."""
+    with transaction.atomic():
+        done = services.redrive_edited(group_id=group.pk, message_id=message_id, edit=edit, plan=plan, actor=actor)
+        edited = {name: getattr(edit, name) for name in ("tag", "key", "sharding_key", "headers") if getattr(edit, name) is not KEEP}
+        where = "group" if plan.to == "group" else topic_name(done.new_topic_id or 0)
+        after = {"message": message_id, "new_message": done.new_id, "to": where, "body": "edited" if edit.body is not KEEP else "as it was"}
+        record(actor=actor, action="redrive", kind="consumer group", name=group.name, after={**after, **edited}, reason=reason)
+    return done

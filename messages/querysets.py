@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 
 from core.errors import Problem, not_found
 from messages.db import fetch
-from messages.names import group_names, topic_name, topic_names
+from messages.names import group_names, topic_name, topic_names, topic_of
 from messages.types import (
     NO_HEADERS,
     STATUS_WORDS,
@@ -51,7 +51,10 @@ def counts_by_topic(*, group_id: int) -> dict[int, Counts]:
     """Exact counts per status of one group, by topic id."""
     rows = fetch(f"{_COUNT_ROWS} ORDER BY 2", ([group_id],))
     topic_names(r[1] for r in rows)  # who shows them names them
-    return {r[1]: Counts(r[0], *r[2:]) for r in rows}
+    found: dict[int, tuple[int, ...]] = {}
+    for r in sorted(rows, key=lambda row: abs(row[1])):  # what lies in a private topic counts with its own
+        found[topic_of(r[1])] = tuple(a + b for a, b in zip(found.get(topic_of(r[1]), (0,) * 7), r[2:], strict=True))
+    return {topic_id: Counts(group_id, *values) for topic_id, values in found.items()}
 
 
 _COUNT_ROWS = "SELECT group_id, topic_id, waiting, processing, succeeded, later, dead, failed, skipped FROM mq_counts(%s::bigint[])"
@@ -163,7 +166,7 @@ def search(
     limit = page_size(limit)
     if message_id is not None:
         found = _find(message_id)
-        return Page([found] if found is not None and found.topic_id == topic_id else [])
+        return Page([found] if found is not None and topic_of(found.topic_id) == topic_id else [])
     # An id may lag behind the clock (no ticker ran) but is never ahead of it: `to` bounds the ids, `from` is seen in the rows.
     upper = int_cursor(cursor) or 2**63 - 1
     params = {"topic": topic_id, "upper": upper, "from": sent_from, "to": sent_to, "key": key, "tag": tag, "scan": SCAN, "limit": limit}
@@ -242,7 +245,8 @@ DEAD_FROM = """
 """
 DEAD_WHERE = """
   e.group_id = %(group)s::bigint AND e.status = 'D'
-  AND (%(topic_id)s::bigint IS NULL OR e.topic_id = %(topic_id)s::bigint)
+  AND (%(topic_id)s::bigint IS NULL OR e.topic_id = %(topic_id)s::bigint
+       OR e.topic_id = (SELECT p.topic_id FROM mq_private p WHERE p.group_id = %(group)s::bigint AND p.of_topic_id = %(topic_id)s::bigint))
   AND (%(reason_contains)s::text IS NULL OR strpos(lower(coalesce(e.error, '')), lower(%(reason_contains)s::text)) > 0)
   AND (%(cause)s::text IS NULL OR mq_reason(e.error) = %(cause)s::text)
   AND (%(failed_from)s::timestamptz IS NULL OR e.last_at >= %(failed_from)s::timestamptz)

@@ -18,7 +18,7 @@ from core.operations.models import Operation
 from messages import scope
 from messages.db import fetch
 from messages.models import Redrive
-from messages.names import group_names, topic_name
+from messages.names import group_names, topic_name, topic_of
 from messages.querysets import DEAD_FROM, DEAD_WHERE
 from messages.types import DeadFilter
 from topics.models import Topic
@@ -72,10 +72,10 @@ def start_redrive(
     """
     plan = plan or Plan()
     check_selection(ids, only)
-    _check_plan(plan)
+    check_plan(plan)
     with transaction.atomic():
         _check_group(group_id, plan)
-        if plan.topic_id is not None and plan.topic_id not in _open_topics(actor, [plan.topic_id]):
+        if plan.topic_id is not None and plan.topic_id not in open_topics(actor, [plan.topic_id]):
             raise topic_not_active(topic_name(plan.topic_id))
         chosen = frozen(group_id=group_id, ids=ids, only=only)
         name = group_names([group_id])[group_id]
@@ -134,7 +134,8 @@ def filter_values(only: DeadFilter | None) -> dict[str, Any]:
     return {name: value if isinstance(value, str) else value.isoformat() for name, value in given.items()}
 
 
-def _check_plan(plan: Plan) -> None:
+def check_plan(plan: Plan) -> None:
+    """Whether a plan makes sense. Problem: invalid_redrive."""
     if plan.rate is not None and not 0.1 <= plan.rate <= MAX_RATE:
         raise _invalid("/rate", _("The rate is {low} to {high} messages per second.").format(low=0.1, high=f"{MAX_RATE:,.0f}"))
     if not 0 <= plan.canary <= CANARIES:
@@ -170,7 +171,7 @@ def topic_not_active(name: str) -> Problem:
     )
 
 
-def _open_topics(actor: User | None, topic_ids: Sequence[int]) -> list[int]:
+def open_topics(actor: User | None, topic_ids: Sequence[int]) -> list[int]:
     """Those of the topics that take messages in the built-in store, from this person."""
     rows = Topic.objects.all() if actor is None else scope.topics(actor, "mq_messages.send_message")
     active = rows.filter(pk__in=topic_ids, state=State.ACTIVE, cluster__kind=ClusterKind.BUILTIN)
@@ -206,11 +207,11 @@ def _perform_many(actor: User | None, items: Sequence[kinds.Item], params: Mappi
     else:
         topic_id = params["topic_id"]
         own = "SELECT DISTINCT topic_id FROM mq_exception WHERE group_id = %s::bigint AND msg_id = ANY (%s::bigint[])"
-        wanted = [topic_id] if topic_id is not None else [row[0] for row in fetch(own, (group_id, ids))]
+        wanted = [topic_id] if topic_id is not None else [topic_of(row[0]) for row in fetch(own, (group_id, ids))]
         rows = fetch(
             "SELECT message_id, refusal FROM"
             " mq_redrive_to(%s::bigint, %s::text, %s::bigint[], %s::bigint, %s::bigint[], %s::bigint, %s::bigint)",
-            (group_id, group_names([group_id])[group_id], ids, topic_id, _open_topics(actor, wanted), *by),
+            (group_id, group_names([group_id])[group_id], ids, topic_id, open_topics(actor, wanted), *by),
         )
     found = dict(rows)
     return [refusal(found[pk]) for pk in ids[: len(found)]]

@@ -11,6 +11,7 @@ from core.approvals.models import State
 from core.errors import not_found
 from core.scope import Reach, reach_of
 from messages import querysets
+from messages.names import topic_of
 from messages.types import GroupStatus, StoredMessage
 from topics.models import Topic
 
@@ -45,7 +46,7 @@ def groups(user: Any, permission: str = VIEW) -> QuerySet[ConsumerGroup, Consume
 def message(user: Any, message_id: int, permission: str = VIEW) -> StoredMessage:
     """A message of one of these topics. Problem: not_found."""
     found = querysets.message(message_id=message_id)
-    if reach_of(user, permission) is not Reach.ALL and not topics(user, permission).filter(pk=found.topic_id).exists():
+    if reach_of(user, permission) is not Reach.ALL and not topics(user, permission).filter(pk=topic_of(found.topic_id)).exists():
         raise not_found(_("message"), message_id)
     return found
 
@@ -67,4 +68,4 @@ def visible_groups(user: Any, group_ids: Sequence[int]) -> set[int]:
 def may_read_body(user: Any, topic: int) -> bool:
     """Whether somebody may read the bodies of a topic's messages."""
     reach = reach_of(user, BODY)
-    return reach is Reach.ALL or (reach is Reach.OWN and topics(user, BODY).filter(pk=topic).exists())
+    return reach is Reach.ALL or (reach is Reach.OWN and topics(user, BODY).filter(pk=topic_of(topic)).exists())

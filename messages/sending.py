@@ -51,7 +51,7 @@ def _send_one(topic_id: int, m: NewMessage) -> Accepted:
         row = cursor.execute(
             "SELECT id, due, duplicate FROM mq_send_one("
             "%s::bigint, %s::text, %s::timestamptz, %s::text, %s::text, %s::text, %s::text, %s::bytea)",
-            (topic_id, m.producer_id, m.deliver_at, m.tag, m.key, m.sharding_key, _headers(m.headers), m.body),
+            (topic_id, m.producer_id, m.deliver_at, m.tag, m.key, m.sharding_key, as_stored(m.headers), m.body),
             binary=True,
         ).fetchone()
     assert row is not None
@@ -74,7 +74,7 @@ def _send_group(items: Sequence[coalescing.Item]) -> list[Accepted]:
         [m.tag for m in rows],
         [m.key for m in rows],
         [m.sharding_key for m in rows],
-        [_headers(m.headers) for m in rows],
+        [as_stored(m.headers) for m in rows],
         [m.body for m in rows],
     )
     try:
@@ -145,7 +145,7 @@ def _insert(cursor: psycopg.Cursor[Any], topic_id: int, rows: list[NewMessage], 
             [m.tag for m in rows],
             [m.key for m in rows],
             [m.sharding_key for m in rows],
-            [_headers(m.headers) for m in rows],
+            [as_stored(m.headers) for m in rows],
             [m.body for m in rows],
         )
         if delayed:
@@ -166,12 +166,22 @@ def _insert(cursor: psycopg.Cursor[Any], topic_id: int, rows: list[NewMessage], 
     with cursor.copy(f"COPY mq_message ({_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
         copy.set_types(["int8", "int8", "text", "text", "text", "text", "bytea"])
         for message_id, m in zip(ids, rows, strict=True):
-            copy.write_row((topic_id, message_id, m.tag, m.key, m.sharding_key, _headers(m.headers), m.body))
+            copy.write_row((topic_id, message_id, m.tag, m.key, m.sharding_key, as_stored(m.headers), m.body))
     return ids
 
 
-def _headers(headers: Mapping[str, str]) -> str | None:
+def as_stored(headers: Mapping[str, str]) -> str | None:
+    """Headers as the log has them."""
     return json.dumps(dict(headers), ensure_ascii=False, separators=(",", ":")) if headers else None
+
+
+def check_message(message: NewMessage) -> None:
+    """Whether one message could be sent; what is wrong is pointed at as in a body of its own. Problems: those of `send`."""
+    try:
+        _check([message])
+    except Problem as problem:
+        problem.errors = tuple(FieldError(error.pointer.removeprefix("/messages/0"), error.detail) for error in problem.errors)
+        raise
 
 
 def _check(messages: Sequence[NewMessage]) -> None:

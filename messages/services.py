@@ -2,6 +2,7 @@
 
 from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
 from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
+from messages.editing import Edit, redrive_edited
 from messages.exporting import export_dead
 from messages.purges import start_purge
 from messages.querysets import (
@@ -23,6 +24,7 @@ from messages.redrives import Plan, run_at_once, start_redrive
 from messages.sending import send
 
 __all__ = [
+    "Edit",
     "Plan",
     "behind",
     "cancel_delayed",
@@ -42,6 +44,7 @@ __all__ = [
     "next",
     "promote",
     "pull",
+    "redrive_edited",
     "reschedule_delayed",
     "run_at_once",
     "search",

@@ -23,6 +23,7 @@ consumption: GET=consumers.view_consumergroup
 dead-letters: GET=mq_messages.view_message
 dead-letters-causes: GET=mq_messages.view_message
 dead-letters-export: GET=mq_messages.view_message
+dead-letter-redrive: POST=mq_messages.add_redrive
 purges: POST=mq_messages.purge_dead
 redrives: GET=mq_messages.view_redrive POST=mq_messages.add_redrive
 application-list: GET=accounts.view_application POST=accounts.add_application
@@ -176,6 +177,7 @@ admin:messages_body: GET=mq_messages.view_body
 admin:messages_delayed: GET=mq_messages.view_message
 admin:messages_reschedule: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_cancel: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
+admin:messages_edit: GET=mq_messages.add_redrive POST=mq_messages.add_redrive
 admin:messages_dead_export: GET=mq_messages.view_message
 admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
 admin:index: self

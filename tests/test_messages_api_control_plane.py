@@ -399,6 +399,30 @@ def test_causes_purge_and_export(world, api, topic, group):  # noqa: F811
     assert entry.after["messages"] == 2
 
 
+def test_a_dead_letter_goes_on_edited(api, topic, group):
+    from messages import services
+
+    a, b = send(api, topic, *"ab", key="k")
+    kill(api, group, {a, b})
+    path = f"consumer-groups/{group.name}/dead-letters"
+    answer = api("POST", f"{path}/{a}/redrive", {"body": "", "headers": {"x": "1"}, "reason": "typo"})
+    made = good(answer, 201)
+    assert (made["message"], made["to"], made["topic"], made["by"]) == (a, "group", topic.name, "wang")
+    assert answer.headers["Location"].endswith(f"/api/v1/messages/{made['new_message']}")
+    services.tick()
+    (got,) = api("POST", f"consumer-groups/{group.name}/pull", {"max": 10}).body["messages"]
+    assert (got["id"], got["topic"], got["body"], got["key"], got["headers"]["x"]) == (made["new_message"], topic.name, "", "k", "1")
+    shown = good(api("GET", f"messages/{got['id']}"))
+    assert (shown["topic"], [g["group"] for g in shown["groups"]]) == (topic.name, [group.name])
+    refused(api("POST", f"{path}/{a}/redrive", {"body": "x"}), 409, "not_dead")
+    refused(api("POST", f"{path}/12345/redrive", {"body": "x"}), 404, "not_found")
+    refused(api("POST", f"{path}/{b}/redrive", {"body": "x", "body_base64": "eA=="}), 400, "invalid")
+    refused(api("POST", f"{path}/{b}/redrive", {"tag": "a b"}), 400, "invalid_tag")
+    refused(api("POST", f"{path}/{b}/redrive", {"topic": topic.name}), 400, "invalid_redrive")
+    sent = good(api("POST", f"{path}/{b}/redrive", {"body_base64": "/w==", "to": "topic", "key": None}), 201)
+    assert (sent["to"], good(api("GET", f"messages/{sent['new_message']}"))["key"]) == ("topic", None)
+
+
 @pytest.mark.parametrize(("person", "sees"), [("api", True), ("api_viewer", False)])
 def test_an_export_has_the_bodies_for_those_who_may_read_them(world, topic, group, person, sees):  # noqa: F811
     import json

@@ -311,6 +311,21 @@ def test_a_purge_wants_the_name_of_the_group_and_a_reason(browser, topic, group)
     assert services.counts(group_ids=[group.pk])[group.pk].failed == 2
 
 
+def test_a_dead_letter_is_corrected_and_sent_on(browser, topic, group):
+    a, b = send(topic, '{"n": 1}', "b")
+    kill(group, {a, b})
+    where = reverse("admin:messages_edit", args=[group.name, a])
+    assert "{&quot;n&quot;: 1}" in browser.get(where).content.decode()
+    wrong = browser.post(where, {"to": "other", "body": "{}", "headers": "{}", "key": "", "tag": "a b"})
+    assert wrong.status_code == 200
+    assert "Choose the topic." in wrong.content.decode()
+    done = browser.post(where, {"to": "group", "body": '{"n": 2}', "headers": '{"x": "y"}', "key": "k2", "tag": ""})
+    new = services.message(message_id=int(done.headers["Location"].rstrip("/").rpartition("/")[2]))
+    assert (new.body, new.key, new.headers["x"], new.headers["mq-redriven-from"]) == (b'{"n": 2}', "k2", "y", str(a))
+    assert "no longer a dead letter" in browser.get(where).content.decode()
+    assert browser.get(done.headers["Location"]).status_code == 200
+
+
 def test_the_list_can_be_taken_as_a_file(browser, topic, group):
     ids = send(topic, *"ab")
     kill(group, set(ids))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("store")
 @pytest.fixture
 def any_topic(monkeypatch):
     """The store alone knows no topics of people: all take messages."""
-    monkeypatch.setattr(redrives, "_open_topics", lambda _actor, ids: list(ids))
+    monkeypatch.setattr(redrives, "open_topics", lambda _actor, ids: list(ids))
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_a_topic_that_takes_no_messages_is_refused_before_and_meanwhile(monkeypa
     assert (refused.value.code, refused.value.status) == ("topic_not_active", 409)
     done = redrive(group, ids, to="topic")  # each message's own: that is seen when its turn comes
     assert results(done) == [(i, "topic_not_active") for i in ids]
-    monkeypatch.setattr(redrives, "_open_topics", lambda _actor, wanted: list(wanted))
+    monkeypatch.setattr(redrives, "open_topics", lambda _actor, wanted: list(wanted))
     operations.retry_failed(actor=None, operation=done)
     assert counters(drive(done)) == ("succeeded", 2, 0, 2)
 

@@ -207,7 +207,7 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
         done = [Outcome(m.id, rng.choice(["succeeded", "failed"])) for m in batch.messages]
         services.next(group_id=g, lease=batch.lease, outcomes=done, limit=5, visibility_ms=5000, consumer="w")
 
-    monkeypatch.setattr(redrives, "_open_topics", lambda _actor, ids: list(ids))
+    monkeypatch.setattr(redrives, "open_topics", lambda _actor, ids: list(ids))
 
     def redrive():
         store_world.redrive(rng.choice(groups), only=DeadFilter(), to=rng.choice(["group", "topic"]))

@@ -170,13 +170,29 @@ class NewRedriveSerializer(SelectionSerializer):
     )
 
 
+class EditedRedriveSerializer(serializers.Serializer[Any]):
+    """A dead letter as it is to go on; what is not given stays as it was."""
+
+    to = serializers.ChoiceField(
+        ["group", "topic"], default="group", help_text="group: to this group alone. topic: to all groups of the topic."
+    )
+    topic = serializers.CharField(required=False, max_length=140, help_text="Another topic than the message's own, with to=topic.")
+    body = serializers.CharField(required=False, trim_whitespace=False, allow_blank=True, help_text="Text, at most 1 MiB in UTF-8.")
+    body_base64 = serializers.CharField(required=False, allow_blank=True, help_text="Instead of body: bytes.")
+    key = serializers.CharField(required=False, allow_null=True, max_length=255)
+    tag = serializers.CharField(required=False, allow_blank=True, max_length=120)
+    sharding_key = serializers.CharField(required=False, allow_null=True, max_length=255)
+    headers = serializers.DictField(child=serializers.CharField(), required=False)
+    reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="", help_text="Kept in the audit.")
+
+
 class RedriveSerializer(serializers.ModelSerializer[Redrive]):
     """A dead letter that was redriven, and where it went."""
 
     id = serializers.IntegerField()
     message = serializers.IntegerField(source="message_id")
     to = serializers.SerializerMethodField()
-    topic = serializers.SerializerMethodField(help_text="Where the new message went; null: back to the group.")
+    topic = serializers.SerializerMethodField(help_text="Of the new message; null: there is none, the same one went back to the group.")
     new_message = serializers.IntegerField(source="new_id", allow_null=True)
     operation = serializers.UUIDField(source="operation.uid", default=None, allow_null=True)
     by = serializers.CharField(source="actor.username", default=None, allow_null=True)
@@ -187,7 +203,7 @@ class RedriveSerializer(serializers.ModelSerializer[Redrive]):
 
     def get_to(self, row: Redrive) -> Literal["group", "topic"]:
         """The group itself, or a topic."""
-        return "group" if row.new_id is None else "topic"
+        return "group" if row.new_topic_id is None or row.new_topic_id < 0 else "topic"
 
     def get_topic(self, row: Redrive) -> str | None:
         """By its name."""

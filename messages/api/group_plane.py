@@ -13,6 +13,7 @@ from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_sche
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.reverse import reverse
 
 from accounts.models import User
 from consumers.models import ConsumerGroup
@@ -30,12 +31,13 @@ from messages.api.control_documents import (
     ConsumptionSerializer,
     DeadLetterPageSerializer,
     DeadLetterSerializer,
+    EditedRedriveSerializer,
     NewPurgeSerializer,
     NewRedriveSerializer,
     RedrivePageSerializer,
     RedriveSerializer,
 )
-from messages.api.control_plane import PAGE, Query, json_object, parameter, topic_id_of
+from messages.api.control_plane import ID, PAGE, Query, json_object, parameter, topic_id_of
 from messages.models import Redrive
 from messages.names import topic_name, topic_names
 from messages.types import DeadFilter
@@ -173,6 +175,35 @@ def dead_letter_file(user: User, group: ConsumerGroup, only: DeadFilter, form: e
     )
 
 
+class EditedRedriveView(View):
+    """A dead letter that goes on edited."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"post": "mq_messages.add_redrive"}
+    document = RedriveSerializer
+
+    @extend_schema(operation_id="redrive_edited", parameters=[_NAME], request=EditedRedriveSerializer, responses={201: RedriveSerializer})
+    def post(self, request: Request, name: str, message_id: str) -> Response:
+        """Correct a dead letter and send it on as a new message, whose headers name the original; that is closed as failed."""
+        group = group_of(self, name)
+        fields = json_object(request)
+        checked = validated(EditedRedriveSerializer, request)
+        given: dict[str, Any] = {field: checked[field] for field in ("tag", "key", "sharding_key", "headers") if field in checked}
+        if "body" in checked or "body_base64" in checked:
+            given["body"] = wire.body_of(fields)
+        other = checked.get("topic")
+        plan = services.Plan(to=checked["to"], topic_id=topic_id_of(request.user, other) if other else None)
+        done = operating.redrive_edited(
+            actor=actor(request),
+            group=group,
+            message_id=int(message_id),
+            edit=services.Edit(**given),
+            plan=plan,
+            reason=checked["reason"],
+        )
+        where = reverse("message", kwargs={"message_id": done.new_id}, request=request)
+        return Response(RedriveSerializer(done).data, status=status.HTTP_201_CREATED, headers={"Location": where})
+
+
 class PurgesView(View):
     """Purges of dead letters."""
 
@@ -283,6 +314,7 @@ urlpatterns: list[URLPattern] = [
     re_path(rf"{_GROUP}/dead-letters$", DeadLettersView.as_view(), name="dead-letters"),
     re_path(rf"{_GROUP}/dead-letters/causes$", CausesView.as_view(), name="dead-letters-causes"),
     re_path(rf"{_GROUP}/dead-letters/export$", ExportView.as_view(), name="dead-letters-export"),
+    re_path(rf"{_GROUP}/dead-letters/{ID}/redrive$", EditedRedriveView.as_view(), name="dead-letter-redrive"),
     re_path(rf"{_GROUP}/purges$", PurgesView.as_view(), name="purges"),
     re_path(rf"{_GROUP}/redrives$", RedrivesView.as_view(), name="redrives"),
 ]

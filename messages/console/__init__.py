@@ -4,7 +4,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, sending
+from messages.console import browsing, dead, delayed, editing, sending
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -15,6 +15,7 @@ urlpatterns: list[URLPattern] = [
     path("delayed/<int:message_id>/reschedule/", delayed.Reschedule.as_view(), name="messages_reschedule"),
     path("delayed/<int:message_id>/cancel/", delayed.Cancel.as_view(), name="messages_cancel"),
     path("dead-letters/", dead.DeadLetters.as_view(), name="messages_dead"),
+    path("dead-letters/<str:group>/<int:message_id>/edit/", editing.Edit.as_view(), name="messages_edit"),
     path("dead-letters/export/", dead.Export.as_view(), name="messages_dead_export"),
 ]
 
