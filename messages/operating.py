@@ -16,7 +16,7 @@ from messages.editing import KEEP
 from messages.models import Redrive
 from messages.names import topic_name
 from messages.redrives import filter_values
-from messages.types import Accepted, DeadFilter, NewMessage
+from messages.types import Accepted, DeadFilter, DelayedFilter, NewMessage
 from topics.models import Topic
 
 
@@ -46,6 +46,28 @@ def reschedule_delayed(*, actor: User, message_id: int, deliver_at: datetime, re
         before = services.reschedule_delayed(message_id=message_id, deliver_at=deliver_at)
         times = {"before": {"deliver_at": before.isoformat()}, "after": {"deliver_at": deliver_at.isoformat()}}
         record(actor=actor, action="reschedule", kind="delayed message", name=str(message_id), reason=reason, **times)
+
+
+def cancel_all_delayed(*, actor: User, only: DelayedFilter, reason: str = "") -> Operation:
+    """Begin to cancel all delayed messages that match, within the person's reach. Problems: those of start_cancelling."""
+    with transaction.atomic():
+        job = services.start_cancelling(only=only, actor=actor, reason=reason)
+        _record_delayed("cancel", job, actor=actor, only=only, reason=reason)
+    return job
+
+
+def reschedule_all_delayed(*, actor: User, only: DelayedFilter, deliver_at: datetime | None, reason: str = "") -> Operation:
+    """Begin to deliver them at another time, None: now. Problems: those of start_rescheduling."""
+    with transaction.atomic():
+        job = services.start_rescheduling(only=only, deliver_at=deliver_at, actor=actor, reason=reason)
+        _record_delayed("reschedule", job, actor=actor, only=only, reason=reason)
+    return job
+
+
+def _record_delayed(action: str, job: Operation, *, actor: User, only: DelayedFilter, reason: str) -> None:
+    name = "*" if only.topic_id is None else topic_name(only.topic_id)
+    after = {"operation": str(job.uid), "messages": job.total, **job.params["values"]}
+    record(actor=actor, action=action, kind="delayed messages", name=name, after=after, reason=reason)
 
 
 def _still(message_id: int, seen: datetime | None) -> None:

@@ -19,6 +19,7 @@ from messages.types import (
     Counts,
     DeadFilter,
     DeadLetter,
+    DelayedFilter,
     GroupStatus,
     Lag,
     Page,
@@ -202,33 +203,32 @@ def search(
     return Page([_stored(r, with_body=False) for r in hits], None if go_on is None else str(go_on))
 
 
+DELAYED_WHERE = """
+  (%(topic_id)s::bigint IS NULL OR d.topic_id = %(topic_id)s::bigint)
+  AND (%(topic_ids)s::bigint[] IS NULL OR d.topic_id = ANY (%(topic_ids)s::bigint[]))
+  AND d.deliver_at >= coalesce(%(due_from)s::timestamptz, '-infinity') AND d.deliver_at <= coalesce(%(due_to)s::timestamptz, 'infinity')
+  AND (%(key)s::text IS NULL OR d.key = %(key)s::text) AND (%(tag)s::text IS NULL OR d.tag = %(tag)s::text)
+  AND (%(sent_to)s::timestamptz IS NULL OR d.sent_at <= %(sent_to)s::timestamptz)
+"""
+
+
 def delayed_messages(
-    *,
-    topic_id: int | None = None,
-    topic_ids: Sequence[int] | None = None,
-    due_from: datetime | None = None,
-    due_to: datetime | None = None,
-    limit: int = 50,
-    cursor: str | None = None,
+    *, only: DelayedFilter | None = None, topic_ids: Sequence[int] | None = None, limit: int = 50, cursor: str | None = None
 ) -> Page[StoredMessage]:
-    """Delayed messages, next due first, without bodies; of one topic, or of some."""
+    """Delayed messages that match, next due first, without bodies; `topic_ids`: only of these topics."""
     limit = page_size(limit)
     after_at, after_id = _pair_cursor(cursor)
     rows = fetch(
-        """
+        f"""
         SELECT d.id, d.topic_id, d.key, d.tag, d.skey, d.headers, ''::bytea, octet_length(d.body), d.sent_at, NULL::bigint, d.deliver_at
           FROM mq_delayed d
-         WHERE (%(topic)s::bigint IS NULL OR d.topic_id = %(topic)s::bigint)
-           AND (%(topics)s::bigint[] IS NULL OR d.topic_id = ANY (%(topics)s::bigint[]))
-           AND d.deliver_at >= coalesce(%(from)s::timestamptz, '-infinity') AND d.deliver_at <= coalesce(%(to)s::timestamptz, 'infinity')
+         WHERE {DELAYED_WHERE}
            AND (%(after_at)s::timestamptz IS NULL OR (d.deliver_at, d.id) > (%(after_at)s::timestamptz, %(after_id)s::bigint))
          ORDER BY d.deliver_at, d.id LIMIT %(limit)s::int
-        """,
+        """,  # noqa: S608 - a constant
         {
-            "topic": topic_id,
-            "topics": None if topic_ids is None else list(topic_ids),
-            "from": due_from,
-            "to": due_to,
+            **asdict(only or DelayedFilter()),
+            "topic_ids": None if topic_ids is None else list(topic_ids),
             "after_at": after_at,
             "after_id": after_id,
             "limit": limit + 1,

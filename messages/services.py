@@ -2,6 +2,7 @@
 
 from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
 from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
+from messages.delayed_many import count_delayed, per_hour, start_cancelling, start_rescheduling
 from messages.editing import Edit, redrive_edited
 from messages.exporting import export_dead
 from messages.purges import start_purge
@@ -28,6 +29,7 @@ __all__ = [
     "Plan",
     "behind",
     "cancel_delayed",
+    "count_delayed",
     "counts",
     "counts_by_topic",
     "dead_causes",
@@ -42,6 +44,7 @@ __all__ = [
     "message_status",
     "most_dead",
     "next",
+    "per_hour",
     "promote",
     "pull",
     "redrive_edited",
@@ -50,8 +53,10 @@ __all__ = [
     "search",
     "send",
     "settle",
+    "start_cancelling",
     "start_purge",
     "start_redrive",
+    "start_rescheduling",
     "tick",
     "totals",
 ]

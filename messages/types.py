@@ -198,6 +198,18 @@ class DeadFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class DelayedFilter:
+    """Which delayed messages; what is None matches all. `sent_to` leaves out what was sent later."""
+
+    topic_id: int | None = None
+    key: str | None = None
+    tag: str | None = None
+    due_from: datetime | None = None
+    due_to: datetime | None = None
+    sent_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """A page of a list; `next` goes on where it ended, None at the end. A search may return an empty page that goes on."""
 

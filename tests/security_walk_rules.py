@@ -18,6 +18,9 @@ next: POST=mq_messages.consume_message
 messages: GET=mq_messages.view_message
 message: GET=mq_messages.view_message
 delayed-messages: GET=mq_messages.view_message
+delayed-messages-hours: GET=mq_messages.view_message
+delayed-messages-cancellations: POST=mq_messages.change_delayed
+delayed-messages-reschedules: POST=mq_messages.change_delayed
 delayed-message: GET=mq_messages.view_message PATCH=mq_messages.change_delayed DELETE=mq_messages.change_delayed
 consumption: GET=consumers.view_consumergroup
 dead-letters: GET=mq_messages.view_message
@@ -175,6 +178,8 @@ admin:messages_send: GET=mq_messages.send_message POST=mq_messages.send_message
 admin:messages_detail: GET=mq_messages.view_message
 admin:messages_body: GET=mq_messages.view_body
 admin:messages_delayed: GET=mq_messages.view_message
+admin:messages_reschedule_all: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
+admin:messages_cancel_all: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_reschedule: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_cancel: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_edit: GET=mq_messages.add_redrive POST=mq_messages.add_redrive

@@ -234,6 +234,47 @@ def test_it_refuses_a_bad_reschedule(api, topic, fields, code):
     assert good(api("GET", f"delayed-messages/{late}")) == before
 
 
+def test_all_that_match_are_counted_moved_and_cancelled(world, api, topic):  # noqa: F811
+    from core.audit.models import AuditEntry
+    from core.operations import driving
+    from core.operations.models import Operation
+
+    def finish(answer):
+        job = good(answer, 202)
+        assert answer.headers["Location"].endswith(f"/api/v1/operations/{job['id']}")
+        while driving.take_on(Operation.objects.get(uid=job["id"]).pk):
+            pass
+        return good(api("GET", f"operations/{job['id']}"))
+
+    kept, *ids = send(api, topic, *"abc", delay_ms=3_600_000)
+    hours = good(api("GET", f"delayed-messages/hours?topic={topic.name}&hours=3"))["results"]
+    assert (len(hours), sum(hour["messages"] for hour in hours)) == (3, 3)
+    api.now("PATCH", f"delayed-messages/{kept}", {"delay_ms": 90_000_000})
+    soon = {"topic": topic.name, "due_to": (datetime.now(UTC) + timedelta(hours=2)).isoformat()}
+    path = "delayed-messages/reschedules"
+    moved = finish(api("POST", path, {"all": True, "filter": soon, "delay_ms": 7_200_000_000, "reason": "later"}))
+    assert (moved["kind"], moved["state"], moved["progress"]["done"]) == ("messages.reschedule_delayed", "succeeded", 2)
+    listed = good(api("GET", f"delayed-messages?topic={topic.name}"))["results"]
+    assert [m["id"] for m in listed] == [kept, *ids]
+    gone = finish(api("POST", "delayed-messages/cancellations", {"all": True, "filter": {"topic": topic.name}}))
+    assert (gone["kind"], gone["progress"]["done"]) == ("messages.cancel_delayed", 3)
+    assert good(api("GET", f"delayed-messages?topic={topic.name}"))["results"] == []
+    audit = AuditEntry.objects.filter(kind="delayed messages", name=topic.name).order_by("id")
+    assert [(entry.action, entry.reason) for entry in audit] == [("reschedule", "later"), ("cancel", "")]
+    for wrong, code in (
+        ({}, "invalid"),
+        ({"all": False}, "invalid"),
+        ({"all": True, "filter": {"price": 1}}, "unknown_field"),
+        ({"all": True, "filter": {"due_to": "soon"}}, "invalid_time"),
+    ):
+        refused(api("POST", "delayed-messages/cancellations", wrong), 400, code)
+    refused(api("POST", path, {"all": True}), 400, "invalid")
+    refused(api("POST", path, {"all": True, "deliver_at": "2001-01-01T00:00:00Z"}), 400, "delay_out_of_range")
+    refused(api("POST", path, {"all": True, "filter": {"topic": "no_such"}, "delay_ms": 0}), 404, "not_found")
+    refused(api("GET", "delayed-messages/hours?hours=169"), 400, "invalid")
+    refused(world.api_viewer("POST", "delayed-messages/cancellations", {"all": True}), 403, "forbidden")
+
+
 # --- dead letters -----------------------------------------------------------------------------------------------------
 
 

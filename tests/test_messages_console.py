@@ -260,6 +260,26 @@ def test_dead_letters_are_shown_with_their_causes(browser, topic, group):
     page(browser, "messages_dead", group="no_such", status=404)
 
 
+def test_all_that_match_are_shown_by_hour_moved_and_cancelled(browser, topic):
+    from core.operations.models import Operation
+
+    due = datetime.now(UTC) + timedelta(hours=3)
+    services.send(topic_id=topic.pk, messages=[NewMessage(b"x", deliver_at=due), NewMessage(b"y", deliver_at=due)])
+    text = page(browser, "messages_delayed", topic=topic.name)
+    assert re.search(r'<rect class="in" x="3\.1"[^>]*><title>[^<]+: 2</title>', text)
+    moving, cancelling = (f"{reverse(f'admin:messages_{verb}_all')}?topic={topic.name}&due=24h" for verb in ("reschedule", "cancel"))
+    frozen = re.search(r'name="frozen" value="([^"]+)"', browser.get(moving).content.decode()).group(1)
+    services.send(topic_id=topic.pk, messages=[NewMessage(b"z", deliver_at=due)])
+    answer = browser.post(moving, {"frozen": frozen, "delay": "0", "reason": "now"})
+    job = Operation.objects.get(uid=answer.headers["Location"].rstrip("/").rpartition("/")[2])
+    assert (job.kind, job.total, job.params["deliver_at"]) == ("messages.reschedule_delayed", 2, None)
+    wrong = browser.post(cancelling, {"confirm_name": "x", "reason": "r"})
+    assert "This is not the name." in wrong.content.decode()
+    answer = browser.post(cancelling, {"confirm_name": topic.name, "reason": "r"})
+    assert Operation.objects.get(uid=answer.headers["Location"].rstrip("/").rpartition("/")[2]).total == 3
+    assert browser.get(f"{reverse('admin:messages_cancel_all')}?topic=no_such").status_code == 404
+
+
 def redrive(client, group, **fields):
     response = client.post(reverse("admin:messages_dead"), {"group": group.name, "scope": "picked", "why": "stock is back", **fields})
     assert response.status_code == 302

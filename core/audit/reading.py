@@ -37,6 +37,7 @@ WORDS = {
     "cluster": _("cluster"),
     "consumer group": _("consumer group"),
     "delayed message": _("delayed message"),
+    "delayed messages": _("delayed messages"),
     "message": _("message"),
     "dead letter": _("dead letter"),
     "list": _("list"),

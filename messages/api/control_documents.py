@@ -69,6 +69,45 @@ class DelayedPageSerializer(serializers.Serializer[Any]):
     next = serializers.URLField(allow_null=True)
 
 
+class HourSerializer(serializers.Serializer[Any]):
+    """How many messages are due within an hour."""
+
+    hour = serializers.DateTimeField(help_text="When the hour begins.")
+    messages = serializers.IntegerField()
+
+
+class HoursSerializer(serializers.Serializer[Any]):
+    """Hour by hour, those without any included."""
+
+    results = HourSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="Always null: there is one page.")
+
+
+class DelayedFilterSerializer(serializers.Serializer[Any]):
+    """Which delayed messages; what is not given matches all."""
+
+    topic = serializers.CharField(required=False, max_length=140)
+    key = serializers.CharField(required=False, max_length=255)
+    tag = serializers.CharField(required=False, max_length=120)
+    due_from = serializers.CharField(required=False, help_text="RFC 3339; bounds the delivery time.")
+    due_to = serializers.CharField(required=False, help_text="RFC 3339; bounds the delivery time.")
+
+
+class ManyDelayedSerializer(serializers.Serializer[Any]):
+    """All that match the filter now, of the topics within one's reach; what is sent later is not taken."""
+
+    all = serializers.BooleanField(help_text="true: so that an empty body does not mean everything.")
+    filter = DelayedFilterSerializer(required=False)
+    reason = serializers.CharField(required=False, max_length=2000, allow_blank=True, default="", help_text="Kept in the audit.")
+
+
+class ManyRescheduledSerializer(ManyDelayedSerializer):
+    """And the time, the same for all: `deliver_at`, or `delay_ms` from now; 0 delivers them now."""
+
+    deliver_at = serializers.DateTimeField(required=False)
+    delay_ms = serializers.IntegerField(required=False, min_value=0)
+
+
 class RescheduleSerializer(serializers.Serializer[Any]):
     """Another time: `deliver_at` or `delay_ms` from now, 0 for at once."""
 

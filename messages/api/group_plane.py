@@ -22,8 +22,7 @@ from core.api.pagination import CursorPagination
 from core.api.views import actor, validated
 from core.errors import not_found
 from core.names import PATTERN
-from core.operations.api import OperationSerializer, operation_url
-from core.operations.models import Operation
+from core.operations.api import OperationSerializer
 from messages import exporting, operating, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
@@ -37,7 +36,7 @@ from messages.api.control_documents import (
     RedrivePageSerializer,
     RedriveSerializer,
 )
-from messages.api.control_plane import ID, PAGE, Query, json_object, parameter, topic_id_of
+from messages.api.control_plane import ID, PAGE, Query, json_object, parameter, started, topic_id_of
 from messages.models import Redrive
 from messages.names import topic_name, topic_names
 from messages.types import DeadFilter
@@ -269,12 +268,6 @@ class RedrivesView(View):
         )
         job = operating.redrive(actor=actor(request), group=group, ids=ids, only=only, plan=plan, reason=checked["reason"])
         return started(request, job)
-
-
-def started(request: Request, operation: Operation) -> Response:
-    """202 with the operation."""
-    body = OperationSerializer(operation, context={"request": request}).data
-    return Response(body, status=status.HTTP_202_ACCEPTED, headers={"Location": operation_url(request, operation)})
 
 
 def selection(request: Request, checked: Mapping[str, Any]) -> tuple[list[int] | None, DeadFilter | None]:
