@@ -10,8 +10,9 @@ from consumers.models import ConsumerGroup, Subscription
 from core.approvals.models import State
 from core.errors import not_found
 from core.scope import Reach, reach_of
-from messages import querysets
+from messages import querysets, tracing
 from messages.names import topic_of
+from messages.tracing import TraceEvent
 from messages.types import GroupStatus, StoredMessage
 from topics.models import Topic
 
@@ -58,6 +59,15 @@ def message_status(user: Any, message_id: int) -> list[GroupStatus]:
         return statuses
     seen = visible_groups(user, [status.group_id for status in statuses])
     return [status for status in statuses if status.group_id in seen]
+
+
+def trace(user: Any, found: StoredMessage) -> list[TraceEvent]:
+    """The life of a message in the groups that the person may see."""
+    events = tracing.trace(found)
+    if reach_of(user, "consumers.view_consumergroup") is Reach.ALL:
+        return events
+    seen = visible_groups(user, [event.group_id for event in events if event.group_id is not None])
+    return [event for event in events if event.group_id is None or event.group_id in seen]
 
 
 def visible_groups(user: Any, group_ids: Sequence[int]) -> set[int]:

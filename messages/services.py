@@ -23,6 +23,7 @@ from messages.querysets import (
 )
 from messages.redrives import Plan, run_at_once, start_redrive
 from messages.sending import send
+from messages.tracing import trace
 
 __all__ = [
     "Edit",
@@ -59,4 +60,5 @@ __all__ = [
     "start_rescheduling",
     "tick",
     "totals",
+    "trace",
 ]

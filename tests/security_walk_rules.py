@@ -17,6 +17,7 @@ acks: POST=mq_messages.consume_message
 next: POST=mq_messages.consume_message
 messages: GET=mq_messages.view_message
 message: GET=mq_messages.view_message
+message-trace: GET=mq_messages.view_message
 delayed-messages: GET=mq_messages.view_message
 delayed-messages-hours: GET=mq_messages.view_message
 delayed-messages-cancellations: POST=mq_messages.change_delayed

@@ -179,6 +179,24 @@ def test_the_number_of_statements_does_not_grow_with_the_page(api, topic, group,
     assert max(one) <= 3
 
 
+def test_the_life_of_a_message_is_told(world, api, topic, group):  # noqa: F811
+    a, b = send(api, topic, *"ab")
+    kill(api, group, {a})
+    good(api("POST", f"consumer-groups/{group.name}/redrives", {"ids": [a]}), 202)
+    events = good(api("GET", f"messages/{a}/trace"))["results"]
+    assert {e["event"] for e in events} == {"sent", "pulled", "failed", "redriven", "retry"}
+    redriven = next(e for e in events if e["event"] == "redriven")
+    assert (redriven["group"], redriven["by"], redriven["message"]) == (group.name, "wang", None)
+    assert next(e for e in events if e["event"] == "pulled")["consumer"] == "w1"
+    assert [e["event"] for e in good(api("GET", f"messages/{b}/trace"))["results"]] == ["sent", "pulled", "succeeded"]
+    (late,) = send(api, topic, "x", delay_ms=3_600_000)
+    good(api.now("PATCH", f"delayed-messages/{late}", {"delay_ms": 7_200_000}))
+    moved = good(api("GET", f"messages/{late}/trace"))["results"]
+    assert [(e["event"], e["by"]) for e in moved] == [("sent", None), ("delayed", None), ("rescheduled", "wang"), ("due", None)]
+    refused(api("GET", "messages/12345/trace"), 404, "not_found")
+    assert good(world.api_viewer("GET", f"messages/{a}/trace"))["results"]
+
+
 # --- delayed ----------------------------------------------------------------------------------------------------------
 
 
@@ -491,6 +509,8 @@ READS = [
     "messages/1",
     "delayed-messages",
     "delayed-messages/1",
+    "messages/1/trace",
+    "delayed-messages/hours",
     "{g}/dead-letters",
     "{g}/dead-letters/causes",
     "{g}/redrives",

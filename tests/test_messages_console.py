@@ -346,6 +346,17 @@ def test_a_dead_letter_is_corrected_and_sent_on(browser, topic, group):
     assert browser.get(done.headers["Location"]).status_code == 200
 
 
+def test_a_message_shows_its_life_and_where_it_came_from(browser, topic, group):
+    (a,) = send(topic, "a")
+    kill(group, {a})
+    text = page(browser, "messages_detail", a)
+    assert f"{group.name}: dead after 1 failed tries" in text
+    new = browser.post(reverse("admin:messages_edit", args=[group.name, a]), {"to": "group", "body": "b", "headers": "{}"})
+    copy = new.headers["Location"]
+    assert f'<a href="{copy}">{group.name}: redriven by wang' in page(browser, "messages_detail", a)
+    assert f'<a href="{reverse("admin:messages_detail", args=[a])}">Came from {a}' in browser.get(copy).content.decode()
+
+
 def test_the_list_can_be_taken_as_a_file(browser, topic, group):
     ids = send(topic, *"ab")
     kill(group, set(ids))

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from rest_framework import serializers
 
+from messages import tracing
 from messages.api import documents, wire
 from messages.models import Redrive
 from messages.names import topic_name
@@ -22,6 +23,28 @@ class GroupStatusSerializer(serializers.Serializer[Any]):
     pulled_at = serializers.DateTimeField(allow_null=True)
     settled_at = serializers.DateTimeField(allow_null=True)
     lease_until = serializers.DateTimeField(allow_null=True)
+
+
+class TraceEventSerializer(serializers.Serializer[Any]):
+    """What happened to a message, and when; a time that is still to come stands with `due` and `retry`."""
+
+    at = serializers.DateTimeField()
+    event = serializers.ChoiceField(tracing.WORDS)
+    group = serializers.CharField(allow_null=True)
+    consumer = serializers.CharField(allow_null=True)
+    attempt = serializers.IntegerField(allow_null=True, help_text="Which try; those between the first and the last failure are not kept.")
+    detail = serializers.CharField(allow_null=True, help_text="The error, or the time to which it was moved.")
+    by = serializers.CharField(allow_null=True, help_text="The person who did it.")
+    message = serializers.IntegerField(allow_null=True, help_text="The new message of a redrive, or the one that this one came from.")
+    topic = serializers.CharField(allow_null=True)
+    operation = serializers.UUIDField(allow_null=True)
+
+
+class TraceSerializer(serializers.Serializer[Any]):
+    """The life of a message, oldest first."""
+
+    results = TraceEventSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="Always null: there is one page.")
 
 
 class FoundSerializer(serializers.Serializer[Any]):
@@ -69,17 +92,17 @@ class DelayedPageSerializer(serializers.Serializer[Any]):
     next = serializers.URLField(allow_null=True)
 
 
-class HourSerializer(serializers.Serializer[Any]):
+class DueInHourSerializer(serializers.Serializer[Any]):
     """How many messages are due within an hour."""
 
     hour = serializers.DateTimeField(help_text="When the hour begins.")
     messages = serializers.IntegerField()
 
 
-class HoursSerializer(serializers.Serializer[Any]):
+class DueInHoursSerializer(serializers.Serializer[Any]):
     """Hour by hour, those without any included."""
 
-    results = HourSerializer(many=True)
+    results = DueInHourSerializer(many=True)
     next = serializers.URLField(allow_null=True, help_text="Always null: there is one page.")
 
 

@@ -23,13 +23,14 @@ from messages import operating, reading, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
     DelayedPageSerializer,
+    DueInHoursSerializer,
     FoundSerializer,
-    HoursSerializer,
     ManyDelayedSerializer,
     ManyRescheduledSerializer,
     MessageSerializer,
     RescheduleSerializer,
     SearchPageSerializer,
+    TraceSerializer,
 )
 from messages.types import DelayedFilter, Page, StoredMessage
 
@@ -150,6 +151,19 @@ class MessageView(View):
         return Response(MessageSerializer(message, context={"groups": groups, "body": with_body}).data)
 
 
+class TraceView(View):
+    """The life of one message."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+    document = TraceSerializer
+
+    @extend_schema(operation_id="trace_message", responses=TraceSerializer)
+    def get(self, request: Request, message_id: str) -> Response:
+        """Sent, delayed, handed out, failed, dead, redriven, succeeded: what the store keeps of it, in the groups that one may see."""
+        events = scope.trace(request.user, scope.message(request.user, int(message_id)))
+        return Response(TraceSerializer({"results": events, "next": None}).data)
+
+
 class DelayedMessagesView(View):
     """Delayed messages."""
 
@@ -178,7 +192,7 @@ class DelayedHoursView(View):
     """When delayed messages are due."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
-    document = HoursSerializer
+    document = DueInHoursSerializer
     query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
         "get": [
             parameter("topic"),
@@ -187,7 +201,7 @@ class DelayedHoursView(View):
         ]
     }
 
-    @extend_schema(operation_id="count_delayed_messages", responses=HoursSerializer)
+    @extend_schema(operation_id="count_delayed_messages", responses=DueInHoursSerializer)
     def get(self, request: Request) -> Response:
         """How many are due in each hour."""
         query = Query(request)
@@ -198,7 +212,7 @@ class DelayedHoursView(View):
             raise wire.invalid("/from", _("Give a time between the years {first} and {last}.").format(first=2000, last=2200))
         found = services.per_hour(start=start, hours=hours, topic_ids=topics)
         rows = [{"hour": hour, "messages": number} for hour, number in found]
-        return Response(HoursSerializer({"results": rows, "next": None}).data)
+        return Response(DueInHoursSerializer({"results": rows, "next": None}).data)
 
 
 def delayed_filter(user: Any, fields: Mapping[str, Any]) -> DelayedFilter:
@@ -343,6 +357,7 @@ def json_object(request: Request) -> Mapping[str, Any]:
 urlpatterns: list[URLPattern] = [
     re_path(r"^messages$", MessagesView.as_view(), name="messages"),
     re_path(rf"^messages/{ID}$", MessageView.as_view(), name="message"),
+    re_path(rf"^messages/{ID}/trace$", TraceView.as_view(), name="message-trace"),
     re_path(r"^delayed-messages$", DelayedMessagesView.as_view(), name="delayed-messages"),
     re_path(r"^delayed-messages/hours$", DelayedHoursView.as_view(), name="delayed-messages-hours"),
     re_path(r"^delayed-messages/cancellations$", DelayedCancellationsView.as_view(), name="delayed-messages-cancellations"),
