@@ -6,25 +6,22 @@ Not among the benchmarks that run by default: `make bench ARGS=peers`.
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.db import connection
 
 from benchmarks import Row
-from benchmarks.peer_side import BATCH, PRODUCERS, Flow
+from benchmarks.our_side import Ours
+from benchmarks.peer_side import PRODUCERS, Flow
 from benchmarks.store import BODY, _burst, _storekeeper, _together, _topic
 from clusters.drivers import builtin
-from messages import services
-from messages.types import NewMessage, Outcome
 
 SECONDS = 6.0
-PEERS = {"pgmq": "1.1.4", "pgqueuer": "1.6.0"}
+PEERS = {"pgmq": "1.1.4", "pgqueuer": "1.6.0", "procrastinate": "3.10.0", "awa": "0.6.9"}
+PACKAGES = {"awa": "awa-pg"}
 FURTHER = ["asyncpg==0.32.0", "psycopg[binary,pool]==3.3.9"]
 WHAT = {
     "one": "end to end, one group, sustained",
@@ -57,7 +54,7 @@ def run() -> list[Row]:
                     f"{text}, beside {name}",
                     round(ours[key], 1),
                     round(theirs[key], 1),
-                    round(ours[key] / theirs[key], 2),
+                    round(ours[key] / theirs[key], 4),
                     "µs per message",
                     note,
                 )
@@ -71,49 +68,18 @@ def _ours() -> dict[str, float]:
 
 def _flow(groups: int) -> float:
     topic = _topic(groups=1)
-    for group in range(1, groups):
-        builtin.create_group(group_id=topic + group * 100_000, max_attempts=16, backoff_ms=[1000])
-        builtin.subscribe(group_id=topic + group * 100_000, topic_id=topic)
-    state = Flow(groups, SECONDS)
-
-    def send() -> None:
-        try:
-            while not state.over:
-                if state.ahead:
-                    time.sleep(0.002)
-                    continue
-                services.send(topic_id=topic, messages=[NewMessage(BODY)] * BATCH)
-                state.sent += BATCH
-        finally:
-            connection.close()
-
-    def take(group: int) -> None:
-        lease: str | None = None
-        outcomes: list[Outcome] = []
-        take: dict[str, Any] = {"limit": BATCH, "visibility_ms": 60_000, "consumer": "bench"}
-        try:
-            while not state.over:
-                _settled, batch = services.next(group_id=topic + group * 100_000, lease=lease, outcomes=outcomes, **take)
-                state.done[group] += len(outcomes)
-                lease, outcomes = batch.lease, [Outcome(m.id, "succeeded") for m in batch.messages]
-                if not outcomes:
-                    time.sleep(0.002)
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=send), *(threading.Thread(target=take, args=(group,)) for group in range(groups))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return state.micros()
+    following = [topic + number * 100_000 for number in range(groups)]
+    for group in following[1:]:
+        builtin.create_group(group_id=group, max_attempts=16, backoff_ms=[1000])
+        builtin.subscribe(group_id=group, topic_id=topic)
+    return Flow(groups, SECONDS).micros(Ours(topic, following, BODY))
 
 
 def _environment() -> str:
     """The Python of an environment with the peers in it, made once."""
     home = Path(settings.BASE_DIR) / ".mqadmin" / "peers"
     python = home / "bin" / "python"
-    wanted = [*(f"{name}=={version}" for name, version in PEERS.items()), *FURTHER]
+    wanted = [*(f"{PACKAGES.get(name, name)}=={version}" for name, version in PEERS.items()), *FURTHER]
     stamp = home / "installed.json"
     if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)

@@ -1,7 +1,5 @@
 """Consumer groups in the console: the list and a group's page; what can be done with it is in console_verbs."""
 
-from functools import reduce
-from operator import or_
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from django.core.exceptions import PermissionDenied
@@ -12,7 +10,6 @@ from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from accounts.models import Application, User
 from consumers import console_requests as asks
 from consumers import console_shadow
 from consumers import console_verbs as verbs
@@ -20,7 +17,7 @@ from consumers.models import ConsumerGroup, Subscription
 from core.approvals.models import State
 from core.console import approving, slots
 from core.console.actions import NOT_ALLOWED, Action
-from core.console.lists import SLOT, Filter, ListPage, View
+from core.console.lists import SLOT, Filter, ListPage, View, names_in
 from core.console.pages import Page, person
 from core.console.slots import Column
 from core.scope import restricted
@@ -34,23 +31,11 @@ if TYPE_CHECKING:
 
 
 def _owners(request: HttpRequest) -> list[tuple[str, str]]:
-    names = (
-        User.objects.filter(consumer_groups__in=ConsumerGroup.objects.restrict(request.user))
-        .distinct()
-        .order_by("username")
-        .values_list("username", flat=True)
-    )
-    return [(name, name) for name in names[:200]]
+    return names_in(ConsumerGroup.objects.restrict(request.user), "owner", "username")
 
 
 def _applications(request: HttpRequest) -> list[tuple[str, str]]:
-    names = (
-        Application.objects.filter(consumer_groups__in=ConsumerGroup.objects.restrict(request.user))
-        .distinct()
-        .order_by("name")
-        .values_list("name", flat=True)
-    )
-    return [(name, name) for name in names[:200]]
+    return names_in(ConsumerGroup.objects.restrict(request.user), "application", "name")
 
 
 def _status(group: ConsumerGroup) -> str:
@@ -106,12 +91,9 @@ class Groups(ListPage[ConsumerGroup]):
         Filter("owner", gettext_lazy("Owner"), _owners, lambda rows, value: rows.filter(owner__username=value)),
     ]
 
-    def _searched(self, rows: QuerySet[ConsumerGroup, ConsumerGroup], words: str) -> QuerySet[ConsumerGroup, ConsumerGroup]:
-        for word in words.split()[:8]:
-            groups = Subscription.objects.filter(topic__name__icontains=word).order_by().values("group")  # with such a topic among theirs
-            fields = [Q(**{f"{field}__icontains": word}) for field in self.search_fields]
-            rows = rows.filter(reduce(or_, fields, Q(pk__in=groups)))
-        return rows
+    def contains(self, word: str) -> Q:
+        """Also in the name of one of its topics."""
+        return super().contains(word) | Q(pk__in=Subscription.objects.filter(topic__name__icontains=word).order_by().values("group"))
 
     def annotated(self, queryset: QuerySet[ConsumerGroup, ConsumerGroup]) -> QuerySet[ConsumerGroup, ConsumerGroup]:
         """Joins, and the topics by one more statement."""

@@ -15,7 +15,7 @@ from consumers import shadow as services
 from consumers.models import ConsumerGroup, ShadowTask
 from core.approvals.models import State
 from core.console.actions import NOT_ALLOWED, Action
-from core.console.lists import Filter, ListPage, View
+from core.console.lists import Filter, ListPage, View, names_in
 from core.console.pages import ConsoleForm, FormPage, ReasonForm, get, person
 from core.console.slots import Column
 from core.scope import Reach, reach_of
@@ -30,13 +30,7 @@ def _tasks(request: HttpRequest) -> list[tuple[str, str]]:
 
 
 def _applications(request: HttpRequest) -> list[tuple[str, str]]:
-    names = (
-        Application.objects.filter(shadow_tasks__in=ShadowTask.objects.restrict(request.user))
-        .distinct()
-        .order_by("name")
-        .values_list("name", flat=True)
-    )
-    return [(name, name) for name in names[:200]]
+    return names_in(ShadowTask.objects.restrict(request.user), "application", "name")
 
 
 def _running(row: Any) -> str:

@@ -13,7 +13,7 @@ from messages.models import Redrive
 from messages.names import group_names, topic_name, topic_of
 from messages.querysets import message
 from messages.redrives import Plan, check_plan, open_topics, refusal, topic_not_active
-from messages.sending import as_stored, check_message
+from messages.sending import check_message, headers_text
 from messages.types import NewMessage
 
 KEEP: Any = object()  # as it is in the original
@@ -57,7 +57,7 @@ def redrive_edited(*, group_id: int, message_id: int, edit: Edit, plan: Plan | N
             "SELECT refusal, redriven_id FROM mq_redrive_edited("
             "%s::bigint, %s::bigint, %s::bigint, %s::text, %s::text, %s::text, %s::text, %s::bytea, %s::bigint)",
             (
-                *(group_id, original.id, topic_id, new.tag, new.key, new.sharding_key, as_stored(new.headers), new.body),
+                *(group_id, original.id, topic_id, new.tag, new.key, new.sharding_key, headers_text(new.headers), new.body),
                 actor.pk if actor else None,
             ),
         )[0]

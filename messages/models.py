@@ -1,4 +1,6 @@
-"""Redriven messages; the store's hot tables are written in sql/ and have no models."""
+"""Redriven messages, check-backs of applications; the store's hot tables are written in sql/ and have no models."""
+
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -6,7 +8,10 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from accounts.models import Application
+from core.encryption import EncryptedTextField
 from core.operations.models import Operation
+from core.scope import Principal, ScopedQuerySet
 
 
 class Redrive(models.Model):
@@ -54,3 +59,41 @@ class Redrive(models.Model):
 
     def __str__(self) -> str:
         return f"{self.message_id}"
+
+
+class CheckBackQuerySet(ScopedQuerySet["CheckBack"]):
+    """Check-backs."""
+
+    def own(self, user: Principal) -> Q:
+        """Those of the person's applications."""
+        return Q(application__in=user.own_applications())
+
+
+class CheckBack(models.Model):
+    """Where an application is asked what became of the half messages that it left undecided."""
+
+    application = models.OneToOneField(Application, models.CASCADE, related_name="check_back", verbose_name=_("application"))
+    url = models.CharField(_("address"), max_length=500, help_text=_("An https:// URL of the application."))
+    secret = EncryptedTextField(editable=False)
+    version = models.PositiveIntegerField(default=1, editable=False)
+    changed_at = models.DateTimeField(_("changed"), db_default=Now(), editable=False)
+    asked_at = models.DateTimeField(_("last asked"), null=True, editable=False)
+    answered_at = models.DateTimeField(_("last answer"), null=True, editable=False)
+    quiet_until = models.DateTimeField(null=True, editable=False)  # nobody answered there: not asked again before
+    last_error = models.CharField(_("last error"), max_length=500, blank=True, editable=False)
+
+    objects = CheckBackQuerySet.as_manager()
+
+    class Meta:
+        db_table = "mq_check_back"
+        ordering = ["application__name"]
+        verbose_name = _("check-back")
+        verbose_name_plural = _("check-backs")
+        permissions = [("decide_half", _("Can commit and roll back half messages"))]
+
+    def __str__(self) -> str:
+        return str(self.application)
+
+    def audited(self) -> dict[str, Any]:
+        """What the audit keeps of it."""
+        return {"url": self.url}

@@ -40,6 +40,7 @@ def topic_names(topic_ids: Iterable[int]) -> None:
     wanted = set(map(topic_of, topic_ids)) - set(_names)
     if wanted:
         _names.update(Topic.objects.filter(pk__in=wanted).values_list("pk", "name"))
+        _unknown.update(dict.fromkeys(wanted - set(_names), time.monotonic() + UNKNOWN_FOR))
 
 
 def forget() -> None:

@@ -13,10 +13,11 @@ from core.errors import FieldError, Problem, changed_meanwhile
 from core.operations.models import Operation
 from messages import services
 from messages.editing import KEEP
+from messages.half import Decision
 from messages.models import Redrive
 from messages.names import topic_name
 from messages.redrives import filter_values
-from messages.types import Accepted, DeadFilter, DelayedFilter, NewMessage
+from messages.types import Accepted, DeadFilter, DelayedFilter, HalfMessage, NewMessage
 from topics.models import Topic
 
 
@@ -73,6 +74,16 @@ def _record_delayed(action: str, job: Operation, *, actor: User, only: DelayedFi
 def _still(message_id: int, seen: datetime | None) -> None:
     if seen is not None and services.hold_delayed(message_id=message_id) not in {seen, None}:  # gone: the verb says how
         raise changed_meanwhile()
+
+
+def decide_half(*, actor: User, message_id: int, decision: Decision, reason: str = "") -> HalfMessage:
+    """Commit or roll back in the place of the producer. Problems: not_found, already_committed, already_rolled_back, topic_not_active."""
+    with transaction.atomic():
+        half, changed = services.decide_half(message_id=message_id, decision=decision, by=actor.get_username())
+        if changed:
+            after = {"topic": half.topic, "key": half.key, "state": half.state}
+            record(actor=actor, action=decision, kind="half message", name=str(message_id), after=after, reason=reason)
+    return half
 
 
 def redrive(

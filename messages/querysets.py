@@ -32,13 +32,16 @@ CAUSES_OF = 50_000  # newest dead letters that causes are told of
 SCAN = 5000  # rows that one page of a search looks at; the page then says where to go on
 _MESSAGE = "m.id, m.topic_id, m.key, m.tag, m.skey, m.headers, m.body, octet_length(m.body), m.sent_at, m.origin_id, NULL::timestamptz"
 _DELAYED = "d.id, d.topic_id, d.key, d.tag, d.skey, d.headers, d.body, octet_length(d.body), d.sent_at, NULL::bigint, d.deliver_at"
+_HALF = "h.id, h.topic_id, h.key, h.tag, h.skey, h.headers, h.body, octet_length(h.body), h.prepared_at, NULL::bigint, h.deliver_at"
 
 _FIND = (
     # the function in a CTE of its own: in the condition the planner would call it once more for its estimate
     f"WITH x AS MATERIALIZED (SELECT mq_topic_of(%(id)s::bigint) AS topic_id) SELECT {_MESSAGE}"  # noqa: ISC004, S608 - one statement
     " FROM x JOIN mq_message m ON m.topic_id = x.topic_id WHERE m.id = %(id)s::bigint",
+    # in the order of its life, so that one that moves on meanwhile is found where it is then
+    f"SELECT {_HALF} FROM mq_half h WHERE h.id = %(id)s::bigint AND h.state IN ('O', 'U')",  # noqa: S608
     f"SELECT {_DELAYED} FROM mq_delayed d WHERE d.id = %(id)s::bigint",  # noqa: S608
-    # promoted meanwhile: its place in the log is above the id that the producer got
+    # promoted or committed: its place in the log is above the id that the producer got
     f"SELECT {_MESSAGE} FROM mq_message m WHERE m.origin_id = %(id)s::bigint AND m.id > %(id)s::bigint",  # noqa: S608
 )
 
@@ -104,7 +107,7 @@ def most_dead(*, group_ids: Sequence[int], limit: int) -> dict[int, int]:
 
 
 def message(*, message_id: int) -> StoredMessage:
-    """A message with its body, by its id or by the id that the producer of a delayed message got. Problem: not_found."""
+    """A message with its body, by its id or by the id that the producer of a delayed or half message got. Problem: not_found."""
     found = _find(message_id)
     if found is None:
         raise not_found(_("message"), message_id)
@@ -112,9 +115,9 @@ def message(*, message_id: int) -> StoredMessage:
 
 
 def message_status(*, message_id: int) -> list[GroupStatus]:
-    """The status of one message in every group of its topic; none as long as it is delayed. Problem: not_found."""
+    """The status of one message in every group of its topic; none as long as it is delayed or half. Problem: not_found."""
     found = message(message_id=message_id)
-    if found.state == "delayed":
+    if found.state != "accepted":
         return []
     rows = fetch("SELECT * FROM mq_status(%s::bigint, %s::bigint)", (found.topic_id, found.id))
     names = group_names(r[0] for r in rows)
@@ -124,19 +127,19 @@ def message_status(*, message_id: int) -> list[GroupStatus]:
 def _find(message_id: int) -> StoredMessage | None:
     if not 0 < message_id < 2**63:
         return None
-    for sql in _FIND:
+    for i, sql in enumerate(_FIND):
         rows = fetch(sql, {"id": message_id})
         if rows:
-            return _stored(rows[0])
+            return _stored(rows[0], half=i == 1)
     return None
 
 
-def _stored(r: Any, *, with_body: bool = True) -> StoredMessage:
+def _stored(r: Any, *, with_body: bool = True, half: bool = False) -> StoredMessage:
     return StoredMessage(
         id=r[0],
         topic_id=r[1],
         topic=topic_name(r[1]),
-        state="delayed" if r[10] else "accepted",
+        state="half" if half else "delayed" if r[10] else "accepted",
         key=r[2],
         tag=r[3],
         sharding_key=r[4],

@@ -80,6 +80,12 @@ def delayed_previews(message_ids: Sequence[int]) -> dict[int, str]:
     return {message_id: one_line(body) for message_id, body in fetch(sql, (PREVIEW, list(message_ids)))}
 
 
+def half_previews(message_ids: Sequence[int]) -> dict[int, str]:
+    """The same for half messages; the body of a decided one is not kept here."""
+    sql = "SELECT h.id, substring(h.body FROM 1 FOR %s::int) FROM mq_half h WHERE h.id = ANY (%s::bigint[])"
+    return {message_id: one_line(body) for message_id, body in fetch(sql, (PREVIEW, list(message_ids)))}
+
+
 def one_line(body: bytes) -> str:
     """A preview: text without line breaks, or hexadecimal digits. The last character may be cut in the middle."""
     text = (

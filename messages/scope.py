@@ -10,10 +10,10 @@ from consumers.models import ConsumerGroup, Subscription
 from core.approvals.models import State
 from core.errors import not_found
 from core.scope import Reach, reach_of
-from messages import querysets, tracing
+from messages import half, querysets, tracing
 from messages.names import topic_of
 from messages.tracing import TraceEvent
-from messages.types import GroupStatus, StoredMessage
+from messages.types import GroupStatus, HalfMessage, StoredMessage
 from topics.models import Topic
 
 VIEW, BODY = "mq_messages.view_message", "mq_messages.view_body"
@@ -49,6 +49,14 @@ def message(user: Any, message_id: int, permission: str = VIEW) -> StoredMessage
     found = querysets.message(message_id=message_id)
     if reach_of(user, permission) is not Reach.ALL and not topics(user, permission).filter(pk=topic_of(found.topic_id)).exists():
         raise not_found(_("message"), message_id)
+    return found
+
+
+def half_message(user: Any, message_id: int, permission: str = VIEW) -> HalfMessage:
+    """A half message of one of these topics. Problem: not_found."""
+    found = half.half_message(message_id=message_id)
+    if reach_of(user, permission) is not Reach.ALL and not topics(user, permission).filter(pk=found.topic_id).exists():
+        raise not_found(_("half message"), message_id)
     return found
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from django.conf import settings
@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from core.errors import FieldError, Problem
 from core.tags import valid_tag
 from messages import coalescing
-from messages.db import hot_cursor
+from messages.db import fetch, hot_cursor
 from messages.types import Accepted, NewMessage
 
 MAX_DELAY = timedelta(days=3650)
@@ -26,6 +26,7 @@ _GROUP = (
     "SELECT ids, due, duplicates FROM mq_send_group(%b::bigint[], %b::text[], %b::timestamptz[], %b::text[], %b::text[], %b::text[],"
     " %b::text[], %b::bytea[])"
 )
+_HALF: Mapping[str, Literal["half", "rolled_back"]] = {"O": "half", "U": "half", "R": "rolled_back"}
 _COLUMNS = "topic_id, id, tag, key, skey, headers, body"
 
 
@@ -37,13 +38,25 @@ def send(*, topic_id: int, messages: Sequence[NewMessage]) -> list[Accepted]:
     gets any later message. Single sends outside of transactions share a commit with those of other threads: see coalescing.py.
     Problems: empty_batch, batch_too_large, body_too_large, invalid_tag, invalid_text, invalid_headers, delay_out_of_range.
     """
-    _check(messages)
+    check(messages)
     if len(messages) == 1:
-        if connection.in_atomic_block:
-            return [_send_one(topic_id, messages[0])]
-        return [_coalescer.send(topic_id, messages[0])]
-    with transaction.atomic(), hot_cursor() as cursor:
-        return _send_batch(cursor, topic_id, messages)
+        results = [(_send_one if connection.in_atomic_block else _coalescer.send)(topic_id, messages[0])]
+    else:
+        with transaction.atomic(), hot_cursor() as cursor:
+            results = _send_batch(cursor, topic_id, messages)
+    return as_now(results) if any(r.duplicate for r in results) else results
+
+
+def as_now(results: Sequence[Accepted]) -> list[Accepted]:
+    """The same, where a producer's id stands for a half message with what has become of that one."""
+    sql = "SELECT id, state::text, message_id, deliver_at FROM mq_half WHERE id = ANY (%s::bigint[])"
+    half = {r[0]: r[1:] for r in fetch(sql, ([r.id for r in results if r.duplicate],))}
+    return [r if r.id not in half else _as_now(r, *half[r.id]) for r in results]
+
+
+def _as_now(result: Accepted, state: str, message_id: int | None, deliver_at: datetime | None) -> Accepted:
+    delayed = state == "C" and message_id is None
+    return replace(result, state="delayed" if delayed else _HALF.get(state, "accepted"), deliver_at=deliver_at if delayed else None)
 
 
 def _send_one(topic_id: int, m: NewMessage) -> Accepted:
@@ -51,7 +64,7 @@ def _send_one(topic_id: int, m: NewMessage) -> Accepted:
         row = cursor.execute(
             "SELECT id, due, duplicate FROM mq_send_one("
             "%s::bigint, %s::text, %s::timestamptz, %s::text, %s::text, %s::text, %s::text, %s::bytea)",
-            (topic_id, m.producer_id, m.deliver_at, m.tag, m.key, m.sharding_key, as_stored(m.headers), m.body),
+            (topic_id, m.producer_id, m.deliver_at, m.tag, m.key, m.sharding_key, headers_text(m.headers), m.body),
             binary=True,
         ).fetchone()
     assert row is not None
@@ -74,7 +87,7 @@ def _send_group(items: Sequence[coalescing.Item]) -> list[Accepted]:
         [m.tag for m in rows],
         [m.key for m in rows],
         [m.sharding_key for m in rows],
-        [as_stored(m.headers) for m in rows],
+        [headers_text(m.headers) for m in rows],
         [m.body for m in rows],
     )
     try:
@@ -145,7 +158,7 @@ def _insert(cursor: psycopg.Cursor[Any], topic_id: int, rows: list[NewMessage], 
             [m.tag for m in rows],
             [m.key for m in rows],
             [m.sharding_key for m in rows],
-            [as_stored(m.headers) for m in rows],
+            [headers_text(m.headers) for m in rows],
             [m.body for m in rows],
         )
         if delayed:
@@ -166,25 +179,26 @@ def _insert(cursor: psycopg.Cursor[Any], topic_id: int, rows: list[NewMessage], 
     with cursor.copy(f"COPY mq_message ({_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
         copy.set_types(["int8", "int8", "text", "text", "text", "text", "bytea"])
         for message_id, m in zip(ids, rows, strict=True):
-            copy.write_row((topic_id, message_id, m.tag, m.key, m.sharding_key, as_stored(m.headers), m.body))
+            copy.write_row((topic_id, message_id, m.tag, m.key, m.sharding_key, headers_text(m.headers), m.body))
     return ids
 
 
-def as_stored(headers: Mapping[str, str]) -> str | None:
-    """Headers as the log has them."""
+def headers_text(headers: Mapping[str, str]) -> str | None:
+    """Headers as they are stored."""
     return json.dumps(dict(headers), ensure_ascii=False, separators=(",", ":")) if headers else None
 
 
 def check_message(message: NewMessage) -> None:
     """Whether one message could be sent; what is wrong is pointed at as in a body of its own. Problems: those of `send`."""
     try:
-        _check([message])
+        check([message])
     except Problem as problem:
         problem.errors = tuple(FieldError(error.pointer.removeprefix("/messages/0"), error.detail) for error in problem.errors)
         raise
 
 
-def _check(messages: Sequence[NewMessage]) -> None:
+def check(messages: Sequence[NewMessage]) -> None:
+    """Refuse what cannot be stored. Problems: as send."""
     if not messages:
         raise Problem("empty_batch", _("There is no message to send."), hint=_("Give at least one message."))
     if len(messages) > settings.MAX_BATCH_MESSAGES:

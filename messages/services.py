@@ -1,10 +1,14 @@
 """The verbs of the store, in one place for its callers; docs/message-store.md tells how they fit together."""
 
+from messages.checking import check_back
 from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
 from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
 from messages.delayed_many import count_delayed, per_hour, start_cancelling, start_rescheduling
 from messages.editing import Edit, redrive_edited
 from messages.exporting import export_dead
+from messages.half import ask_for_open, half_message, half_messages
+from messages.half import decide as decide_half
+from messages.half import prepare as prepare_half
 from messages.purges import start_purge
 from messages.querysets import (
     behind,
@@ -28,16 +32,21 @@ from messages.tracing import trace
 __all__ = [
     "Edit",
     "Plan",
+    "ask_for_open",
     "behind",
     "cancel_delayed",
+    "check_back",
     "count_delayed",
     "counts",
     "counts_by_topic",
     "dead_causes",
     "dead_letters",
+    "decide_half",
     "delayed_messages",
     "expire",
     "export_dead",
+    "half_message",
+    "half_messages",
     "health",
     "hold_delayed",
     "lag",
@@ -46,6 +55,7 @@ __all__ = [
     "most_dead",
     "next",
     "per_hour",
+    "prepare_half",
     "promote",
     "pull",
     "redrive_edited",

@@ -126,8 +126,9 @@ def cut(connection: psycopg.Connection[Any]) -> bool:
 
 
 def purge(connection: psycopg.Connection[Any]) -> bool:
-    """Forget producers' ids after their time to live."""
+    """Forget producers' ids and decided half messages after their time to live."""
     connection.execute("SELECT mq_purge_claims()")
+    connection.execute("SELECT mq_half_purge()")
     return True
 
 

@@ -15,3 +15,9 @@ def promote_delayed() -> int:
 def expire_leases() -> int:
     """Take back what expired leases hold."""
     return services.expire()
+
+
+@shared_task(name="messages.check_back")
+def check_back() -> int:
+    """Ask applications about the half messages that they left undecided."""
+    return services.check_back()

@@ -12,7 +12,7 @@ from messages.names import group_names, topic_name
 from messages.types import StoredMessage
 
 Word = Literal[
-    "sent", "delayed", "rescheduled", "promoted", "due", "pulled", "failed", "lease_expired", "retry", "dead", "given_up", "redriven",
+    "sent", "prepared", "committed", "delayed", "rescheduled", "promoted", "due", "pulled", "failed", "lease_expired", "retry", "dead", "given_up", "redriven",
     "redriven_from", "succeeded",
 ]  # fmt: skip
 WORDS: tuple[str, ...] = get_args(Word)
@@ -38,7 +38,7 @@ class TraceEvent:
 def trace(message: StoredMessage) -> list[TraceEvent]:
     """Oldest first, what is still to come at the end."""
     found = {*_beginning(message), *_by_hand(message)}
-    if message.state != "delayed":
+    if message.state == "accepted":
         rows = fetch("SELECT * FROM mq_trace(%s::bigint, %s::bigint)", (message.topic_id, message.id))
         names = group_names({row[0] for row in rows})
         found |= {TraceEvent(row[1], row[2], names[row[0]], row[3], row[4], row[5], group_id=row[0]) for row in rows}
@@ -47,6 +47,21 @@ def trace(message: StoredMessage) -> list[TraceEvent]:
 
 
 def _beginning(message: StoredMessage) -> Iterator[TraceEvent]:
+    half = fetch(
+        "SELECT prepared_at, decided_at, decided_by, deliver_at FROM mq_half WHERE id = %s::bigint", (message.origin_id or message.id,)
+    )
+    if half:
+        prepared, decided, by, due = half[0]
+        yield TraceEvent(prepared, "prepared", topic=message.topic)
+        if decided is not None:
+            yield TraceEvent(decided, "committed", by=by)
+        if due is not None and message.state == "delayed":
+            yield TraceEvent(decided or prepared, "delayed")
+            yield TraceEvent(due, "due")
+        elif due is not None and decided is not None and due > decided:
+            yield TraceEvent(decided, "delayed")
+            yield TraceEvent(message.sent_at, "promoted")
+        return
     if message.origin_id is not None:
         at: datetime = fetch("SELECT mq_time_of(%s::bigint)", (message.origin_id,))[0][0]
         yield TraceEvent(at, "sent", topic=message.topic)  # its id tells the second

@@ -8,6 +8,7 @@ from typing import Generic, Literal, TypeVar
 Status = Literal["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
 T = TypeVar("T")
 OutcomeStatus = Literal["succeeded", "failed", "later", "dead"]
+HalfState = Literal["open", "undecided", "committed", "rolled_back"]
 NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -26,10 +27,13 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A message that is stored for good. `duplicate`: the producer's id was known, this is the first result."""
+    """A message that is stored for good. `duplicate`: the producer's id was known, this is the first result.
+
+    `state` half: prepared and not decided; rolled_back: what was prepared under the producer's id was rolled back.
+    """
 
     id: int
-    state: Literal["accepted", "delayed"]
+    state: Literal["accepted", "delayed", "half", "rolled_back"]
     duplicate: bool = False
     deliver_at: datetime | None = None
 
@@ -123,12 +127,15 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message as it lies in the store; `state` delayed: not yet in the log, due at `deliver_at`. `body` is empty in lists."""
+    """A message as it lies in the store; `body` is empty in lists.
+
+    `state` delayed: not yet in the log, due at `deliver_at`; half: not in the log either, its producer has not decided.
+    """
 
     id: int
     topic_id: int
     topic: str
-    state: Literal["accepted", "delayed"]
+    state: Literal["accepted", "delayed", "half"]
     key: str | None
     tag: str
     sharding_key: str | None
@@ -138,6 +145,32 @@ class StoredMessage:
     sent_at: datetime
     origin_id: int | None = None
     deliver_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HalfMessage:
+    """A message that its producer has prepared, without its body. `state` undecided: all check-backs have passed, a person decides.
+
+    `message_id` is its place in the log once it is committed, None as long as it is delayed; `id` finds it for good.
+    """
+
+    id: int
+    topic_id: int
+    topic: str
+    state: HalfState
+    key: str | None
+    tag: str
+    sharding_key: str | None
+    headers: Mapping[str, str]
+    producer_id: str | None
+    prepared_at: datetime
+    deliver_at: datetime | None
+    checks: int
+    next_check_at: datetime | None
+    last_error: str | None
+    decided_at: datetime | None
+    decided_by: str | None
+    message_id: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from core.console import slots
 from core.console.slots import Column
 from core.console.templatetags.console import dash, span, z
 from core.scope import Reach, reach_of
+from messages import half, scope
 from messages import services as store
 from messages.db import fetch
 from messages.scope import groups
@@ -109,7 +110,14 @@ def dead_letters(user: Any) -> int:
     return int(fetch(f"SELECT coalesce(sum(dead), 0)::bigint FROM mq_cursor WHERE dead > 0 AND group_id IN ({active})", params)[0][0])  # noqa: S608 - constants
 
 
+def undecided_half_messages(user: Any) -> int:
+    """Half messages that wait for a person: hardly ever one, so whose they are is asked only then."""
+    found = half.undecided()
+    return half.undecided(topic_ids=scope.topic_ids(user)) if found else 0
+
+
 shell.extra_counts["dead"] = dead_letters
+shell.extra_counts["half"] = undecided_half_messages
 
 GROUP_COLUMNS = [
     Column("waiting", gettext_lazy("Waiting"), css="num", title=gettext_lazy("Messages that nobody has taken yet")),

@@ -160,12 +160,17 @@ CELERY_BEAT_SCHEDULE = {
     "promote-delayed": {"task": "messages.promote_delayed", "schedule": 1.0, "options": {"expires": 5}},
     "expire-leases": {"task": "messages.expire_leases", "schedule": 1.0, "options": {"expires": 5}},
     "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
+    "check-back": {"task": "messages.check_back", "schedule": 1.0, "options": {"expires": 5}},
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
     "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
     "clean-idempotency-keys": {"task": "core.clean_idempotency_keys", "schedule": 600.0, "options": {"expires": 600}},
     "clean-accounts": {"task": "accounts.clean", "schedule": 60.0, "options": {"expires": 60}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }
+
+# --- Half messages: when a producer is asked what became of them, and how often before a person decides -----------------------
+HALF_CHECK_SECONDS = env.float("MQADMIN_HALF_CHECK_SECONDS", default=60.0)
+HALF_CHECKS = env.int("MQADMIN_HALF_CHECKS", default=15)
 
 # --- Requests: when they are overdue, and how people are told (webhooks are set in the console) -----------------------------
 REQUEST_OVERDUE_HOURS = env.float("MQADMIN_REQUEST_OVERDUE_HOURS", default=24.0)
@@ -299,6 +304,9 @@ SPECTACULAR_SETTINGS = {
         "RequestState": "core.approvals.models.State",
         "RequestStanding": "core.approvals.models.Standing",
         "MessageState": "messages.api.documents.STATES",
+        "AcceptedState": "messages.api.documents.ACCEPTED_STATES",
+        "HalfState": "messages.api.documents.HALF_STATES",
+        "HalfDecision": "messages.api.documents.DECISIONS",
         "MessageStatus": "messages.api.documents.STATUSES",
         "OutcomeStatus": "messages.api.documents.OUTCOMES",
         "EmptyBecause": "messages.api.documents.REASONS",

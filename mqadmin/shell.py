@@ -63,6 +63,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
             Entry("messages", "message", gettext_lazy("Messages"), "messages_list", "m", "mq_messages.view_message"),
             Entry("dead", "dead", gettext_lazy("Dead letters"), "messages_dead", "d", "mq_messages.view_message", heat="hot"),
             Entry("delayed", "clock", gettext_lazy("Delayed"), "messages_delayed", "l", "mq_messages.view_message"),
+            Entry("half", "branch", gettext_lazy("Half messages"), "messages_half", "h", "mq_messages.view_message", heat="hot"),
         ],
     ),
     (

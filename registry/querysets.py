@@ -111,8 +111,8 @@ class InstanceQuerySet(ScopedQuerySet["Instance"]):
         """Online ones of which nobody knows what they run: `applied` is unknown."""
         from registry.models import Publication
 
-        known = Publication.objects.values("path")
-        return self.filter(Q(plain=True) | Q(applied_generation__isnull=True) | ~Q(path__in=known), online=True)
+        known = Exists(Publication.objects.filter(path=OuterRef("path")))
+        return self.filter(Q(plain=True) | Q(applied_generation__isnull=True) | ~known, online=True)
 
 
 class RegistrarQuerySet(models.QuerySet["RegistrarHeartbeat"]):

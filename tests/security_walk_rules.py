@@ -23,6 +23,15 @@ delayed-messages-hours: GET=mq_messages.view_message
 delayed-messages-cancellations: POST=mq_messages.change_delayed
 delayed-messages-reschedules: POST=mq_messages.change_delayed
 delayed-message: GET=mq_messages.view_message PATCH=mq_messages.change_delayed DELETE=mq_messages.change_delayed
+half-prepare: POST=mq_messages.send_message
+half-open: POST=mq_messages.send_message
+half-commit: POST=mq_messages.send_message
+half-rollback: POST=mq_messages.send_message
+half-messages: GET=mq_messages.view_message
+half-message: GET=mq_messages.view_message
+half-decision: POST=mq_messages.decide_half
+check-back: GET=mq_messages.view_checkback PUT=mq_messages.add_checkback DELETE=mq_messages.delete_checkback
+check-back-secret: POST=mq_messages.change_checkback
 consumption: GET=consumers.view_consumergroup
 dead-letters: GET=mq_messages.view_message
 dead-letters-causes: GET=mq_messages.view_message
@@ -185,6 +194,14 @@ admin:messages_reschedule: GET=mq_messages.change_delayed POST=mq_messages.chang
 admin:messages_cancel: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_edit: GET=mq_messages.add_redrive POST=mq_messages.add_redrive
 admin:messages_dead_export: GET=mq_messages.view_message
+admin:messages_half: GET=mq_messages.view_message
+admin:messages_half_commit: GET=mq_messages.decide_half POST=mq_messages.decide_half
+admin:messages_half_rollback: GET=mq_messages.decide_half POST=mq_messages.decide_half
+admin:messages_check_backs: GET=mq_messages.view_checkback
+admin:messages_check_back_add: GET=mq_messages.add_checkback POST=mq_messages.add_checkback
+admin:messages_check_back: GET=mq_messages.change_checkback POST=mq_messages.change_checkback
+admin:messages_check_back_secret: GET=mq_messages.change_checkback POST=mq_messages.change_checkback
+admin:messages_check_back_delete: GET=mq_messages.delete_checkback POST=mq_messages.delete_checkback
 admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
 admin:index: self
 admin:login: public

@@ -74,6 +74,13 @@ def status(message_id, group):
     return next(s for s in services.message_status(message_id=message_id) if s.group_id == group)
 
 
+#: Who waits for the lock of senders. Other tests' databases are copies of one template: the same tables have the same oids in them.
+WAITING_SENDERS = (
+    "pg_locks l JOIN pg_database d ON d.oid = l.database WHERE l.relation = 'mq_message'::regclass AND NOT l.granted"
+    " AND d.datname = current_database()"
+)
+
+
 def sql(statement, *params):
     """One statement in autocommit on the test's own connection; the first column of the first row."""
     with connection.cursor() as cursor:

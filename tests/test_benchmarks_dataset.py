@@ -45,11 +45,9 @@ def _partitions_begin_now():
         "DO $$ DECLARE p record; BEGIN FOR p IN SELECT * FROM mq_partitions('mq_message') UNION ALL"
         " SELECT * FROM mq_partitions('mq_history') LOOP EXECUTE format('DROP TABLE %s', p.partition); END LOOP; END $$"
     )
+    ((begin,),) = _rows("SELECT greatest(last_value, mq_id_at(clock_timestamp()))::text FROM mq_id_seq")
     for parent, column in (("mq_message", "id"), ("mq_history", "hi")):
-        _rows(
-            f"SELECT mq_attach('{parent}', 'young', '{column}', greatest(last_value, mq_id_at(clock_timestamp()))::text,"
-            " (9007199254740991)::text) FROM mq_id_seq"
-        )
+        _rows(f"SELECT mq_attach('{parent}', 'young', '{column}', '{begin}', (9007199254740991)::text)")
 
 
 def _a_partition_is_missing():

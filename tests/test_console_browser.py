@@ -26,7 +26,7 @@ PAGES = [
     "groups/", "groups/apply/", "groups/bill_group/", "requests/", "requests/1/", "policies/", "notifications/", "operations/",
     "shadow/", "shadow/add/", "clusters/", "clusters/add/", "clusters/builtin/", "publications/", "instances/", "audit/",
     "accounts/application/", "accounts/application/add/", "accounts/user/", "accounts/user/add/", "tokens/", "tokens/add/", "keys/",
-    "sessions/", "password_change/", "messages/", "messages/send/", "delayed/", "dead-letters/",
+    "sessions/", "password_change/", "messages/", "messages/send/", "delayed/", "half-messages/", "dead-letters/",
 ]  # fmt: skip
 
 

@@ -143,6 +143,7 @@ def test_a_chinese_page_shows_no_text_of_the_catalogue_in_english():
         "clusters_add",
     ]
     pages += ["registry_publications", "registry_instances", "requests", "audit_list", "messages_list", "messages_send", "messages_dead"]
+    pages += ["messages_half", "messages_check_backs"]
     pages += ["messages_delayed", "operations_list", "accounts_application_changelist", "accounts_application_add"]
     urls = [reverse(f"admin:{name}") for name in pages]
     urls += [reverse("admin:topics_detail", args=["order_topic"]), reverse("admin:topics_retire", args=["order_topic"])]

@@ -8,7 +8,7 @@ import pytest
 from messages_world import world  # noqa: F401 - a fixture
 
 from benchmarks.rest import Rest, serving
-from tests.store_world import session, until
+from tests.store_world import WAITING_SENDERS, session, until
 
 SENDERS = 8
 CONNECTIONS = 3
@@ -16,8 +16,7 @@ CONNECTIONS = 3
 
 def waiting_for_the_lock():
     with session() as observer:
-        sql = "SELECT count(*) FROM pg_locks WHERE relation = 'mq_message'::regclass AND NOT granted"
-        return observer.execute(sql).fetchone()[0]
+        return observer.execute(f"SELECT count(*) FROM {WAITING_SENDERS}").fetchone()[0]
 
 
 def test_sigterm_answers_everybody_who_waits_for_a_commit(world, django_db_blocker):  # noqa: F811

@@ -15,7 +15,7 @@ from core.errors import Problem
 from messages import sending, services
 from messages.coalescing import Coalescer, UndoneError
 from messages.types import Accepted, NewMessage
-from tests.store_world import Threads, bodies, new_group, new_id, pull, session, sql, until
+from tests.store_world import WAITING_SENDERS, Threads, bodies, new_group, new_id, pull, session, sql, until
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -302,8 +302,8 @@ def test_a_lost_connection_reaches_its_senders_and_the_next_ones_go_on():
 
 
 def kill_senders():
-    until(lambda: sql("SELECT count(*) FROM pg_locks WHERE relation = 'mq_message'::regclass AND NOT granted"))
-    sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'mq_message'::regclass AND NOT granted")
+    until(lambda: sql(f"SELECT count(*) FROM {WAITING_SENDERS}"))
+    sql(f"SELECT pg_terminate_backend(pid) FROM {WAITING_SENDERS}")
 
 
 def test_kill_9_in_the_middle_loses_nothing_that_was_answered():

@@ -228,7 +228,8 @@ def test_retiring_a_topic_cancels_its_delayed_messages_also_one_that_is_being_re
         moving.execute("SELECT mq_delayed_reschedule(%s, now() + interval '90 days')", (ids[0],))
         cancelled, threads = [], Threads()
         threads.start(lambda: cancelled.append(builtin.retire_topic(topic_id=topic)))
-        until(lambda: sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%mq_topic_retire%%'"))
+        waits = "wait_event_type = 'Lock' AND query LIKE '%%mq_topic_retire%%' AND datname = current_database()"
+        until(lambda: sql(f"SELECT count(*) FROM pg_stat_activity WHERE {waits}"))
         moving.commit()
         threads.join()
     assert cancelled == [5]

@@ -232,16 +232,30 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
         except Exception as error:
             assert getattr(error, "code", "") in {"not_found", "not_delayed"}, error  # noqa: PT017
 
+    def half():
+        from core.errors import Problem
+
+        message = NewMessage(b"x", producer_id=f"{rng.randint(0, 400)}")
+        made = services.prepare_half(topic_id=rng.choice(topics), message=message)
+        waiting = [m.id for m in services.half_messages(limit=3).items]
+        for message_id in rng.sample([made.id, *waiting], 2 if waiting else 1):
+            try:
+                services.decide_half(message_id=message_id, decision=rng.choice(["commit", "rollback"]), by="test")
+            except Problem as problem:
+                assert problem.code in {"not_found", "already_committed", "already_rolled_back"}, problem  # noqa: PT017
+
     def housekeeping():
         sql("SELECT mq_cut(1000, 10)")
         sql("SELECT mq_purge_claims('1 s')")
+        sql("SELECT mq_half_purge('0 s')")
+        sql("SELECT mq_half_due(3)")
         sql("SELECT mq_upkeep()")
         services.counts(group_ids=groups)
 
     def retire():
         builtin.retire_topic(topic_id=rng.choice(topics))
 
-    verbs = [pull_settle, next_, services.expire, redrive, resubscribe, change, send, delay, housekeeping, retire, services.tick]
+    verbs = [pull_settle, next_, services.expire, redrive, resubscribe, change, send, delay, half, housekeeping, retire, services.tick]
     for first, second in combinations_with_replacement(verbs, 2):
         threads, end = Threads(), time.monotonic() + 0.06
 

@@ -111,3 +111,15 @@ def test_original_and_copy_name_each_other(monkeypatch):
         assert one(copy, "redriven_from").message == original
         assert set(told(original, group)[-2:]) == {("given_up", 1), ("redriven", None)}
     assert one(edited.new_id, "sent").topic == str(topic)
+
+
+def test_a_half_message_is_prepared_and_committed():
+    topic = new_id()
+    group = new_group(topic)
+    made = services.prepare_half(topic_id=topic, message=NewMessage(b"x"))
+    assert told(made.id) == ["prepared"]
+    services.decide_half(message_id=made.id, decision="commit", by="shop")
+    services.tick()
+    settle(group, pull(group))
+    assert told(made.id) == ["prepared", "committed", "pulled", "succeeded"]
+    assert one(made.id, "committed").by == "shop"

@@ -28,6 +28,7 @@ from consumers import shadow as shadows
 from core.approvals.models import Request
 from core.scope import Reach
 from messages import services as store
+from messages.models import CheckBack
 from messages.types import NewMessage
 from registry.models import Instance, Publication
 
@@ -101,9 +102,12 @@ def things(made, word, owner):
     topic(people, application, f"{word}_pending", state="pending")
     shadow = shadows.create(actor=people.alice, application=application, task="t", group=own_group, topic=own_topic)
     online = instance(own_topic, number=secrets.randbelow(10**6) + 10, app=application.name)
+    callback = CheckBack.objects.create(application=application, url="https://shop.example.com/check", secret="x" * 32)
+    half = store.prepare_half(topic_id=own_topic.pk, message=NewMessage(body=word.encode(), key=f"{word}-half"))
     [sent] = store.send(topic_id=own_topic.pk, messages=[NewMessage(body=word.encode(), key=f"{word}-key")])
     return SimpleNamespace(
         application=application, topic=own_topic, group=own_group, shadow=shadow, instance=online, message=sent.id,
+        half=half.id, callback=callback,
         request=Request.objects.filter(target=f"{word}_pending").first(),
         publication=Publication.objects.get(path=own_topic.zookeeper_path), owner=owner,
         token=ApiToken.issue(user=owner, name=f"{word}-token", expires_at=timezone.now() + timezone.timedelta(hours=1))[0],
@@ -126,6 +130,7 @@ def arguments(name, route, team):
     number = {
         "shadow": team.shadow.pk, "publication": team.publication.pk, "instance": team.instance.pk, "token": team.token.pk,
         "request": team.request.pk if team.request else 1, "messages": team.message, "delayed": team.message,
+        "half-messages/check-backs": team.callback.pk,
     }  # fmt: skip
     part = route.replace("api/v1/^", "").replace("admin/", "")
     pk = next((value for word, value in number.items() if part.startswith(word)), 10**9)
@@ -138,6 +143,7 @@ def arguments(name, route, team):
         object_id = group_of(roles.OPERATOR).pk
     return {
         "name": named.replace("%", "%25"), "pk": pk, "number": pk, "message_id": team.message,
+        "half_id": team.half,
         "key_id": team.key.key_id,
         "object_id": object_id, "id": object_id if "accounts/user" in route else "00000000-0000-4000-8000-000000000000",
         "uid": "00000000-0000-4000-8000-000000000000", "ref": "0" * 32, "page": "topics_list", "resource": "topics",
@@ -156,6 +162,7 @@ def address(name, route, team):
 
 
 BODIES = {"request-comments": '{"text": "x"}', "consumer-group-suspension": '{"reason": "x"}', "send": '{"body": "x"}',
+          "half-prepare": '{"body": "x"}', "half-decision": '{"decision": "commit"}', "check-back": '{"url": "https://1.1.1.1/x"}',
           "shadow-task-start": '{"minutes": 5, "reason": "x"}', "application-keys": "{}",
           "acks": '{"acks": [{"lease": "1", "id": 1, "status": "succeeded"}]}'}  # fmt: skip
 
@@ -358,7 +365,8 @@ def test_a_key_reaches_its_own_application_only(world, whose):
                 "walkown-app", ""
             ), url
     shared = {"me", "topic-list", "consumer-group-list", "bulk"}
-    allowed = {"send", "pull", "acks", "next", "topic-detail", "consumer-group-detail", "consumption"} if whose == "own" else set()
+    data = {"send", "pull", "acks", "next", "half-prepare", "half-open", "half-commit", "half-rollback"}
+    allowed = data | {"topic-detail", "consumer-group-detail", "consumption"} if whose == "own" else set()
     assert fine <= shared | allowed
     assert fine >= allowed
 

@@ -27,11 +27,11 @@ from topics.requests import ChangeTopic, values_of
 class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
     """A topic with the state of its request and of its publication."""
 
-    application = serializers.CharField(source="application.name")
-    owner = serializers.CharField(source="owner.username")
-    cluster = serializers.CharField(source="cluster.name", default=None, allow_null=True)
-    requested_by = serializers.CharField(source="requested_by.username")
-    decided_by = serializers.CharField(source="decided_by.username", default=None, allow_null=True)
+    application = serializers.CharField(source="application_name")
+    owner = serializers.CharField(source="owner_name")
+    cluster = serializers.CharField(source="cluster_name", allow_null=True)
+    requested_by = serializers.CharField(source="requested_by_name")
+    decided_by = serializers.CharField(source="decided_by_name", allow_null=True)
 
     class Meta:
         model = Topic
@@ -103,7 +103,7 @@ class TopicFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter is 
 class TopicViewSet(WithPublication, NamedViewSet):
     """Apply for topics, decide, allocate, move, retire."""
 
-    queryset = Topic.objects.select_related("application", "owner", "cluster", "requested_by", "decided_by")
+    queryset = Topic.objects.with_names()
     serializer_class = TopicSerializer
     filterset_class = TopicFilter
     permissions_by_action: ClassVar[dict[str, str]] = {

@@ -11,12 +11,12 @@ from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from accounts.models import Application, User
+from accounts.models import Application
 from clusters.models import Cluster
 from core.approvals.models import State
 from core.console import approving, slots
 from core.console.actions import Action
-from core.console.lists import SLOT, Filter, ListPage, View
+from core.console.lists import SLOT, Filter, ListPage, View, names_in
 from core.console.pages import Page, person
 from core.console.slots import Column
 from core.scope import restricted
@@ -35,13 +35,7 @@ def _clusters(_request: HttpRequest) -> list[tuple[str, str]]:
 
 
 def _owners(request: HttpRequest) -> list[tuple[str, str]]:
-    names = (
-        User.objects.filter(topics__in=Topic.objects.restrict(request.user))
-        .distinct()
-        .order_by("username")
-        .values_list("username", flat=True)
-    )
-    return [(name, name) for name in names[:200]]
+    return names_in(Topic.objects.restrict(request.user), "owner", "username")
 
 
 class Topics(ListPage[Topic]):

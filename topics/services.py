@@ -150,8 +150,8 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
 def retire(*, actor: User | None, topic: Topic, reason: str, cancel_delayed: bool = False) -> Topic:
     """Retire: its node goes, and the store takes its delayed messages away, which would be delivered to nobody.
 
-    Refused while instances are online or groups bound (`in_use`, listing them), while nobody knows, and while delayed messages wait
-    (`delayed_messages_wait`) unless `cancel_delayed` says that they may go.
+    Refused while instances are online or groups bound (`in_use`, listing them), while nobody knows, while half messages are not
+    decided (`half_messages_wait`), and while delayed messages wait (`delayed_messages_wait`) unless `cancel_delayed` says that they may go.
     """
     approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="retirement")
     reason = approvals.require_reason(reason)
@@ -162,8 +162,10 @@ def retire(*, actor: User | None, topic: Topic, reason: str, cancel_delayed: boo
             {str(name) for name in topic.subscriptions.exclude(group__state=State.RETIRED).values_list("group__name", flat=True)}
         )
         check_nobody_uses(path=topic.zookeeper_path, groups=groups, what=topic.name)
+        backlog = builtin.backlog(topic_id=topic.pk)
+        _check_no_half(topic, backlog.half)
         if not cancel_delayed:
-            _check_no_delayed(topic)
+            _check_no_delayed(topic, backlog.delayed)
         approvals.move(thing=topic, expected=State.ACTIVE, to=State.RETIRED, values=approvals.decision(actor=actor, reason=reason))
         registry.retract(path=topic.zookeeper_path)
         cancelled = builtin.retire_topic(topic_id=topic.pk)
@@ -172,8 +174,21 @@ def retire(*, actor: User | None, topic: Topic, reason: str, cancel_delayed: boo
     return topic
 
 
-def _check_no_delayed(topic: Topic) -> None:
-    delayed = builtin.backlog(topic_id=topic.pk).delayed
+def _check_no_half(topic: Topic, half: int) -> None:
+    if half:
+        raise conflict(
+            "half_messages_wait",
+            ngettext(
+                "{n} half message of “{name}” is neither committed nor rolled back.",
+                "{n} half messages of “{name}” are neither committed nor rolled back.",
+                half,
+            ).format(n=half, name=topic.name),
+            hint=_("Wait until their producer decides, or decide under “Half messages”."),
+            extra={"half": half},
+        )
+
+
+def _check_no_delayed(topic: Topic, delayed: int) -> None:
     if delayed:
         raise conflict(
             "delayed_messages_wait",

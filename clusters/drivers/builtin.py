@@ -17,17 +17,18 @@ ConsumeFrom = Literal["earliest", "latest"]
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a topic still holds for the group that is furthest behind, and its delayed messages."""
+    """What a topic still holds for the group that is furthest behind, its delayed messages, and those prepared and not decided."""
 
     waiting: int
     processing: int
     later: int
     delayed: int
+    half: int = 0
 
     @property
     def empty(self) -> bool:
         """Whether nothing would be lost with the topic."""
-        return not (self.waiting or self.processing or self.later or self.delayed)
+        return not (self.waiting or self.processing or self.later or self.delayed or self.half)
 
 
 def create_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int], suspended: bool = False) -> None:

@@ -20,7 +20,7 @@ from core.approvals.bulk import why_not
 from core.approvals.models import Request, Standing
 from core.console import slots
 from core.console.actions import Action
-from core.console.lists import BulkAction, Filter, ListPage, View
+from core.console.lists import BulkAction, Filter, ListPage, View, names_in
 from core.console.pages import ApprovalForm, ConsoleForm, FormPage, OptionalReasonForm, ReasonForm, get, person
 from core.console.slots import Column
 
@@ -56,9 +56,7 @@ def _kinds(_request: HttpRequest) -> list[tuple[str, Any]]:
 
 
 def _applications(request: HttpRequest) -> list[tuple[str, str]]:
-    rows = Request.objects.restrict(request.user).exclude(application=None)
-    names = rows.order_by("application__name").values_list("application__name", flat=True).distinct()[:200]
-    return [(name, name) for name in names]
+    return names_in(Request.objects.restrict(request.user), "application", "name")
 
 
 def _decidable(user: Any) -> Q:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from django.core.exceptions import FieldError
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, QueryDict
 from django.urls import NoReverseMatch, reverse
 
@@ -28,6 +28,7 @@ from core.console import exports, saved, slots
 from core.console.counting import count_all
 from core.console.pages import Page, person
 from core.console.slots import Column
+from core.scope import Reach, reach_of
 
 Row = TypeVar("Row", bound=Model)
 #: Where the columns of other rooms go.
@@ -162,9 +163,7 @@ class ListPage(Page, Generic[Row]):
         asked = self.read(request, request.GET)
         if request.GET.get("export") == "csv":
             return exports.response(self, asked)
-        counts = (
-            count_all({"": asked.rows, **{f"view:{v.key}": v.apply(asked.everything, request) for v in self.views}}) if self.counted else {}
-        )
+        counts = self.counts(asked) if self.counted else {}
         total = counts.get("") if self.counted else None
         size, number = asked.size, _page(request.GET.get("page", ""))
         if total is not None:
@@ -209,6 +208,16 @@ class ListPage(Page, Generic[Row]):
             }
         )
 
+    def counts(self, asked: Asked[Row]) -> dict[str, int]:
+        """How many rows the page has in all (under the empty name), and each view (`view:KEY`)."""
+        request, own = self.request, bool(self.permission) and reach_of(self.request.user, self.permission) is Reach.OWN
+        everything = self.queryset() if own else asked.everything
+        parts = {f"view:{view.key}": view.apply(everything, request) for view in self.views}
+        if asked.view is None or asked.narrowed:
+            parts[""] = asked.rows
+        counts = count_all(parts, within=asked.everything if own else None)
+        return counts if "" in counts or asked.view is None else {**counts, "": counts[f"view:{asked.view.key}"]}
+
     def cut(self, asked: Asked[Row], first: int) -> tuple[list[Row], bool]:
         """The rows of the page, and whether there are more; tables that grow without bound cut by key, not by counting."""
         until = first + asked.size + 1
@@ -238,11 +247,20 @@ class ListPage(Page, Generic[Row]):
 
     def _searched(self, rows: QuerySet[Row, Row], words: str) -> QuerySet[Row, Row]:
         for word in words.split()[:8]:
-            anywhere = Q()
-            for field in self.search_fields:
-                anywhere |= Q(**{f"{field}__icontains": word})
-            rows = rows.filter(anywhere)
+            rows = rows.filter(self.contains(word))
         return rows
+
+    def contains(self, word: str) -> Q:
+        """Whether one of the fields has the word; what lies behind a foreign key is searched by itself, not for each row that names it."""
+        found = Q()
+        for field in self.search_fields:
+            name, _by, rest = field.partition("__")
+            if rest:
+                behind: Any = self.model._meta.get_field(name).related_model  # noqa: SLF001 - Django's public API
+                found |= Q(**{f"{name}__in": behind._default_manager.filter(**{f"{rest}__icontains": word})})  # noqa: SLF001
+            else:
+                found |= Q(**{f"{field}__icontains": word})
+        return found
 
     def _ordered(self, asked: str, wanted: set[str]) -> tuple[list[dict[str, Any]], list[str], str]:
         """Columns with their sort links, the order, and the sort that is in effect. The first column is always shown."""
@@ -260,6 +278,13 @@ class ListPage(Page, Generic[Row]):
             on = not wanted or column.key in wanted or number == 0
             drawn.append({"column": column, "state": state, "next": f"-{column.key}" if state == "ascending" else column.key, "on": on})
         return drawn, [*order, "pk"], sort
+
+
+def names_in(rows: QuerySet[Any, Any], field: str, name: str) -> list[tuple[str, str]]:
+    """What a filter by a related thing offers: the names that occur, 200 at most; asked once for each thing, not for each row."""
+    behind: Any = rows.model._meta.get_field(field).related_model  # noqa: SLF001 - Django's public API
+    found = behind._default_manager.filter(Exists(rows.filter(**{field: OuterRef("pk")})))  # noqa: SLF001 - Django's public API
+    return [(text, text) for text in found.order_by(name).values_list(name, flat=True)[:200]]
 
 
 def bulk_url(resource: str) -> str:

@@ -3,9 +3,14 @@
 from django.urls import URLPattern
 from rest_framework.routers import BaseRouter
 
-from messages.api import control_plane, data_plane, group_plane
+from messages.api import control_plane, data_plane, group_plane, half_plane
 
-urlpatterns: list[URLPattern] = [*data_plane.urlpatterns, *control_plane.urlpatterns, *group_plane.urlpatterns]
+urlpatterns: list[URLPattern] = [
+    *data_plane.urlpatterns,
+    *control_plane.urlpatterns,
+    *group_plane.urlpatterns,
+    *half_plane.urlpatterns,
+]
 
 
 def register(router: BaseRouter) -> None:

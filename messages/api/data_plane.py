@@ -34,7 +34,7 @@ _PULL = frozenset({"max", "wait_ms", "visibility_ms", "consumer"})
 _NEXT = _PULL | {"lease", "acks"}
 _ACKS = frozenset({"acks"})
 _ACK = frozenset({"lease", "id", "status", "delay_ms", "error"})
-View = Callable[[HttpRequest, str], HttpResponse]
+View = Callable[..., HttpResponse]
 Handler = Callable[[User, str, dict[str, Any]], HttpResponse]
 
 
@@ -44,11 +44,12 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
     def decorate(handler: Handler) -> View:
         @csrf_exempt  # a token is asked for; a browser's cookies are not looked at
         @wraps(handler)
-        def view(request: HttpRequest, name: str) -> HttpResponse:
+        def view(request: HttpRequest, **named: str) -> HttpResponse:
             if request.method != "POST":
                 raise Problem("method_not_allowed", _("Only POST is possible here."), status=405, headers={"Allow": "POST"})
             user = authenticate(request)
             require(user, permission)
+            (name,) = named.values()  # of the topic or the group; of a half message its id
             return handler(user, name, wire.read_object(request))
 
         vars(view).update(cls=documentation, initkwargs={})  # where drf-spectacular looks for what to say of a view
@@ -68,10 +69,7 @@ def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:
         if not is_batch:  # the store speaks of the first of a list; this caller sent no list
             problem.errors = tuple(FieldError(error.pointer.removeprefix("/messages/0"), error.detail) for error in problem.errors)
         raise
-    return wire.respond(
-        {"messages": [{"id": a.id, "state": a.state, "duplicate": a.duplicate, "deliver_at": a.deliver_at} for a in accepted]},
-        status=201,
-    )
+    return wire.respond({"messages": [wire.accepted(a) for a in accepted]}, status=201)
 
 
 @data_plane("mq_messages.consume_message", documents.PullDocs)

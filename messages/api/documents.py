@@ -8,7 +8,10 @@ from rest_framework.views import APIView
 
 from accounts.authentication import TokenAuthentication
 
-STATES = ["accepted", "delayed"]
+STATES = ["accepted", "delayed", "half"]
+ACCEPTED_STATES = [*STATES, "rolled_back"]
+HALF_STATES = ["open", "undecided", "committed", "rolled_back"]
+DECISIONS = ["commit", "rollback"]
 OUTCOMES = ["succeeded", "failed", "later", "dead"]
 STATUSES = ["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
 REASONS = ["empty", "suspended", "not_subscribed", "retired", "crowded"]
@@ -42,7 +45,9 @@ class AcceptedSerializer(serializers.Serializer[Any]):
     """A message that is stored for good."""
 
     id = serializers.IntegerField()
-    state = serializers.ChoiceField(STATES)
+    state = serializers.ChoiceField(
+        ACCEPTED_STATES, help_text="half, rolled_back: the producer's id stands for a half message that is open, or was rolled back."
+    )
     duplicate = serializers.BooleanField(help_text="The producer's id was known: this is the first result.")
     deliver_at = serializers.DateTimeField(allow_null=True)
 
@@ -51,6 +56,51 @@ class SentSerializer(serializers.Serializer[Any]):
     """The messages in the order given."""
 
     messages = AcceptedSerializer(many=True)
+
+
+class PrepareSerializer(NewMessageSerializer):
+    """A message to prepare."""
+
+    check_after_ms = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1000,
+        max_value=86_400_000,
+        help_text="After so long without a decision the application is asked, and again each time; a minute if not given.",
+    )
+
+
+class HalfMessageSerializer(serializers.Serializer[Any]):
+    """A message that is prepared, without its body, which messages/{id} shows."""
+
+    id = serializers.IntegerField(help_text="Finds the message before and after its commit.")
+    topic = serializers.CharField()
+    state = serializers.ChoiceField(HALF_STATES, help_text="undecided: all check-backs have passed; the producer or a person decides.")
+    key = serializers.CharField(allow_null=True)
+    tag = serializers.CharField()
+    sharding_key = serializers.CharField(allow_null=True)
+    headers = serializers.DictField(child=serializers.CharField())
+    producer_id = serializers.CharField(allow_null=True, help_text="The producer's own id of the message.")
+    prepared_at = serializers.DateTimeField()
+    deliver_at = serializers.DateTimeField(allow_null=True, help_text="Once committed it is delayed until then.")
+    checks = serializers.IntegerField(help_text="How often the application was to be asked.")
+    next_check_at = serializers.DateTimeField(allow_null=True)
+    last_error = serializers.CharField(allow_null=True, help_text="Why the last check-back decided nothing.")
+    decided_at = serializers.DateTimeField(allow_null=True)
+    decided_by = serializers.CharField(allow_null=True, help_text="check-back: the application, when it was asked.")
+    message_id = serializers.IntegerField(allow_null=True, help_text="Its id in the log, unless it was delayed.")
+
+
+class AskSerializer(serializers.Serializer[Any]):
+    """How many at most."""
+
+    max = serializers.IntegerField(required=False, min_value=1, max_value=500, default=100)
+
+
+class OpenHalfMessagesSerializer(serializers.Serializer[Any]):
+    """What is to be decided, oldest first."""
+
+    half_messages = HalfMessageSerializer(many=True)
 
 
 class PullSerializer(serializers.Serializer[Any]):
@@ -196,3 +246,37 @@ class NextDocs(_Docs):
     @extend_schema(operation_id="next_messages", request=NextSerializer, responses={200: NextBatchSerializer}, tags=["data plane"])
     def post(self) -> None:
         """Settle the previous lease and pull the next batch in one commit: a consumer's normal way."""
+
+
+class PrepareDocs(_Docs):
+    """POST topics/{name}/half-messages."""
+
+    @extend_schema(operation_id="prepare_half_message", request=PrepareSerializer, responses={201: AcceptedSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Store a message that no group sees before it is committed; it is not delivered unless it is."""
+
+
+class OpenDocs(_Docs):
+    """POST topics/{name}/half-messages/open."""
+
+    @extend_schema(
+        operation_id="ask_for_open_half_messages", request=AskSerializer, responses={200: OpenHalfMessagesSerializer}, tags=["data plane"]
+    )
+    def post(self) -> None:
+        """What this topic's producer left open for longer than its time; each is given to one who asks, and again after that time."""
+
+
+class CommitDocs(_Docs):
+    """POST half-messages/{id}/commit."""
+
+    @extend_schema(operation_id="commit_half_message", request=None, responses={200: HalfMessageSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Deliver it to its topic. Again: the same answer. After a rollback: 409, and nothing changes."""
+
+
+class RollbackDocs(_Docs):
+    """POST half-messages/{id}/rollback."""
+
+    @extend_schema(operation_id="rollback_half_message", request=None, responses={200: HalfMessageSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Throw it away. Again: the same answer. After a commit: 409, and nothing changes."""

@@ -15,14 +15,14 @@ from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem
 from messages.sending import MAX_DELAY, delay_out_of_range
-from messages.types import Batch, Delivery, NewMessage, Outcome, Settled
+from messages.types import Accepted, Batch, Delivery, HalfMessage, NewMessage, Outcome, Settled
 
 T = TypeVar("T")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _LEASE = re.compile(r"[0-9]{1,19}", re.ASCII)
 _MAX_DELAY_MS = int(MAX_DELAY / timedelta(milliseconds=1))
 _MAX_ID = 2**63 - 1
-_MESSAGE = frozenset({"body", "body_base64", "key", "tag", "sharding_key", "headers", "deliver_at", "delay_ms", "id"})
+MESSAGE = frozenset({"body", "body_base64", "key", "tag", "sharding_key", "headers", "deliver_at", "delay_ms", "id"})
 _OUTCOME = frozenset({"id", "status", "delay_ms", "error"})
 _STATUSES = frozenset({"succeeded", "failed", "later", "dead"})
 _KINDS: Mapping[type, str] = {str: "a string", int: "an integer", list: "an array", dict: "an object"}
@@ -129,9 +129,9 @@ def new_messages(fields: dict[str, Any]) -> tuple[list[NewMessage], bool]:
     return found, True
 
 
-def new_message(fields: dict[str, Any], at: str) -> NewMessage:
+def new_message(fields: dict[str, Any], at: str, known: frozenset[str] = MESSAGE) -> NewMessage:
     """One message to send; what its values may be is the store's business, here are the types."""
-    only(fields, _MESSAGE, at)
+    only(fields, known, at)
     headers = typed(fields, "headers", dict, at)
     due = delivery_time(fields, at) if "deliver_at" in fields or "delay_ms" in fields else None
     return NewMessage(
@@ -262,3 +262,13 @@ def settled(results: Sequence[Settled | None]) -> list[dict[str, Any]]:
         for i, r in enumerate(results)
         if r is not None
     ]
+
+
+def accepted(a: Accepted) -> dict[str, Any]:
+    """A message that is stored."""
+    return {"id": a.id, "state": a.state, "duplicate": a.duplicate, "deliver_at": a.deliver_at}
+
+
+def half(m: HalfMessage) -> dict[str, Any]:
+    """A half message."""
+    return {name: getattr(m, name) for name in HalfMessage.__slots__ if name != "topic_id"}

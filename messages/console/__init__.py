@@ -1,10 +1,10 @@
-"""Messages in the console: browse, read, send, the delayed ones, the dead ones and their redrives."""
+"""Messages in the console: browse, read, send, the delayed ones, the half ones, the dead ones and their redrives."""
 
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, editing, sending
+from messages.console import browsing, dead, delayed, editing, half, sending
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -19,6 +19,7 @@ urlpatterns: list[URLPattern] = [
     path("dead-letters/", dead.DeadLetters.as_view(), name="messages_dead"),
     path("dead-letters/<str:group>/<int:message_id>/edit/", editing.Edit.as_view(), name="messages_edit"),
     path("dead-letters/export/", dead.Export.as_view(), name="messages_dead_export"),
+    *half.urlpatterns,
 ]
 
 slots.tab(

@@ -151,9 +151,9 @@ class Messages(Page):
             )
 
     def _elsewhere(self, message_id: int, topic_id: int | None) -> HttpResponse | None:
-        """An id of another topic, or of a delayed message, is shown on its own page."""
+        """An id of another topic, or of a delayed or half message, is shown on its own page."""
         found = load(self.request.user, message_id)
-        if found is not None and (found.topic_id != topic_id or found.state == "delayed"):
+        if found is not None and (found.topic_id != topic_id or found.state != "accepted"):
             return HttpResponseRedirect(reverse("admin:messages_detail", args=[found.id]))
         return None
 

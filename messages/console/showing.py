@@ -62,13 +62,14 @@ def _cut(body: bytes) -> str | None:
 def worst(statuses: list[GroupStatus], message: StoredMessage) -> str:
     """The status that needs a person first."""
     found = {s.status for s in statuses}
-    if message.state == "delayed":
-        return "delayed"
+    if message.state != "accepted":
+        return message.state
     return next((status for status in ("dead", "failed", "later", "processing", "waiting", "succeeded") if status in found), "unknown")
 
 
 _MARKS = {
-    "sent": "succeeded", "delayed": "delayed", "rescheduled": "delayed", "promoted": "succeeded", "due": "waiting", "pulled": "processing",
+    "sent": "succeeded", "prepared": "half", "committed": "succeeded", "delayed": "delayed",
+    "rescheduled": "delayed", "promoted": "succeeded", "due": "waiting", "pulled": "processing",
     "lease_expired": "later", "retry": "later", "given_up": "failed", "redriven": "later", "redriven_from": "waiting",
 }  # fmt: skip
 
@@ -90,6 +91,8 @@ def lines(events: Sequence[TraceEvent]) -> list[Line]:
 def _said(event: TraceEvent) -> str:
     words = {
         "sent": _("Accepted by the built-in store"),
+        "prepared": _("Prepared: it goes on when its producer commits it"),
+        "committed": _("Committed by {by}"),
         "delayed": _("Delayed: kept back until it is due"),
         "rescheduled": _("Moved to another time by {by}"),
         "promoted": _("Due: went to its topic"),

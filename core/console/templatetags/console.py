@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms, template
 from django.templatetags.static import static
@@ -11,7 +12,7 @@ from django.utils.formats import date_format
 from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext, pgettext
+from django.utils.translation import gettext_lazy, ngettext, pgettext, pgettext_lazy
 
 from core.audit.reading import said
 from core.console.actions import Action
@@ -21,15 +22,15 @@ register.filter("said", said)
 
 # Each status has a shape of its own, so that nothing is told by colour alone.
 SHAPES = {
-    "succeeded": "succeeded applied healthy active done consuming online match published on connected",
+    "succeeded": "succeeded applied healthy active done consuming online match published on connected committed",
     "processing": "processing running rebalancing migrating producing",
     "waiting": "waiting pending queued empty",
-    "none": "none offline off skipped expired",
+    "none": "none offline off skipped expired rolled_back",
     "unknown": "unknown draft",
     "later": "later outdated degraded suspended behind delayed",
-    "failed": "failed failing drift drifted stalled rejected",
+    "failed": "failed failing drift drifted stalled rejected undecided",
     "dead": "dead down retired cancelled",
-    "special": "special gated shadow",
+    "special": "special gated shadow half open",
 }
 GLYPH = {status: shape for shape, statuses in SHAPES.items() for status in statuses.split()}
 TONE = {
@@ -73,6 +74,11 @@ WORDS = {
     "done": gettext_lazy("Done"),
     "connected": gettext_lazy("Connected"),
     "down": gettext_lazy("Down"),
+    "half": pgettext_lazy("message", "Half"),
+    "open": pgettext_lazy("half message", "Open"),
+    "undecided": pgettext_lazy("half message", "Undecided"),
+    "committed": gettext_lazy("Committed"),
+    "rolled_back": gettext_lazy("Rolled back"),
 }
 
 
@@ -310,14 +316,8 @@ def kind(cluster: Any) -> SafeString:
 @register.simple_tag(takes_context=True)
 def url_with(context: template.Context, **changes: Any) -> str:
     """The present address with some parameters changed; None takes one out, a change leads back to the first page."""
-    query = context["request"].GET.copy()
-    if "page" not in changes:
-        query.pop("page", None)
-    for key, value in changes.items():
-        query.pop(key, None)
-        if value not in (None, ""):
-            query[key] = str(value)
-    return f"?{query.urlencode()}"
+    pairs = [(key, value) for key, values in context["request"].GET.lists() if key != "page" and key not in changes for value in values]
+    return "?" + urlencode([*pairs, *((key, value) for key, value in changes.items() if value not in (None, ""))])
 
 
 @register.simple_tag(takes_context=True)
