@@ -79,10 +79,7 @@ TABLE: dict[str, Row] = {
     "mq_messages.add_redrive": Row("write", ALL, OWN, NONE),
     "mq_messages.change_redrive": Row("write", ALL, OWN, NONE),
     "mq_messages.delete_redrive": Row("write", ALL, NONE, NONE),
-    "mq_messages.view_redriveitem": Row("read", ALL, OWN, ALL),
-    "mq_messages.add_redriveitem": Row("write", ALL, OWN, NONE),
-    "mq_messages.change_redriveitem": Row("write", ALL, OWN, NONE),
-    "mq_messages.delete_redriveitem": Row("write", ALL, NONE, NONE),
+    "mq_messages.purge_dead": Row("write", ALL, OWN, NONE),
     # Clusters: everybody sees what there is; where SDKs connect is no secret to those who run them
     "clusters.view_cluster": Row("read", ALL, ALL, ALL),
     "clusters.add_cluster": Row("write", ALL, NONE, NONE),

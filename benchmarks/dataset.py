@@ -322,33 +322,20 @@ class Filler:
         self.file("exceptions", troubled=n.dead + n.retried, some=n.groups // 20 + 5, dead_share=n.dead / (n.dead + n.retried))
 
     def delayed(self) -> None:
-        from messages.models import Redrive, RedriveItem
+        from messages.models import Redrive
 
         n = self.size
         self.file("delayed", delayed=n.delayed)
         total = max(1, n.redriven // n.redrives)
         self.insert(
             Redrive,
-            f"generate_series(1, {n.redrives}) i JOIN troubled t ON t.rank = 1 + i % least(200, (SELECT count(*) FROM troubled))",
-            id=f"{ROOT} + i",
+            f"generate_series(1, {n.redrives}) r JOIN troubled t ON t.rank = 1 + r % least(200, (SELECT count(*) FROM troubled)),"
+            f" generate_series(1, {total}) k",
             group_id="t.group_id",
-            state="CASE WHEN i % 100 = 0 THEN 'running' ELSE 'finished' END",
-            total=f"{total}",
-            redriven=f"{total} * 9 / 10",
-            refused=f"{total} - {total} * 9 / 10",
-            actor=self.person("i", "redrive"),
-            reason="'billing is back'",
-            created_at=f"now() - ({n.redrives} - i) * interval '1 hour'",
-            finished_at=f"CASE WHEN i % 100 <> 0 THEN now() - ({n.redrives} - i) * interval '1 hour' + interval '1 min' END",
-        )
-        self.insert(
-            RedriveItem,
-            f"generate_series(1, {n.redrives}) r, generate_series(1, {total}) k",
-            redrive=f"{ROOT} + r",
             message_id="(r * 100000 + k)::bigint << 20",
-            state="CASE WHEN k % 10 = 0 THEN 'refused' ELSE 'redriven' END",
-            reason="CASE WHEN k % 10 = 0 THEN 'not_dead' ELSE '' END",
-            done_at="now()",
+            actor=self.person("r", "redrive"),
+            watched="false",
+            at=f"now() - ({n.redrives} - r) * interval '1 hour'",
         )
 
     # --- ZooKeeper ------------------------------------------------------------------------------------------------------

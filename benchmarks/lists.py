@@ -65,8 +65,6 @@ class Examples:
             "owner": "SELECT username FROM accounts_user ORDER BY id DESC LIMIT 1",
             "publication": "SELECT id FROM registry_publication ORDER BY id LIMIT 1",
             "instance": "SELECT id FROM registry_instance ORDER BY id LIMIT 1",
-            "redrive": "SELECT r.id FROM mq_redrive r JOIN consumers_consumergroup g ON g.id = r.group_id"
-            " ORDER BY r.total DESC, r.id LIMIT 1",
             "message": "SELECT id FROM mq_message WHERE topic_id = (SELECT min(t.id) FROM topics_topic t WHERE EXISTS"
             " (SELECT 1 FROM mq_message m WHERE m.topic_id = t.id)) ORDER BY id DESC LIMIT 1",
             "delayed": "SELECT d.id FROM mq_delayed d JOIN topics_topic t ON t.id = d.topic_id ORDER BY d.deliver_at, d.id LIMIT 1",
@@ -88,14 +86,6 @@ class Examples:
                 row = cursor.fetchone()
             if row is not None:
                 values[name] = row[0]
-        if "redrive" in values:  # a redrive's address names its group
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT g.name FROM mq_redrive r JOIN consumers_consumergroup g ON g.id = r.group_id WHERE r.id = %s",
-                    [values["redrive"]],
-                )
-                row = cursor.fetchone()
-            values["redrive_group"] = row[0] if row else None
         return cls(values)
 
     def get(self, name: str) -> Any:
@@ -116,7 +106,6 @@ _MEANS = {
     "messages": "message",
     "delayed": "delayed",
     "delayed-messages": "delayed",
-    "redrives": "redrive",
     "shadow": "shadow",
     "shadow-tasks": "shadow",
     "users": "user",
@@ -136,10 +125,9 @@ def _filled(parts: list[str], examples: Examples) -> str | None:
     """A path with its parameters replaced; None when one has no example."""
     filled: list[str] = []
     means = ""
-    redrive = "redrives" in parts
     for part in parts:
         if "<" in part or "{" in part or "(" in part:
-            value = examples.get("redrive_group" if redrive and means == "group" else means) if means else None
+            value = examples.get(means) if means else None
             if value is None:
                 return None
             filled.append(quote(str(value), safe=""))
@@ -238,7 +226,6 @@ _PAGE_VARIANTS: dict[str, list[tuple[str, dict[str, str]]]] = {
     ],
     "messages_dead": [("a group", {"group": "group"}), ("a group, a word", {"group": "group", "reason": "words"})],
     "messages_delayed": [("a topic", {"topic": "topic"})],
-    "messages_redrives": [("a group", {"group": "group"})],
 }
 
 

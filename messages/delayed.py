@@ -30,13 +30,18 @@ def hold_delayed(*, message_id: int) -> datetime | None:
 
 def reschedule_delayed(*, message_id: int, deliver_at: datetime) -> datetime:
     """Move a delayed message to another time, return the former one. Problems: not_found, not_delayed, delay_out_of_range."""
-    now = datetime.now(UTC)
-    if deliver_at.tzinfo is None or not now - PAST_TOLERANCE <= deliver_at <= now + MAX_DELAY:
-        raise delay_out_of_range("/deliver_at")
+    check_delivery_time(deliver_at)
     before: datetime | None = fetch("SELECT mq_delayed_reschedule(%s::bigint, %s::timestamptz)", (_bigint(message_id), deliver_at))[0][0]
     if before is None:
         raise _no_longer(message_id)
     return before
+
+
+def check_delivery_time(deliver_at: datetime) -> None:
+    """Whether a message may be due then. Problem: delay_out_of_range."""
+    now = datetime.now(UTC)
+    if deliver_at.tzinfo is None or not now - PAST_TOLERANCE <= deliver_at <= now + MAX_DELAY:
+        raise delay_out_of_range("/deliver_at")
 
 
 def promote(*, seconds: float = 0.8) -> int:

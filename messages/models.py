@@ -1,4 +1,4 @@
-"""Redrive jobs, check-backs of applications; the store's hot tables are written in sql/ and have no models."""
+"""Redriven messages, check-backs of applications; the store's hot tables are written in sql/ and have no models."""
 
 from typing import Any
 
@@ -10,31 +10,35 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Application
 from core.encryption import EncryptedTextField
+from core.operations.models import Operation
 from core.scope import Principal, ScopedQuerySet
 
 
 class Redrive(models.Model):
-    """Dead letters of one group on their way back; the items were fixed when it began."""
-
-    class State(models.TextChoices):
-        RUNNING = "running", _("Running")
-        FINISHED = "finished", _("Finished")
+    """A dead letter that went back to its group, or on to a topic as a new message; written by the store's functions."""
 
     group_id = models.BigIntegerField(_("consumer group"), editable=False)  # plain: the store refers to no other room's tables
-    state = models.CharField(_("status"), max_length=10, choices=State, default=State.RUNNING, editable=False)
-    total = models.PositiveIntegerField(_("messages"), default=0, editable=False)
-    redriven = models.PositiveIntegerField(_("redriven"), default=0, editable=False)
-    refused = models.PositiveIntegerField(_("refused"), default=0, editable=False)
-    filter = models.JSONField(_("filter"), null=True, editable=False)  # as it was frozen; null: the ids were given
-    actor = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, editable=False, related_name="+", verbose_name=_("started by")
+    message_id = models.BigIntegerField(_("message"), editable=False)
+    new_topic_id = models.BigIntegerField(null=True, editable=False)  # null: it went back to its group
+    new_id = models.BigIntegerField(_("new message"), null=True, editable=False)
+    at = models.DateTimeField(_("redriven"), db_default=Now(), editable=False)
+    # no constraints: a chunk of an operation is not to wait for its own row, nor a person's removal for these
+    operation = models.ForeignKey(
+        Operation, models.SET_NULL, null=True, editable=False, related_name="+", db_constraint=False, db_index=False
     )
-    reason = models.CharField(_("reason"), max_length=500, blank=True, editable=False)
-    created_at = models.DateTimeField(_("started"), db_default=Now(), editable=False)
-    finished_at = models.DateTimeField(_("finished"), null=True, editable=False)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="+",
+        db_constraint=False,
+        verbose_name=_("redriven by"),
+    )
+    watched = models.BooleanField(default=False, editable=False)  # what becomes of it decides whether its operation goes on
 
     class Meta:
-        db_table = "mq_redrive"
+        db_table = "mq_redriven"
         ordering = ["-id"]
         verbose_name = _("redrive")
         verbose_name_plural = _("redrives")
@@ -44,43 +48,14 @@ class Redrive(models.Model):
             ("view_message", _("Can read messages")),
             ("view_body", _("Can read the bodies of messages")),
             ("change_delayed", _("Can cancel and reschedule delayed messages")),
+            ("purge_dead", _("Can purge dead letters")),
         ]
         indexes = [
-            models.Index(fields=["group_id", "-id"], name="mq_redrive_group"),  # redrives of a group, newest first
-            models.Index(fields=["id"], name="mq_redrive_running", condition=models.Q(state="running")),  # what is there to do
+            models.Index(fields=["group_id", "message_id"], name="mq_redriven_message"),  # where a dead letter went
+            models.Index(fields=["group_id", "-id"], name="mq_redriven_group"),  # redrives of a group, newest first
+            models.Index(fields=["new_id"], name="mq_redriven_new", condition=Q(new_id__isnull=False)),  # where a message came from
+            models.Index(fields=["operation", "-id"], name="mq_redriven_watched", condition=Q(watched=True)),
         ]
-
-    def __str__(self) -> str:
-        return f"{self.pk}"
-
-
-class RedriveItem(models.Model):
-    """One message of a redrive and what became of it."""
-
-    class State(models.TextChoices):
-        PENDING = "pending", _("Pending")
-        REDRIVEN = "redriven", _("Redriven")
-        REFUSED = "refused", _("Refused")
-
-    class Reason(models.TextChoices):
-        NOT_DEAD = "not_dead", _("It is no longer a dead letter.")
-        NOT_SUBSCRIBED = "not_subscribed", _("The group is no longer subscribed to its topic.")
-
-    redrive = models.ForeignKey(Redrive, models.CASCADE, related_name="items", editable=False)
-    message_id = models.BigIntegerField(_("message"), editable=False)
-    state = models.CharField(_("status"), max_length=10, choices=State, default=State.PENDING, editable=False)
-    reason = models.CharField(_("reason"), max_length=40, choices=Reason, blank=True, editable=False)
-    done_at = models.DateTimeField(_("done"), null=True, editable=False)
-
-    class Meta:
-        db_table = "mq_redrive_item"
-        ordering = ["message_id"]
-        constraints = [models.UniqueConstraint(fields=["redrive", "message_id"], name="one_item_per_message")]
-        indexes = [
-            models.Index(fields=["redrive", "message_id"], name="mq_redrive_pending", condition=models.Q(state="pending"))
-        ]  # the next step
-        verbose_name = _("redriven message")
-        verbose_name_plural = _("redriven messages")
 
     def __str__(self) -> str:
         return f"{self.message_id}"

@@ -4,15 +4,27 @@ import time
 from collections.abc import Iterable
 
 from consumers.models import ConsumerGroup
+from messages.db import fetch
 from topics.models import Topic
 
 UNKNOWN_FOR = 5.0  # seconds before a topic that is not there is looked for again
 _names: dict[int, str] = {}
 _unknown: dict[int, float] = {}
+_private: dict[int, int] = {}
+
+
+def topic_of(topic_id: int) -> int:
+    """The topic that people know: of a private one, which carries what only one group gets, the one that it belongs to."""
+    if topic_id >= 0:
+        return topic_id
+    if topic_id not in _private:
+        _private.update(fetch("SELECT topic_id, of_topic_id FROM mq_private WHERE topic_id = %s::bigint", (topic_id,)))
+    return _private.get(topic_id, topic_id)
 
 
 def topic_name(topic_id: int) -> str:
     """The topic's name; its number when there is no such topic (the store alone, as in benchmarks)."""
+    topic_id = topic_of(topic_id)
     name = _names.get(topic_id)
     if name is None and _unknown.get(topic_id, 0.0) < time.monotonic():
         name = Topic.objects.filter(pk=topic_id).values_list("name", flat=True).first()
@@ -25,7 +37,7 @@ def topic_name(topic_id: int) -> str:
 
 def topic_names(topic_ids: Iterable[int]) -> None:
     """Have the names of these topics at hand: one query for all that are not known yet, before a page asks for each."""
-    wanted = set(topic_ids) - set(_names)
+    wanted = set(map(topic_of, topic_ids)) - set(_names)
     if wanted:
         _names.update(Topic.objects.filter(pk__in=wanted).values_list("pk", "name"))
         _unknown.update(dict.fromkeys(wanted - set(_names), time.monotonic() + UNKNOWN_FOR))
@@ -35,6 +47,7 @@ def forget() -> None:
     """Know no names; for tests, which roll topics back."""
     _names.clear()
     _unknown.clear()
+    _private.clear()
 
 
 def group_names(group_ids: Iterable[int]) -> dict[int, str]:

@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from accounts.models import User
 from consumers.models import ConsumerGroup
 from core.audit.services import record
-from core.errors import changed_meanwhile
+from core.errors import FieldError, Problem, changed_meanwhile
+from core.operations.models import Operation
 from messages import services
+from messages.editing import KEEP
 from messages.half import Decision
 from messages.models import Redrive
-from messages.types import Accepted, DeadFilter, HalfMessage, NewMessage
+from messages.names import topic_name
+from messages.redrives import filter_values
+from messages.types import Accepted, DeadFilter, DelayedFilter, HalfMessage, NewMessage
 from topics.models import Topic
-
-INLINE = 1000  # messages of a redrive that are done before its first answer; the worker does the rest
 
 
 def send(*, actor: User, topic_id: int, message: NewMessage) -> Accepted:
@@ -46,6 +49,28 @@ def reschedule_delayed(*, actor: User, message_id: int, deliver_at: datetime, re
         record(actor=actor, action="reschedule", kind="delayed message", name=str(message_id), reason=reason, **times)
 
 
+def cancel_all_delayed(*, actor: User, only: DelayedFilter, reason: str = "") -> Operation:
+    """Begin to cancel all delayed messages that match, within the person's reach. Problems: those of start_cancelling."""
+    with transaction.atomic():
+        job = services.start_cancelling(only=only, actor=actor, reason=reason)
+        _record_delayed("cancel", job, actor=actor, only=only, reason=reason)
+    return job
+
+
+def reschedule_all_delayed(*, actor: User, only: DelayedFilter, deliver_at: datetime | None, reason: str = "") -> Operation:
+    """Begin to deliver them at another time, None: now. Problems: those of start_rescheduling."""
+    with transaction.atomic():
+        job = services.start_rescheduling(only=only, deliver_at=deliver_at, actor=actor, reason=reason)
+        _record_delayed("reschedule", job, actor=actor, only=only, reason=reason)
+    return job
+
+
+def _record_delayed(action: str, job: Operation, *, actor: User, only: DelayedFilter, reason: str) -> None:
+    name = "*" if only.topic_id is None else topic_name(only.topic_id)
+    after = {"operation": str(job.uid), "messages": job.total, **job.params["values"]}
+    record(actor=actor, action=action, kind="delayed messages", name=name, after=after, reason=reason)
+
+
 def _still(message_id: int, seen: datetime | None) -> None:
     if seen is not None and services.hold_delayed(message_id=message_id) not in {seen, None}:  # gone: the verb says how
         raise changed_meanwhile()
@@ -62,13 +87,52 @@ def decide_half(*, actor: User, message_id: int, decision: Decision, reason: str
 
 
 def redrive(
-    *, actor: User, group: ConsumerGroup, ids: Sequence[int] | None = None, only: DeadFilter | None = None, reason: str = ""
-) -> Redrive:
-    """Begin to redrive dead letters and do the first of them at once; Celery goes on. Problems: invalid_redrive, not_found."""
+    *,
+    actor: User,
+    group: ConsumerGroup,
+    ids: Sequence[int] | None = None,
+    only: DeadFilter | None = None,
+    plan: services.Plan | None = None,
+    reason: str = "",
+) -> Operation:
+    """Begin to redrive dead letters; a small number, which nothing holds back, is done at once. Problems: those of start_redrive."""
+    plan = plan or services.Plan()
     with transaction.atomic():
-        job = services.start_redrive(group_id=group.pk, ids=ids, only=only, actor=actor, reason=reason)
-        after = {"redrive": job.pk, "messages": job.total, "filter": job.filter}
+        job = services.start_redrive(group_id=group.pk, ids=ids, only=only, plan=plan, actor=actor, reason=reason)
+        after = {"operation": str(job.uid), "messages": job.total, **job.params["values"]}
         record(actor=actor, action="redrive", kind="consumer group", name=group.name, after=after, reason=reason)
-    services.redrive_step(redrive_id=job.pk, limit=INLINE)
-    job.refresh_from_db()
+    services.run_at_once(job, plan)
     return job
+
+
+def purge(
+    *, actor: User, group: ConsumerGroup, reason: str, ids: Sequence[int] | None = None, only: DeadFilter | None = None, confirm: str
+) -> Operation:
+    """Begin to purge dead letters; a small number is done at once. Problems: not_confirmed (the group's name), those of start_purge."""
+    if confirm != group.name:
+        detail = _("To confirm it, give the name of the group, {name}.").format(name=group.name)
+        raise Problem("not_confirmed", detail, errors=[FieldError("/confirm", detail)])
+    with transaction.atomic():
+        job = services.start_purge(group_id=group.pk, ids=ids, only=only, actor=actor, reason=reason)
+        after = {"operation": str(job.uid), "messages": job.total, **job.params["values"]}
+        record(actor=actor, action="purge", kind="consumer group", name=group.name, after=after, reason=reason)
+    services.run_at_once(job)
+    return job
+
+
+def record_export(*, actor: User, group: ConsumerGroup, only: DeadFilter) -> None:
+    """Keep that somebody took the dead letters of a group as a file, with the filter."""
+    record(actor=actor, action="export", kind="consumer group", name=group.name, after={"what": "dead letters", **filter_values(only)})
+
+
+def redrive_edited(
+    *, actor: User, group: ConsumerGroup, message_id: int, edit: services.Edit, plan: services.Plan, reason: str = ""
+) -> Redrive:
+    """Send one dead letter on, edited; the audit keeps what was edited, not the body. Problems: those of the service."""
+    with transaction.atomic():
+        done = services.redrive_edited(group_id=group.pk, message_id=message_id, edit=edit, plan=plan, actor=actor)
+        edited = {name: getattr(edit, name) for name in ("tag", "key", "sharding_key", "headers") if getattr(edit, name) is not KEEP}
+        where = "group" if plan.to == "group" else topic_name(done.new_topic_id or 0)
+        after = {"message": message_id, "new_message": done.new_id, "to": where, "body": "edited" if edit.body is not KEEP else "as it was"}
+        record(actor=actor, action="redrive", kind="consumer group", name=group.name, after={**after, **edited}, reason=reason)
+    return done

@@ -10,13 +10,16 @@ from django.utils.translation import gettext as _
 
 from core.errors import Problem, not_found
 from messages.db import fetch
-from messages.names import group_names, topic_name, topic_names
+from messages.names import group_names, topic_name, topic_names, topic_of
 from messages.types import (
     NO_HEADERS,
     STATUS_WORDS,
+    Cause,
+    Causes,
     Counts,
     DeadFilter,
     DeadLetter,
+    DelayedFilter,
     GroupStatus,
     Lag,
     Page,
@@ -25,6 +28,7 @@ from messages.types import (
 )
 
 MAX_PAGE = 500
+CAUSES_OF = 50_000  # newest dead letters that causes are told of
 SCAN = 5000  # rows that one page of a search looks at; the page then says where to go on
 _MESSAGE = "m.id, m.topic_id, m.key, m.tag, m.skey, m.headers, m.body, octet_length(m.body), m.sent_at, m.origin_id, NULL::timestamptz"
 _DELAYED = "d.id, d.topic_id, d.key, d.tag, d.skey, d.headers, d.body, octet_length(d.body), d.sent_at, NULL::bigint, d.deliver_at"
@@ -51,7 +55,10 @@ def counts_by_topic(*, group_id: int) -> dict[int, Counts]:
     """Exact counts per status of one group, by topic id."""
     rows = fetch(f"{_COUNT_ROWS} ORDER BY 2", ([group_id],))
     topic_names(r[1] for r in rows)  # who shows them names them
-    return {r[1]: Counts(r[0], *r[2:]) for r in rows}
+    found: dict[int, tuple[int, ...]] = {}
+    for r in sorted(rows, key=lambda row: abs(row[1])):  # what lies in a private topic counts with its own
+        found[topic_of(r[1])] = tuple(a + b for a, b in zip(found.get(topic_of(r[1]), (0,) * 7), r[2:], strict=True))
+    return {topic_id: Counts(group_id, *values) for topic_id, values in found.items()}
 
 
 _COUNT_ROWS = "SELECT group_id, topic_id, waiting, processing, succeeded, later, dead, failed, skipped FROM mq_counts(%s::bigint[])"
@@ -163,7 +170,7 @@ def search(
     limit = page_size(limit)
     if message_id is not None:
         found = _find(message_id)
-        return Page([found] if found is not None and found.topic_id == topic_id else [])
+        return Page([found] if found is not None and topic_of(found.topic_id) == topic_id else [])
     # An id may lag behind the clock (no ticker ran) but is never ahead of it: `to` bounds the ids, `from` is seen in the rows.
     upper = int_cursor(cursor) or 2**63 - 1
     params = {"topic": topic_id, "upper": upper, "from": sent_from, "to": sent_to, "key": key, "tag": tag, "scan": SCAN, "limit": limit}
@@ -199,33 +206,32 @@ def search(
     return Page([_stored(r, with_body=False) for r in hits], None if go_on is None else str(go_on))
 
 
+DELAYED_WHERE = """
+  (%(topic_id)s::bigint IS NULL OR d.topic_id = %(topic_id)s::bigint)
+  AND (%(topic_ids)s::bigint[] IS NULL OR d.topic_id = ANY (%(topic_ids)s::bigint[]))
+  AND d.deliver_at >= coalesce(%(due_from)s::timestamptz, '-infinity') AND d.deliver_at <= coalesce(%(due_to)s::timestamptz, 'infinity')
+  AND (%(key)s::text IS NULL OR d.key = %(key)s::text) AND (%(tag)s::text IS NULL OR d.tag = %(tag)s::text)
+  AND (%(sent_to)s::timestamptz IS NULL OR d.sent_at <= %(sent_to)s::timestamptz)
+"""
+
+
 def delayed_messages(
-    *,
-    topic_id: int | None = None,
-    topic_ids: Sequence[int] | None = None,
-    due_from: datetime | None = None,
-    due_to: datetime | None = None,
-    limit: int = 50,
-    cursor: str | None = None,
+    *, only: DelayedFilter | None = None, topic_ids: Sequence[int] | None = None, limit: int = 50, cursor: str | None = None
 ) -> Page[StoredMessage]:
-    """Delayed messages, next due first, without bodies; of one topic, or of some."""
+    """Delayed messages that match, next due first, without bodies; `topic_ids`: only of these topics."""
     limit = page_size(limit)
     after_at, after_id = _pair_cursor(cursor)
     rows = fetch(
-        """
+        f"""
         SELECT d.id, d.topic_id, d.key, d.tag, d.skey, d.headers, ''::bytea, octet_length(d.body), d.sent_at, NULL::bigint, d.deliver_at
           FROM mq_delayed d
-         WHERE (%(topic)s::bigint IS NULL OR d.topic_id = %(topic)s::bigint)
-           AND (%(topics)s::bigint[] IS NULL OR d.topic_id = ANY (%(topics)s::bigint[]))
-           AND d.deliver_at >= coalesce(%(from)s::timestamptz, '-infinity') AND d.deliver_at <= coalesce(%(to)s::timestamptz, 'infinity')
+         WHERE {DELAYED_WHERE}
            AND (%(after_at)s::timestamptz IS NULL OR (d.deliver_at, d.id) > (%(after_at)s::timestamptz, %(after_id)s::bigint))
          ORDER BY d.deliver_at, d.id LIMIT %(limit)s::int
-        """,
+        """,  # noqa: S608 - a constant
         {
-            "topic": topic_id,
-            "topics": None if topic_ids is None else list(topic_ids),
-            "from": due_from,
-            "to": due_to,
+            **asdict(only or DelayedFilter()),
+            "topic_ids": None if topic_ids is None else list(topic_ids),
             "after_at": after_at,
             "after_id": after_id,
             "limit": limit + 1,
@@ -242,8 +248,10 @@ DEAD_FROM = """
 """
 DEAD_WHERE = """
   e.group_id = %(group)s::bigint AND e.status = 'D'
-  AND (%(topic_id)s::bigint IS NULL OR e.topic_id = %(topic_id)s::bigint)
+  AND (%(topic_id)s::bigint IS NULL OR e.topic_id = %(topic_id)s::bigint
+       OR e.topic_id = (SELECT p.topic_id FROM mq_private p WHERE p.group_id = %(group)s::bigint AND p.of_topic_id = %(topic_id)s::bigint))
   AND (%(reason_contains)s::text IS NULL OR strpos(lower(coalesce(e.error, '')), lower(%(reason_contains)s::text)) > 0)
+  AND (%(cause)s::text IS NULL OR mq_reason(e.error) = %(cause)s::text)
   AND (%(failed_from)s::timestamptz IS NULL OR e.last_at >= %(failed_from)s::timestamptz)
   AND (%(failed_to)s::timestamptz IS NULL OR e.last_at <= %(failed_to)s::timestamptz)
   AND (%(tag)s::text IS NULL OR m.tag = %(tag)s::text)
@@ -266,6 +274,21 @@ def dead_letters(*, group_id: int, only: DeadFilter | None = None, limit: int = 
     topic_names(r[2] for r in rows)
     items = [DeadLetter(r[0], r[1], r[2], topic_name(r[2]), *r[3:]) for r in rows[:limit]]
     return Page(items, str(items[-1].id) if len(rows) > limit else None)
+
+
+def dead_causes(*, group_id: int) -> Causes:
+    """Why the newest 50,000 dead letters of a group have died, and when."""
+    rows = fetch("SELECT * FROM mq_dead_causes(%s::bigint, %s::int)", (group_id, CAUSES_OF + 1))
+    looked_at = sum(row[2] for row in rows)
+    return Causes(
+        items=[Cause(*row[:5]) for row in rows],
+        looked_at=looked_at,
+        complete=looked_at <= CAUSES_OF,
+        in_hour=sum(row[5] for row in rows),
+        in_day=sum(row[6] for row in rows),
+        in_week=sum(row[7] for row in rows),
+        oldest=min((row[3] for row in rows), default=None),
+    )
 
 
 def health() -> StoreHealth:

@@ -1,9 +1,9 @@
-"""What the console reads beside the store's verbs: a page of statuses, previews, causes of death; and how a body is shown."""
+"""What the console reads beside the store's verbs: a page of statuses, previews; and how a body is shown."""
 
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 
 from django.utils.html import escape
@@ -17,18 +17,7 @@ from messages.types import STATUS_WORDS, DeadFilter, Page, StoredMessage
 PREVIEW = 160  # bytes of a body in a list
 SHOWN = 64 * 1024  # bytes of a body on a page
 HEX = 4096
-CAUSES_OF = 20_000  # newest dead letters that causes are counted of
 COUNTED = 100_000  # an exact count ends here
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Dead letters of one group with the same reason."""
-
-    reason: str
-    messages: int
-    first: datetime
-    last: datetime
 
 
 def statuses_of(
@@ -112,20 +101,6 @@ def as_text(body: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return None if any(c < " " and c not in "\t\r\n" for c in text) else text
-
-
-def causes(*, group_id: int) -> list[Cause]:
-    """Reasons of the newest dead letters of a group, most frequent first."""
-    rows = fetch(
-        """
-        SELECT reason, count(*), min(at), max(at) FROM (
-          SELECT left(coalesce(e.error, ''), 300) AS reason, e.last_at AS at FROM mq_exception e
-           WHERE e.group_id = %s::bigint AND e.status = 'D' ORDER BY e.msg_id DESC LIMIT %s::int) x
-         GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 6
-        """,
-        (group_id, CAUSES_OF),
-    )
-    return [Cause(*row) for row in rows]
 
 
 def count_dead(*, group_id: int, only: DeadFilter) -> int:

@@ -10,8 +10,9 @@ from consumers.models import ConsumerGroup, Subscription
 from core.approvals.models import State
 from core.errors import not_found
 from core.scope import Reach, reach_of
-from messages import half, querysets
-from messages.models import Redrive
+from messages import half, querysets, tracing
+from messages.names import topic_of
+from messages.tracing import TraceEvent
 from messages.types import GroupStatus, HalfMessage, StoredMessage
 from topics.models import Topic
 
@@ -43,16 +44,10 @@ def groups(user: Any, permission: str = VIEW) -> QuerySet[ConsumerGroup, Consume
     return ConsumerGroup.objects.restrict(user, permission)
 
 
-def redrives(user: Any, permission: str = "mq_messages.view_redrive") -> QuerySet[Redrive, Redrive]:
-    """The redrives of these groups."""
-    rows = Redrive.objects.select_related("actor")
-    return rows if reach_of(user, permission) is Reach.ALL else rows.filter(group_id__in=groups(user, permission).values("pk"))
-
-
 def message(user: Any, message_id: int, permission: str = VIEW) -> StoredMessage:
     """A message of one of these topics. Problem: not_found."""
     found = querysets.message(message_id=message_id)
-    if reach_of(user, permission) is not Reach.ALL and not topics(user, permission).filter(pk=found.topic_id).exists():
+    if reach_of(user, permission) is not Reach.ALL and not topics(user, permission).filter(pk=topic_of(found.topic_id)).exists():
         raise not_found(_("message"), message_id)
     return found
 
@@ -74,6 +69,15 @@ def message_status(user: Any, message_id: int) -> list[GroupStatus]:
     return [status for status in statuses if status.group_id in seen]
 
 
+def trace(user: Any, found: StoredMessage) -> list[TraceEvent]:
+    """The life of a message in the groups that the person may see."""
+    events = tracing.trace(found)
+    if reach_of(user, "consumers.view_consumergroup") is Reach.ALL:
+        return events
+    seen = visible_groups(user, [event.group_id for event in events if event.group_id is not None])
+    return [event for event in events if event.group_id is None or event.group_id in seen]
+
+
 def visible_groups(user: Any, group_ids: Sequence[int]) -> set[int]:
     """Of these groups those that the person may see."""
     return set(groups(user, "consumers.view_consumergroup").filter(pk__in=group_ids).values_list("pk", flat=True))
@@ -82,4 +86,4 @@ def visible_groups(user: Any, group_ids: Sequence[int]) -> set[int]:
 def may_read_body(user: Any, topic: int) -> bool:
     """Whether somebody may read the bodies of a topic's messages."""
     reach = reach_of(user, BODY)
-    return reach is Reach.ALL or (reach is Reach.OWN and topics(user, BODY).filter(pk=topic).exists())
+    return reach is Reach.ALL or (reach is Reach.OWN and topics(user, BODY).filter(pk=topic_of(topic)).exists())

@@ -188,6 +188,15 @@ def headers_text(headers: Mapping[str, str]) -> str | None:
     return json.dumps(dict(headers), ensure_ascii=False, separators=(",", ":")) if headers else None
 
 
+def check_message(message: NewMessage) -> None:
+    """Whether one message could be sent; what is wrong is pointed at as in a body of its own. Problems: those of `send`."""
+    try:
+        check([message])
+    except Problem as problem:
+        problem.errors = tuple(FieldError(error.pointer.removeprefix("/messages/0"), error.detail) for error in problem.errors)
+        raise
+
+
 def check(messages: Sequence[NewMessage]) -> None:
     """Refuse what cannot be stored. Problems: as send."""
     if not messages:

@@ -203,6 +203,7 @@ def retain(connection: psycopg.Connection[Any], keep: str = KEEP) -> bool:
         drop_partition(connection, "mq_history", old, half_detached=half)
     drop_partition(connection, "mq_message", name, half_detached=half_detached)
     connection.execute("DELETE FROM mq_done WHERE hi <= %s", (high,))
+    connection.execute("SELECT mq_forget_redriven()")
     return False
 
 

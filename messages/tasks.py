@@ -21,12 +21,6 @@ def expire_leases() -> int:
     return services.expire()
 
 
-@shared_task(name="messages.run_redrives")
-def run_redrives() -> int:
-    """Take running redrives on."""
-    return services.run_redrives()
-
-
 @shared_task(name="messages.check_back")
 def check_back() -> int:
     """Ask applications about the half messages that they left undecided."""

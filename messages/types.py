@@ -194,8 +194,32 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """Dead letters of one group whose reasons are the same but for numbers and ids, which are #; times are of the last failure."""
+
+    cause: str
+    example: str
+    messages: int
+    oldest: datetime
+    newest: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Causes:
+    """The newest dead letters of a group by cause, most frequent first, and how many died within an hour, a day, a week."""
+
+    items: list[Cause]
+    looked_at: int
+    complete: bool  # all dead letters of the group were looked at
+    in_hour: int
+    in_day: int
+    in_week: int
+    oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class DeadFilter:
-    """Which dead letters; what is None matches all. Times bound the last failure."""
+    """Which dead letters; what is None matches all. Times bound the last failure; `cause` is one of `dead_causes`."""
 
     topic_id: int | None = None
     tag: str | None = None
@@ -203,6 +227,19 @@ class DeadFilter:
     reason_contains: str | None = None
     failed_from: datetime | None = None
     failed_to: datetime | None = None
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedFilter:
+    """Which delayed messages; what is None matches all. `sent_to` leaves out what was sent later."""
+
+    topic_id: int | None = None
+    key: str | None = None
+    tag: str | None = None
+    due_from: datetime | None = None
+    due_to: datetime | None = None
+    sent_to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

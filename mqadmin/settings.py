@@ -161,7 +161,6 @@ CELERY_BEAT_SCHEDULE = {
     "expire-leases": {"task": "messages.expire_leases", "schedule": 1.0, "options": {"expires": 5}},
     "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
     "check-back": {"task": "messages.check_back", "schedule": 1.0, "options": {"expires": 5}},
-    "run-redrives": {"task": "messages.run_redrives", "schedule": 2.0, "options": {"expires": 5}},
     "push-to-webhooks": {"task": "messages.push", "schedule": 1.0, "options": {"expires": 5}},
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
     "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
@@ -313,9 +312,6 @@ SPECTACULAR_SETTINGS = {
         "MessageStatus": "messages.api.documents.STATUSES",
         "OutcomeStatus": "messages.api.documents.OUTCOMES",
         "EmptyBecause": "messages.api.documents.REASONS",
-        "RedriveState": "messages.models.Redrive.State",
-        "RedriveItemState": "messages.models.RedriveItem.State",
-        "RedriveItemReason": "messages.models.RedriveItem.Reason",
     },
 }
 

@@ -20,7 +20,11 @@ client: DELETE=mq_messages.send_message
 client-heartbeat: POST=mq_messages.send_message
 messages: GET=mq_messages.view_message
 message: GET=mq_messages.view_message
+message-trace: GET=mq_messages.view_message
 delayed-messages: GET=mq_messages.view_message
+delayed-messages-hours: GET=mq_messages.view_message
+delayed-messages-cancellations: POST=mq_messages.change_delayed
+delayed-messages-reschedules: POST=mq_messages.change_delayed
 delayed-message: GET=mq_messages.view_message PATCH=mq_messages.change_delayed DELETE=mq_messages.change_delayed
 half-prepare: POST=mq_messages.send_message
 half-open: POST=mq_messages.send_message
@@ -34,9 +38,11 @@ check-back-secret: POST=mq_messages.change_checkback
 consumption: GET=consumers.view_consumergroup
 push: GET=consumers.view_consumergroup
 dead-letters: GET=mq_messages.view_message
+dead-letters-causes: GET=mq_messages.view_message
+dead-letters-export: GET=mq_messages.view_message
+dead-letter-redrive: POST=mq_messages.add_redrive
+purges: POST=mq_messages.purge_dead
 redrives: GET=mq_messages.view_redrive POST=mq_messages.add_redrive
-redrive: GET=mq_messages.view_redrive
-redrive-items: GET=mq_messages.view_redrive
 application-list: GET=accounts.view_application POST=accounts.add_application
 application-detail: GET=accounts.view_application PUT=accounts.add_application
 application-detail: PATCH=accounts.change_application DELETE=accounts.delete_application
@@ -188,8 +194,12 @@ admin:messages_send: GET=mq_messages.send_message POST=mq_messages.send_message
 admin:messages_detail: GET=mq_messages.view_message
 admin:messages_body: GET=mq_messages.view_body
 admin:messages_delayed: GET=mq_messages.view_message
+admin:messages_reschedule_all: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
+admin:messages_cancel_all: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_reschedule: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
 admin:messages_cancel: GET=mq_messages.change_delayed POST=mq_messages.change_delayed
+admin:messages_edit: GET=mq_messages.add_redrive POST=mq_messages.add_redrive
+admin:messages_dead_export: GET=mq_messages.view_message
 admin:messages_half: GET=mq_messages.view_message
 admin:messages_half_commit: GET=mq_messages.decide_half POST=mq_messages.decide_half
 admin:messages_half_rollback: GET=mq_messages.decide_half POST=mq_messages.decide_half
@@ -199,8 +209,6 @@ admin:messages_check_back: GET=mq_messages.change_checkback POST=mq_messages.cha
 admin:messages_check_back_secret: GET=mq_messages.change_checkback POST=mq_messages.change_checkback
 admin:messages_check_back_delete: GET=mq_messages.delete_checkback POST=mq_messages.delete_checkback
 admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
-admin:messages_redrives: GET=mq_messages.view_redrive
-admin:messages_redrive: GET=mq_messages.view_redrive
 admin:index: self
 admin:login: public
 admin:logout: self

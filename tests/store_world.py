@@ -7,6 +7,7 @@ from itertools import count
 from django.db import connection
 
 from clusters.drivers import builtin
+from core.operations import driving
 from messages import services, waiting
 from messages.types import NewMessage, Outcome
 
@@ -27,6 +28,28 @@ def new_group(*topics, max_attempts=3, backoff_ms=(0,), **subscription):
 
 def send(topic, *bodies, **fields):
     return [a.id for a in services.send(topic_id=topic, messages=[NewMessage(b.encode(), **fields) for b in bodies])]
+
+
+def bury(topic, group, *names, reason="broken"):
+    ids = send(topic, *names)
+    batch = pull(group, limit=1000)
+    assert [m.id for m in batch.messages] == ids
+    settle(group, batch, "dead", error=reason)
+    return ids
+
+
+def redrive(group, ids=None, only=None, **plan):
+    """A redrive by the system, driven to its end as workers do, or to where it stands still."""
+    started = services.start_redrive(group_id=group, ids=ids, only=only, plan=services.Plan(**plan))
+    return drive(started)
+
+
+def drive(operation):
+    """Do what there is to do now."""
+    while driving.take_on(operation.pk):
+        pass
+    operation.refresh_from_db()
+    return operation
 
 
 def pull(group, limit=100, visibility_ms=60_000, consumer="w"):

@@ -66,7 +66,7 @@ def test_the_schema_holds_what_is_answered():
     operations = {
         operation["operationId"] for path in schema["paths"].values() for operation in path.values() if "operationId" in operation
     }
-    assert {"search_messages", "retrieve_message", "cancel_delayed_message", "start_redrive", "list_redrive_items"} <= operations
+    assert {"search_messages", "retrieve_message", "cancel_delayed_message", "start_redrive", "list_redrives"} <= operations
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -179,6 +179,24 @@ def test_the_number_of_statements_does_not_grow_with_the_page(api, topic, group,
     assert max(one) <= 3
 
 
+def test_the_life_of_a_message_is_told(world, api, topic, group):  # noqa: F811
+    a, b = send(api, topic, *"ab")
+    kill(api, group, {a})
+    good(api("POST", f"consumer-groups/{group.name}/redrives", {"ids": [a]}), 202)
+    events = good(api("GET", f"messages/{a}/trace"))["results"]
+    assert {e["event"] for e in events} == {"sent", "pulled", "failed", "redriven", "retry"}
+    redriven = next(e for e in events if e["event"] == "redriven")
+    assert (redriven["group"], redriven["by"], redriven["message"]) == (group.name, "wang", None)
+    assert next(e for e in events if e["event"] == "pulled")["consumer"] == "w1"
+    assert [e["event"] for e in good(api("GET", f"messages/{b}/trace"))["results"]] == ["sent", "pulled", "succeeded"]
+    (late,) = send(api, topic, "x", delay_ms=3_600_000)
+    good(api.now("PATCH", f"delayed-messages/{late}", {"delay_ms": 7_200_000}))
+    moved = good(api("GET", f"messages/{late}/trace"))["results"]
+    assert [(e["event"], e["by"]) for e in moved] == [("sent", None), ("delayed", None), ("rescheduled", "wang"), ("due", None)]
+    refused(api("GET", "messages/12345/trace"), 404, "not_found")
+    assert good(world.api_viewer("GET", f"messages/{a}/trace"))["results"]
+
+
 # --- delayed ----------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +252,47 @@ def test_it_refuses_a_bad_reschedule(api, topic, fields, code):
     assert good(api("GET", f"delayed-messages/{late}")) == before
 
 
+def test_all_that_match_are_counted_moved_and_cancelled(world, api, topic):  # noqa: F811
+    from core.audit.models import AuditEntry
+    from core.operations import driving
+    from core.operations.models import Operation
+
+    def finish(answer):
+        job = good(answer, 202)
+        assert answer.headers["Location"].endswith(f"/api/v1/operations/{job['id']}")
+        while driving.take_on(Operation.objects.get(uid=job["id"]).pk):
+            pass
+        return good(api("GET", f"operations/{job['id']}"))
+
+    kept, *ids = send(api, topic, *"abc", delay_ms=3_600_000)
+    hours = good(api("GET", f"delayed-messages/hours?topic={topic.name}&hours=3"))["results"]
+    assert (len(hours), sum(hour["messages"] for hour in hours)) == (3, 3)
+    api.now("PATCH", f"delayed-messages/{kept}", {"delay_ms": 90_000_000})
+    soon = {"topic": topic.name, "due_to": (datetime.now(UTC) + timedelta(hours=2)).isoformat()}
+    path = "delayed-messages/reschedules"
+    moved = finish(api("POST", path, {"all": True, "filter": soon, "delay_ms": 7_200_000_000, "reason": "later"}))
+    assert (moved["kind"], moved["state"], moved["progress"]["done"]) == ("messages.reschedule_delayed", "succeeded", 2)
+    listed = good(api("GET", f"delayed-messages?topic={topic.name}"))["results"]
+    assert [m["id"] for m in listed] == [kept, *ids]
+    gone = finish(api("POST", "delayed-messages/cancellations", {"all": True, "filter": {"topic": topic.name}}))
+    assert (gone["kind"], gone["progress"]["done"]) == ("messages.cancel_delayed", 3)
+    assert good(api("GET", f"delayed-messages?topic={topic.name}"))["results"] == []
+    audit = AuditEntry.objects.filter(kind="delayed messages", name=topic.name).order_by("id")
+    assert [(entry.action, entry.reason) for entry in audit] == [("reschedule", "later"), ("cancel", "")]
+    for wrong, code in (
+        ({}, "invalid"),
+        ({"all": False}, "invalid"),
+        ({"all": True, "filter": {"price": 1}}, "unknown_field"),
+        ({"all": True, "filter": {"due_to": "soon"}}, "invalid_time"),
+    ):
+        refused(api("POST", "delayed-messages/cancellations", wrong), 400, code)
+    refused(api("POST", path, {"all": True}), 400, "invalid")
+    refused(api("POST", path, {"all": True, "deliver_at": "2001-01-01T00:00:00Z"}), 400, "delay_out_of_range")
+    refused(api("POST", path, {"all": True, "filter": {"topic": "no_such"}, "delay_ms": 0}), 404, "not_found")
+    refused(api("GET", "delayed-messages/hours?hours=169"), 400, "invalid")
+    refused(world.api_viewer("POST", "delayed-messages/cancellations", {"all": True}), 403, "forbidden")
+
+
 # --- dead letters -----------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +313,10 @@ def test_dead_letters_are_listed_with_their_reason(api, topic, group):
     assert c not in [d["id"] for d in page["results"]]
 
 
+def failures(api, job):
+    return {i["id"]: i["code"] for i in good(api("GET", f"operations/{job['id']}/failures"))["results"]}
+
+
 def test_one_selected_and_all_matching_are_redriven_with_a_result_each(world, api, topic, group):  # noqa: F811
     from core.audit.models import AuditEntry
 
@@ -263,46 +326,79 @@ def test_one_selected_and_all_matching_are_redriven_with_a_result_each(world, ap
 
     one = api("POST", path, {"ids": [ids[0]], "reason": "stock is back"})
     job = good(one, 202)
-    assert one.headers["Location"].endswith(f"/api/v1/{path}/{job['id']}")
-    assert (job["state"], job["total"], job["redriven"], job["refused"], job["started_by"]) == ("finished", 1, 1, 0, "wang")
-    assert [(i["id"], i["state"]) for i in job["items"]] == [(ids[0], "redriven")]
+    assert one.headers["Location"].endswith(f"/api/v1/operations/{job['id']}")
+    assert (job["kind"], job["state"], job["reason"], job["started_by"]) == ("messages.redrive", "succeeded", "stock is back", "wang")
+    assert (job["progress"]["total"], job["progress"]["done"], job["progress"]["failed"]) == (1, 1, 0)
 
     selected = good(api("POST", path, {"ids": [ids[1], ids[5], 42]}), 202)
-    assert {i["id"]: (i["state"], i["reason"]) for i in selected["items"]} == {
-        ids[1]: ("redriven", ""),
-        ids[5]: ("refused", "not_dead"),
-        42: ("refused", "not_dead"),
-    }
-    assert (selected["redriven"], selected["refused"]) == (1, 2)
+    assert (selected["state"], failures(api, selected)) == ("partial", {str(ids[5]): "not_dead", "42": "not_dead"})
 
     none = good(api("POST", path, {"all": True, "filter": {"reason_contains": "timeout"}}), 202)
-    assert (none["total"], none["items"]) == (0, [])
+    assert (none["state"], none["progress"]["total"]) == ("succeeded", 0)
     matching = good(api("POST", path, {"all": True, "filter": {"reason_contains": "stock", "topic": topic.name}}), 202)
-    assert [(i["id"], i["state"]) for i in matching["items"]] == [(i, "redriven") for i in ids[2:5]]
+    assert matching["params"]["values"] == {"group": group.name, "to": "group", "reason_contains": "stock", "topic": topic.name}
     assert good(api("GET", f"consumer-groups/{group.name}/dead-letters"))["results"] == []
 
     again = api("POST", f"consumer-groups/{group.name}/pull", {"max": 100}).body
     assert sorted(m["id"] for m in again["messages"]) == ids[:5]
-    listed = good(api("GET", path))
-    assert [j["id"] for j in listed["results"]] == [matching["id"], none["id"], selected["id"], job["id"]]
-    assert good(api("GET", f"{path}/{job['id']}"))["reason"] == "stock is back"
-    items = good(api("GET", f"{path}/{selected['id']}/items?limit=2"))
-    assert [i["id"] for i in items["results"]] == [42, ids[1]]
-    assert [i["id"] for i in good(api("GET", items["next"].split("/api/v1/")[1]))["results"]] == [ids[5]]
+    listed = good(api("GET", f"{path}?limit=4"))
+    assert [r["message"] for r in listed["results"]] == ids[4:0:-1]
+    assert [r["message"] for r in good(api("GET", listed["next"].split("/api/v1/")[1]))["results"]] == ids[:1]
+    (first,) = good(api("GET", f"{path}?message={ids[0]}"))["results"]
+    assert {k: first[k] for k in ("to", "topic", "new_message", "operation", "by")} == {
+        "to": "group", "topic": None, "new_message": None, "operation": job["id"], "by": "wang",
+    }  # fmt: skip
     assert AuditEntry.objects.filter(kind="consumer group", action="redrive", name=group.name).count() == 4
 
 
-def test_more_than_a_thousand_go_on_in_the_worker(api, topic, group):
+def test_they_go_to_their_topic_or_to_another_one(world, api, topic, group):  # noqa: F811
+    from core.operations import driving
+    from core.operations.models import Operation
     from messages import services
 
-    ids = send(api, topic, *["x"] * 1000) + send(api, topic, *["x"] * 5)
-    kill(api, group, set(ids[:1000]))
-    kill(api, group, set(ids[1000:]))
-    job = good(api("POST", f"consumer-groups/{group.name}/redrives", {"all": True}), 202)
-    assert (job["state"], job["total"], job["redriven"]) == ("running", 1005, 1000)
-    services.run_redrives()
-    job = good(api("GET", f"consumer-groups/{group.name}/redrives/{job['id']}"))
-    assert (job["state"], job["redriven"]) == ("finished", 1005)
+    other = world.topic()
+    beside = world.group(topic, other)
+    ids = send(api, topic, *"ab", key="k")
+    kill(api, group, set(ids))
+    path = f"consumer-groups/{group.name}/redrives"
+    jobs = [
+        good(api("POST", path, {"ids": ids[:1], "to": "topic"}), 202),
+        good(api("POST", path, {"ids": ids[1:], "to": "topic", "topic": other.name}), 202),
+    ]
+    for job in jobs:
+        while driving.take_on(Operation.objects.get(uid=job["id"]).pk):
+            pass
+        assert good(api("GET", f"operations/{job['id']}"))["state"] == "succeeded"
+    rows = good(api("GET", path))["results"]
+    assert [(r["message"], r["to"], r["topic"]) for r in rows] == [(ids[1], "topic", other.name), (ids[0], "topic", topic.name)]
+    services.tick()
+    got = api("POST", f"consumer-groups/{beside.name}/pull", {"max": 10}).body["messages"]
+    copies = {m["id"]: m for m in got if m["headers"]}
+    assert sorted(copies) == sorted(r["new_message"] for r in rows)
+    copy = copies[rows[0]["new_message"]]
+    assert (copy["topic"], copy["body"], copy["key"]) == (other.name, "b", "k")
+    assert copy["headers"] == {"mq-redriven-from": str(ids[1]), "mq-redriven-group": group.name}
+    counted = good(api("GET", f"consumer-groups/{group.name}/status"))["counts"]
+    assert (counted["dead"], counted["failed"]) == (0, 2)
+
+
+def test_what_is_held_back_is_left_to_the_workers(api, topic, group):
+    ids = send(api, topic, *"abc")
+    kill(api, group, set(ids))
+    job = good(api("POST", f"consumer-groups/{group.name}/redrives", {"all": True, "rate": 1.5, "canary": 1, "stop_at": 0.2}), 202)
+    assert (job["state"], [(s["name"], s["total"]) for s in job["steps"]]) == ("queued", [("canary", 1), ("rest", 2)])
+    assert {k: job["params"][k] for k in ("to", "rate", "canary", "stop_at")} == {"to": "group", "rate": 1.5, "canary": 1, "stop_at": 0.2}
+    assert good(api("POST", f"operations/{job['id']}/cancellation", {}))["state"] == "cancelled"
+
+
+def test_who_may_not_send_to_a_topic_redrives_to_none(world, api, topic, group):  # noqa: F811
+    (a,) = send(api, topic, "a")
+    kill(api, group, {a})
+    closed = world.topic(approve=False)
+    path = f"consumer-groups/{group.name}/redrives"
+    refused(api("POST", path, {"ids": [a], "to": "topic", "topic": closed.name}), 409, "topic_not_active")
+    refused(api("POST", path, {"ids": [a], "to": "topic", "topic": "no_such"}), 404, "not_found")
+    refused(api("POST", path, {"ids": [a], "topic": topic.name}), 400, "invalid_redrive")
 
 
 @pytest.mark.parametrize(
@@ -321,7 +417,12 @@ def test_more_than_a_thousand_go_on_in_the_worker(api, topic, group):
         ({"all": True, "filter": {"before": "x"}}, 400, "invalid_time"),
         ({"all": True, "filter": {"topic": "no_such"}}, 404, "not_found"),
         ({"all": True, "filter": {"key": 5}}, 400, "invalid"),
-        ({"all": True, "rate": 5}, 400, "unknown_field"),
+        ({"all": True, "speed": 5}, 400, "unknown_field"),
+        ({"all": True, "rate": 0}, 400, "invalid_redrive"),
+        ({"all": True, "rate": "fast"}, 400, "invalid"),
+        ({"all": True, "canary": -1}, 400, "invalid_redrive"),
+        ({"all": True, "stop_at": 2}, 400, "invalid_redrive"),
+        ({"all": True, "to": "moon"}, 400, "invalid"),
     ],
     ids=lambda v: str(v)[:40],
 )
@@ -330,14 +431,75 @@ def test_it_refuses_a_bad_redrive(api, group, fields, status, code):
     assert good(api("GET", f"consumer-groups/{group.name}/redrives"))["results"] == []
 
 
-def test_a_redrive_belongs_to_its_group(world, api, topic, group):  # noqa: F811
-    (a,) = send(api, topic, "a")
-    kill(api, group, {a})
-    job = good(api("POST", f"consumer-groups/{group.name}/redrives", {"all": True}), 202)
-    other = world.group(topic)
-    refused(api("GET", f"consumer-groups/{other.name}/redrives/{job['id']}"), 404, "not_found")
-    refused(api("GET", f"consumer-groups/{other.name}/redrives/{job['id']}/items"), 404, "not_found")
-    refused(api("GET", f"consumer-groups/{group.name}/redrives/9999999999999999999"), 404, "not_found")
+def test_causes_purge_and_export(world, api, topic, group):  # noqa: F811
+    from core.audit.models import AuditEntry
+
+    ids = send(api, topic, *"abc", key="k")
+    kill(api, group, set(ids))
+    base = f"consumer-groups/{group.name}"
+    causes = good(api("GET", f"{base}/dead-letters/causes"))
+    assert [(c["cause"], c["messages"]) for c in causes["results"]] == [("no stock", 3)]
+    assert (causes["causes"], causes["looked_at"], causes["complete"], causes["in_hour"]) == (1, 3, True, 3)
+    assert len(good(api("GET", f"{base}/dead-letters?cause=no%20stock&limit=2"))["results"]) == 2
+    assert good(api("GET", f"{base}/dead-letters?cause=no"))["results"] == []
+
+    fields = {"ids": ids[:2], "reason": "test orders"}
+    refused(api("POST", f"{base}/purges", {**fields, "confirm": "other"}), 400, "not_confirmed")
+    refused(api("POST", f"{base}/purges", {"ids": ids[:2], "confirm": group.name}), 400, "invalid")
+    refused(api("POST", f"{base}/purges", {"confirm": group.name, "reason": "x"}), 400, "invalid_redrive")
+    assert good(api("GET", f"{base}/status"))["counts"]["dead"] == 3
+    job = good(api("POST", f"{base}/purges", {**fields, "confirm": group.name}), 202)
+    assert (job["kind"], job["state"], job["progress"]["done"]) == ("messages.purge", "succeeded", 2)
+    counted = good(api("GET", f"{base}/status"))["counts"]
+    assert (counted["dead"], counted["failed"], counted["succeeded"]) == (1, 2, 0)
+    last = good(api("POST", f"{base}/purges", {"all": True, "filter": {"cause": "no stock"}, "reason": "r", "confirm": group.name}), 202)
+    assert last["progress"]["total"] == 1
+    entry = AuditEntry.objects.get(kind="consumer group", action="purge", name=group.name, reason="test orders")
+    assert entry.after["messages"] == 2
+
+
+def test_a_dead_letter_goes_on_edited(api, topic, group):
+    from messages import services
+
+    a, b = send(api, topic, *"ab", key="k")
+    kill(api, group, {a, b})
+    path = f"consumer-groups/{group.name}/dead-letters"
+    answer = api("POST", f"{path}/{a}/redrive", {"body": "", "headers": {"x": "1"}, "reason": "typo"})
+    made = good(answer, 201)
+    assert (made["message"], made["to"], made["topic"], made["by"]) == (a, "group", topic.name, "wang")
+    assert answer.headers["Location"].endswith(f"/api/v1/messages/{made['new_message']}")
+    services.tick()
+    (got,) = api("POST", f"consumer-groups/{group.name}/pull", {"max": 10}).body["messages"]
+    assert (got["id"], got["topic"], got["body"], got["key"], got["headers"]["x"]) == (made["new_message"], topic.name, "", "k", "1")
+    shown = good(api("GET", f"messages/{got['id']}"))
+    assert (shown["topic"], [g["group"] for g in shown["groups"]]) == (topic.name, [group.name])
+    refused(api("POST", f"{path}/{a}/redrive", {"body": "x"}), 409, "not_dead")
+    refused(api("POST", f"{path}/12345/redrive", {"body": "x"}), 404, "not_found")
+    refused(api("POST", f"{path}/{b}/redrive", {"body": "x", "body_base64": "eA=="}), 400, "invalid")
+    refused(api("POST", f"{path}/{b}/redrive", {"tag": "a b"}), 400, "invalid_tag")
+    refused(api("POST", f"{path}/{b}/redrive", {"topic": topic.name}), 400, "invalid_redrive")
+    sent = good(api("POST", f"{path}/{b}/redrive", {"body_base64": "/w==", "to": "topic", "key": None}), 201)
+    assert (sent["to"], good(api("GET", f"messages/{sent['new_message']}"))["key"]) == ("topic", None)
+
+
+@pytest.mark.parametrize(("person", "sees"), [("api", True), ("api_viewer", False)])
+def test_an_export_has_the_bodies_for_those_who_may_read_them(world, topic, group, person, sees):  # noqa: F811
+    import json
+
+    from core.audit.models import AuditEntry
+
+    ids = send(world.api, topic, *"ab")
+    kill(world.api, group, set(ids))
+    path = f"/api/v1/consumer-groups/{group.name}/dead-letters/export"
+    client = getattr(world, person)
+    headers = {**client.headers, "Accept": "text/csv"}
+    answer = client.client.get(path, headers=headers)
+    lines = [json.loads(line) for line in b"".join(answer.streaming_content).splitlines()]
+    assert [(line["id"], line.get("body")) for line in lines] == [(i, b if sees else None) for i, b in zip(ids[::-1], "ba", strict=True)]
+    table = b"".join(client.client.get(f"{path}?as=csv&topic={topic.name}", headers=headers).streaming_content).decode()
+    assert ("body_base64" in table.splitlines()[0]) is sees
+    refused(client("GET", f"{path.removeprefix('/api/v1/')}?as=xml"), 400, "invalid")
+    assert AuditEntry.objects.filter(kind="consumer group", action="export", name=group.name).count() == 2
 
 
 # --- permissions ------------------------------------------------------------------------------------------------------
@@ -347,12 +509,14 @@ READS = [
     "messages/1",
     "delayed-messages",
     "delayed-messages/1",
+    "messages/1/trace",
+    "delayed-messages/hours",
     "{g}/dead-letters",
+    "{g}/dead-letters/causes",
     "{g}/redrives",
-    "{g}/redrives/1",
     "{g}/status",
 ]
-WRITES = [("PATCH", "delayed-messages/1"), ("DELETE", "delayed-messages/1"), ("POST", "{g}/redrives")]
+WRITES = [("PATCH", "delayed-messages/1"), ("DELETE", "delayed-messages/1"), ("POST", "{g}/redrives"), ("POST", "{g}/purges")]
 
 
 @pytest.mark.parametrize("path", READS)

@@ -15,7 +15,7 @@ from messages.types import NewMessage, Outcome
 @pytest.mark.django_db
 def test_a_person_who_is_not_signed_in_is_sent_to_the_login(client):
     """The mark prepares the database for this module."""
-    for page in ("messages_list", "messages_send", "messages_dead", "messages_delayed", "messages_redrives"):
+    for page in ("messages_list", "messages_send", "messages_dead", "messages_delayed"):
         response = client.get(reverse(f"admin:{page}"))
         assert response.status_code == 302
         assert "/login/" in response.headers["Location"]
@@ -253,11 +253,31 @@ def test_dead_letters_are_shown_with_their_causes(browser, topic, group):
     kill(group, {a, b}, error="no stock")
     text = page(browser, "messages_dead", group=group.name)
     assert (str(a) in text, str(b) in text, str(c) in text) == (True, True, False)
-    assert [(cause.reason, cause.messages) for cause in reading.causes(group_id=group.pk)] == [("no stock", 2)]
+    assert [(c.cause, c.messages) for c in services.dead_causes(group_id=group.pk).items] == [("no stock", 2)]
     assert group.name in page(browser, "messages_dead")
     assert "No match" in page(browser, "messages_dead", group=group.name, reason="timeout")
     assert "No match" in page(browser, "messages_dead", group=group.name, topic="no_such")
     page(browser, "messages_dead", group="no_such", status=404)
+
+
+def test_all_that_match_are_shown_by_hour_moved_and_cancelled(browser, topic):
+    from core.operations.models import Operation
+
+    due = datetime.now(UTC) + timedelta(hours=3)
+    services.send(topic_id=topic.pk, messages=[NewMessage(b"x", deliver_at=due), NewMessage(b"y", deliver_at=due)])
+    text = page(browser, "messages_delayed", topic=topic.name)
+    assert re.search(r'<rect class="in" x="3\.1"[^>]*><title>[^<]+: 2</title>', text)
+    moving, cancelling = (f"{reverse(f'admin:messages_{verb}_all')}?topic={topic.name}&due=24h" for verb in ("reschedule", "cancel"))
+    frozen = re.search(r'name="frozen" value="([^"]+)"', browser.get(moving).content.decode()).group(1)
+    services.send(topic_id=topic.pk, messages=[NewMessage(b"z", deliver_at=due)])
+    answer = browser.post(moving, {"frozen": frozen, "delay": "0", "reason": "now"})
+    job = Operation.objects.get(uid=answer.headers["Location"].rstrip("/").rpartition("/")[2])
+    assert (job.kind, job.total, job.params["deliver_at"]) == ("messages.reschedule_delayed", 2, None)
+    wrong = browser.post(cancelling, {"confirm_name": "x", "reason": "r"})
+    assert "This is not the name." in wrong.content.decode()
+    answer = browser.post(cancelling, {"confirm_name": topic.name, "reason": "r"})
+    assert Operation.objects.get(uid=answer.headers["Location"].rstrip("/").rpartition("/")[2]).total == 3
+    assert browser.get(f"{reverse('admin:messages_cancel_all')}?topic=no_such").status_code == 404
 
 
 def redrive(client, group, **fields):
@@ -272,7 +292,7 @@ def test_one_selected_and_all_matching_are_redriven(browser, topic, group):
     text = page(browser, "messages_dead", group=group.name)
     frozen = re.search(r'name="frozen" value="([^"]+)"', text).group(1)
     one = redrive(browser, group, one=ids[0])
-    shown = browser.get(one).content.decode()
+    shown = browser.get(f"{one}?state=all").content.decode()
     assert str(ids[0]) in shown
     assert "stock is back" in shown
     redrive(browser, group, ids=[ids[1], ids[2]])
@@ -282,8 +302,68 @@ def test_one_selected_and_all_matching_are_redriven(browser, topic, group):
     redrive(browser, group, scope="all", reason="STOCK", frozen=frozen)
     assert services.dead_letters(group_id=group.pk).items == []
     assert "No dead letters" in page(browser, "messages_dead", group=group.name)
-    jobs = page(browser, "messages_redrives", group=group.name)
-    assert jobs.count("stock is back") == 4
+    jobs = page(browser, "operations_list", kind="messages.redrive", q=group.name)
+    assert jobs.count(f"Redrive: {group.name}") >= 4
+
+
+def test_a_careful_redrive_waits_for_its_workers(browser, topic, group):
+    from core.operations.models import Operation
+
+    ids = send(topic, *"ab")
+    kill(group, set(ids))
+    url = redrive(browser, group, ids=ids, to="other", other=topic.name, rate="2.5", canary="1", stop_at="10")
+    job = Operation.objects.get(uid=url.rstrip("/").rpartition("/")[2])
+    assert (job.state, job.params["topic_id"], job.params["rate"], job.params["canary"], job.params["stop_at"]) == (
+        "queued", topic.pk, 2.5, 1, 0.1,
+    )  # fmt: skip
+    for wrong in ({"rate": "nan"}, {"rate": "x"}, {"to": "other", "other": "no_such"}, {"canary": "-1"}):
+        assert redrive(browser, group, ids=ids, **wrong).startswith(reverse("admin:messages_dead"))
+
+
+def test_a_purge_wants_the_name_of_the_group_and_a_reason(browser, topic, group):
+    ids = send(topic, *"ab")
+    kill(group, set(ids))
+    for wrong in ({"confirm": "x"}, {"confirm": group.name, "why": " "}, {}):
+        assert redrive(browser, group, ids=ids, do="purge", **wrong).startswith(reverse("admin:messages_dead"))
+    assert len(services.dead_letters(group_id=group.pk).items) == 2
+    url = redrive(browser, group, ids=ids, do="purge", confirm=group.name)
+    assert "Purge dead letters" in browser.get(url).content.decode()
+    assert services.counts(group_ids=[group.pk])[group.pk].failed == 2
+
+
+def test_a_dead_letter_is_corrected_and_sent_on(browser, topic, group):
+    a, b = send(topic, '{"n": 1}', "b")
+    kill(group, {a, b})
+    where = reverse("admin:messages_edit", args=[group.name, a])
+    assert "{&quot;n&quot;: 1}" in browser.get(where).content.decode()
+    wrong = browser.post(where, {"to": "other", "body": "{}", "headers": "{}", "key": "", "tag": "a b"})
+    assert wrong.status_code == 200
+    assert "Choose the topic." in wrong.content.decode()
+    done = browser.post(where, {"to": "group", "body": '{"n": 2}', "headers": '{"x": "y"}', "key": "k2", "tag": ""})
+    new = services.message(message_id=int(done.headers["Location"].rstrip("/").rpartition("/")[2]))
+    assert (new.body, new.key, new.headers["x"], new.headers["mq-redriven-from"]) == (b'{"n": 2}', "k2", "y", str(a))
+    assert "no longer a dead letter" in browser.get(where).content.decode()
+    assert browser.get(done.headers["Location"]).status_code == 200
+
+
+def test_a_message_shows_its_life_and_where_it_came_from(browser, topic, group):
+    (a,) = send(topic, "a")
+    kill(group, {a})
+    text = page(browser, "messages_detail", a)
+    assert f"{group.name}: dead after 1 failed tries" in text
+    new = browser.post(reverse("admin:messages_edit", args=[group.name, a]), {"to": "group", "body": "b", "headers": "{}"})
+    copy = new.headers["Location"]
+    assert f'<a href="{copy}">{group.name}: redriven by wang' in page(browser, "messages_detail", a)
+    assert f'<a href="{reverse("admin:messages_detail", args=[a])}">Came from {a}' in browser.get(copy).content.decode()
+
+
+def test_the_list_can_be_taken_as_a_file(browser, topic, group):
+    ids = send(topic, *"ab")
+    kill(group, set(ids))
+    shown = page(browser, "messages_dead", group=group.name, cause="no stock")
+    assert f"{reverse('admin:messages_dead_export')}?group={group.name}&amp;cause=no+stock" in shown
+    table = b"".join(browser.get(reverse("admin:messages_dead_export"), {"group": group.name, "cause": "no stock"}).streaming_content)
+    assert table.decode().count("no stock") == 2
 
 
 def test_what_died_after_the_page_was_drawn_stays(browser, topic, group):
@@ -302,15 +382,15 @@ def test_a_refused_message_has_its_reason_on_the_page_of_the_job(browser, topic,
     url = redrive(browser, group, ids=[a, b])
     text = browser.get(url).content.decode()
     assert "It is no longer a dead letter." in text
-    assert str(a) not in browser.get(f"{url}?state=refused").content.decode()
+    assert str(a) not in browser.get(f"{url}?state=failed").content.decode()
 
 
 @pytest.mark.parametrize("fields", [{}, {"ids": "abc"}, {"one": "x"}, {"scope": "all", "topic": "no_such"}], ids=str)
 def test_a_redrive_of_nothing_is_refused(browser, group, fields):
-    from messages.models import Redrive
+    from core.operations.models import Operation
 
     assert redrive(browser, group, **fields).startswith(reverse("admin:messages_dead"))
-    assert not Redrive.objects.filter(group_id=group.pk).exists()
+    assert not Operation.objects.filter(params__group_id=group.pk).exists()
 
 
 # --- permissions ------------------------------------------------------------------------------------------------------
@@ -322,7 +402,7 @@ def test_reading_needs_a_permission(world, topic):  # noqa: F811
     stranger, _made = User.objects.get_or_create(username="stranger", defaults={"is_staff": True})
     client = world.browser(stranger)
     (message,) = send(topic, "secret")
-    lists = ("messages_list", "messages_delayed", "messages_dead", "messages_redrives", "messages_send")
+    lists = ("messages_list", "messages_delayed", "messages_dead", "messages_send")
     for name, args in [*((name, []) for name in lists), ("messages_detail", [message]), ("messages_body", [message])]:
         assert "secret" not in page(client, name, *args, status=403)
 

@@ -1,37 +1,21 @@
-"""Dead letters and their redrive: a result per message, frozen, resumable, idempotent."""
+"""Dead letters: listed, filtered, by cause, purged, exported; and the search for messages."""
 
+import csv
+import io
+import json
 from datetime import timedelta
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
-from clusters.drivers import builtin
 from core.errors import Problem
-from messages import redrives, services
-from messages.models import Redrive, RedriveItem
+from core.operations import driving
+from core.operations.models import Operation
+from messages import services
 from messages.types import DeadFilter, NewMessage
-from tests.store_world import Threads, counts, new_group, new_id, pull, send, settle, status
+from tests.store_world import bury, counts, drive, new_group, new_id, pull, redrive, settle, sql, status
 
 pytestmark = pytest.mark.usefixtures("store")
-
-
-def bury(topic, group, *names, reason="broken"):
-    ids = send(topic, *names)
-    batch = pull(group, limit=1000)
-    assert [m.id for m in batch.messages] == ids
-    settle(group, batch, "dead", error=reason)
-    return ids
-
-
-def finish(redrive, limit=500):
-    while services.redrive_step(redrive_id=redrive.pk, limit=limit):
-        pass
-    redrive.refresh_from_db()
-    return redrive
-
-
-def results(redrive):
-    return [(i.message_id, i.state, i.reason) for i in services.redrive_results(redrive_id=redrive.pk, limit=500).items]
 
 
 def test_dead_letters_are_listed_filtered_and_paged():
@@ -50,156 +34,6 @@ def test_dead_letters_are_listed_filtered_and_paged():
         (DeadFilter(tag="x"), []),
     ]:
         assert sorted(x.id for x in services.dead_letters(group_id=group, only=only).items) == found
-
-
-def test_redrive_of_selected_messages_delivers_them_again_with_fresh_attempts():
-    topic = new_id()
-    group = new_group(topic, max_attempts=2)
-    ids = bury(topic, group, *"abc")
-    redrive = services.start_redrive(group_id=group, ids=ids[:2], reason="fixed in 1.2")
-    assert (redrive.state, redrive.total) == ("running", 2)
-    assert counts(group) == {"dead": 3}
-    finish(redrive)
-    assert (redrive.state, redrive.redriven, redrive.refused, redrive.reason) == ("finished", 2, 0, "fixed in 1.2")
-    assert redrive.finished_at is not None
-    assert results(redrive) == [(i, "redriven", "") for i in ids[:2]]
-    assert counts(group) == {"dead": 1, "later": 2}
-    batch = pull(group)
-    assert [(m.id, m.attempt) for m in batch.messages] == [(i, 1) for i in ids[:2]]
-    settle(group, batch, messages=batch.messages[:1])
-    assert settle(group, batch, "failed", messages=batch.messages[1:])[0].status == "later"
-    again = pull(group)
-    assert settle(group, again, "failed", error="again")[0].status == "dead"
-    assert counts(group) == {"dead": 2, "succeeded": 1}
-    assert {x.id: x.redrives for x in services.dead_letters(group_id=group).items} == {ids[1]: 1, ids[2]: 0}
-
-
-def test_it_refuses_per_message_what_is_no_longer_dead():
-    topic = new_id()
-    group = new_group(topic)
-    a, b = bury(topic, group, *"ab")
-    finish(services.start_redrive(group_id=group, ids=[a]))
-    settle(group, pull(group))
-    redrive = finish(services.start_redrive(group_id=group, ids=[a, b, 12345]))
-    assert results(redrive) == [(12345, "refused", "not_dead"), (a, "refused", "not_dead"), (b, "redriven", "")]
-    assert (redrive.redriven, redrive.refused) == (1, 2)
-    assert status(a, group).status == "succeeded"
-
-
-def test_it_refuses_messages_of_a_topic_that_the_group_has_left():
-    topic = new_id()
-    group = new_group(topic)
-    (a,) = bury(topic, group, "a")
-    builtin.unsubscribe(group_id=group, topic_id=topic)
-    redrive = finish(services.start_redrive(group_id=group, ids=[a]))
-    assert results(redrive) == [(a, "refused", "not_subscribed")]
-    assert counts(group) == {"dead": 1}
-
-
-def test_a_filter_is_frozen_when_the_redrive_begins():
-    topic = new_id()
-    group = new_group(topic)
-    early = bury(topic, group, *"ab", reason="timeout")
-    bury(topic, group, "c", reason="other")
-    redrive = services.start_redrive(group_id=group, only=DeadFilter(topic_id=topic, reason_contains="TIMEOUT"))
-    bury(topic, group, "d", reason="timeout")
-    assert redrive.filter == {"topic_id": topic, "reason_contains": "TIMEOUT"}
-    finish(redrive)
-    assert results(redrive) == [(i, "redriven", "") for i in early]
-    assert counts(group) == {"dead": 2, "later": 2}
-
-
-def test_steps_are_bounded_and_a_killed_step_changes_nothing():
-    topic = new_id()
-    group = new_group(topic)
-    bury(topic, group, *(str(i) for i in range(25)))
-    redrive = services.start_redrive(group_id=group, only=DeadFilter())
-    assert services.redrive_step(redrive_id=redrive.pk, limit=10) is True
-    assert counts(group) == {"dead": 15, "later": 10}
-    with pytest.raises(RuntimeError), transaction.atomic():  # noqa: PT012
-        services.redrive_step(redrive_id=redrive.pk, limit=10)
-        raise RuntimeError  # the worker is killed before its commit
-    assert counts(group) == {"dead": 15, "later": 10}
-    finish(redrive, limit=10)
-    assert (redrive.redriven, redrive.refused, redrive.total) == (25, 0, 25)
-    assert services.redrive_step(redrive_id=redrive.pk) is False
-    assert counts(group) == {"later": 25}
-
-
-def test_concurrent_steps_redrive_each_message_once():
-    topic = new_id()
-    group = new_group(topic)
-    ids = bury(topic, group, *(str(i) for i in range(200)))
-    redrive = services.start_redrive(group_id=group, only=DeadFilter())
-    taken = []
-
-    def worker():
-        while services.redrive_step(redrive_id=redrive.pk, limit=7):
-            taken.append(1)
-
-    def consumer():
-        for _ in range(30):
-            settle(group, pull(group, limit=10))
-
-    threads = Threads()
-    for work in (worker, worker, worker, consumer):
-        threads.start(work)
-    threads.join()
-    redrive.refresh_from_db()
-    assert (redrive.redriven, redrive.refused, redrive.state) == (200, 0, "finished")
-    assert [r[1] for r in results(redrive)] == ["redriven"] * 200
-    while (batch := pull(group)).messages:
-        settle(group, batch)
-    assert counts(group) == {"succeeded": 200}
-    assert len(ids) == 200
-
-
-def test_the_task_finds_running_redrives_and_finishes_them():
-    topic = new_id()
-    group = new_group(topic)
-    bury(topic, group, *"abc")
-    redrive = services.start_redrive(group_id=group, only=DeadFilter())
-    while services.run_redrives():
-        pass
-    redrive.refresh_from_db()
-    assert redrive.state == "finished"
-    assert RedriveItem.objects.filter(redrive=redrive, state="pending").count() == 0
-
-
-def test_a_redrive_of_nothing_finishes():
-    group = new_group(new_id())
-    assert finish(services.start_redrive(group_id=group, only=DeadFilter())).state == "finished"
-
-
-def test_results_come_in_pages():
-    topic = new_id()
-    group = new_group(topic)
-    ids = bury(topic, group, *"abc")
-    redrive = finish(services.start_redrive(group_id=group, ids=ids))
-    page = services.redrive_results(redrive_id=redrive.pk, limit=2)
-    rest = services.redrive_results(redrive_id=redrive.pk, limit=2, cursor=page.next)
-    assert [i.message_id for i in page.items + rest.items] == ids
-    assert rest.next is None
-    with pytest.raises(Problem):
-        services.redrive_results(redrive_id=0)
-
-
-@pytest.mark.parametrize(
-    "bad", [{}, {"ids": [1], "only": DeadFilter()}, {"ids": []}, {"ids": [0]}, {"ids": [2**63]}, {"ids": list(range(1, 1002))}]
-)
-def test_it_refuses_a_redrive_that_makes_no_sense(bad):
-    group = new_group(new_id())
-    before = Redrive.objects.count()
-    with pytest.raises(Problem) as refused:
-        services.start_redrive(group_id=group, **bad)
-    assert refused.value.code == "invalid_redrive"
-    assert Redrive.objects.count() == before
-
-
-def test_it_refuses_an_unknown_group():
-    with pytest.raises(Problem) as refused:
-        services.start_redrive(group_id=new_id(), only=DeadFilter())
-    assert refused.value.code == "not_found"
 
 
 def test_search_finds_by_key_tag_time_and_id_and_goes_on(monkeypatch):
@@ -226,55 +60,146 @@ def test_search_finds_by_key_tag_time_and_id_and_goes_on(monkeypatch):
     assert services.search(topic_id=topic, sent_to=services.message(message_id=ids[0]).sent_at - timedelta(hours=1)).items == []
 
 
-def test_a_redrive_that_fails_holds_up_no_other_and_they_take_turns(monkeypatch):
-    monkeypatch.setattr(redrives, "STEP", 1)
-    topic = new_id()
-    bad, long, short = (new_group(topic) for _ in range(3))
-    ids = send(topic, "a", "b", "c")
-    for group in (bad, long, short):
-        settle(group, pull(group), "dead")
-    jobs = [services.start_redrive(group_id=group, ids=ids[:n]) for group, n in ((bad, 1), (long, 3), (short, 1))]
-    Redrive.objects.filter(pk=jobs[0].pk).update(group_id=new_id())
-    assert services.run_redrives(steps=5) == 5
-    states = [Redrive.objects.get(pk=job.pk).redriven for job in jobs]
-    assert states[0] == 0
-    assert states[1] >= 1
-    assert states[2] == 1
-    Redrive.objects.filter(pk=jobs[0].pk).update(group_id=bad)
-    while services.run_redrives():
-        pass
+def test_reasons_that_differ_in_numbers_and_ids_only_are_one_cause():
+    one, other = new_id(), new_id()
+    group = new_group(one, other)
+    reasons = [
+        f"Order {n} failed: HTTP 503 from http://10.0.3.{n}/pay, trace {trace}, after {n}.5 s"
+        for n, trace in enumerate(["8f14e45f-ceea-467f-a0d2-5d2a1c9f0a11", "4e732ced-3463-d06d-e0ca-9a15b6153677", "0x7f3a2b1c4d5e"])
+    ]
+    ids = [bury(topic, group, "x", reason=reason)[0] for topic, reason in zip([one, other, one], reasons, strict=True)]
+    (odd,) = bury(one, group, "y", reason="KeyError: 'price'")
+    bury(one, group, "z", reason="")
+    sql("UPDATE mq_exception SET last_at = last_at - interval '2 days' WHERE group_id = %s AND msg_id = %s", group, ids[0])
+    found = services.dead_causes(group_id=group)
+    assert (found.items[0].cause, found.items[0].messages) == ("Order # failed: HTTP # from http://#/pay, trace # after # s", 3)
+    assert {c.cause for c in found.items[1:]} == {"", "KeyError: 'price'"}
+    assert (found.looked_at, found.complete, found.in_hour, found.in_day, found.in_week) == (5, True, 4, 4, 5)
+    first = found.items[0]
+    assert first.example in reasons
+    assert found.oldest == first.oldest < first.newest - timedelta(days=1)
+    assert [x.id for x in services.dead_letters(group_id=group, only=DeadFilter(cause=first.cause)).items] == ids[::-1]
+    assert [x.id for x in services.dead_letters(group_id=group, only=DeadFilter(cause="KeyError: 'price'")).items] == [odd]
+    assert services.dead_letters(group_id=group, only=DeadFilter(cause="KeyError")).items == []
+    assert redrive(group, only=DeadFilter(cause=first.cause)).done == 3
 
 
-def test_however_many_redrives_fail_each_other_one_has_its_turn(monkeypatch):
+def test_causes_of_fifty_thousand_dead_letters_are_told_without_a_look_at_the_log(monkeypatch):
     topic = new_id()
     group = new_group(topic)
-    ids = bury(topic, group, "a")
-    while services.run_redrives(steps=500) > 1:
-        pass
-    failing = [services.start_redrive(group_id=group, ids=[1]).pk for _ in range(120)]
-    Redrive.objects.filter(pk__in=failing).update(group_id=new_id())  # not in the store: each step of theirs is an error
+    sql(
+        "INSERT INTO mq_exception (group_id, msg_id, topic_id, attempts, status, error)"
+        " SELECT %s, i, %s, 1, 'D', 'Order ' || i || ' failed in region ' || i %% 3 FROM generate_series(1, 50000) i",
+        group,
+        topic,
+    )
     try:
-        good = services.start_redrive(group_id=group, ids=ids)
-        for turn in (None, failing[0], failing[-1], 2**62):
-            Redrive.objects.filter(pk=good.pk).update(state="running")
-            monkeypatch.setattr(redrives, "_turn", turn)
-            for _call in range(14):  # 121 of 10 a call are one round
-                assert services.run_redrives(steps=10) == 10
-            good.refresh_from_db()
-            assert good.state == "finished"
+        found = services.dead_causes(group_id=group)
+        assert [(c.cause, c.messages) for c in found.items] == [("Order # failed in region #", 50_000)]
+        sql("ANALYZE mq_exception")
+        call = "EXPLAIN (FORMAT TEXT) SELECT * FROM mq_dead_causes(%s, 50000)"
+        with connection.cursor() as cursor:
+            cursor.execute(call, (group,))
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+        assert "mq_exception_dead" in plan
+        assert "mq_message" not in plan
+        monkeypatch.setattr("messages.querysets.CAUSES_OF", 49_999)
+        assert not services.dead_causes(group_id=group).complete
     finally:
-        Redrive.objects.filter(pk__in=failing).update(state="finished")
-    assert counts(group) == {"later": 1}
+        sql("DELETE FROM mq_exception WHERE group_id = %s", group)
 
 
-def test_it_refuses_to_redrive_for_a_retired_group_and_begins_nothing():
+def test_purged_ones_become_failed_with_the_reason_and_the_counts_stay_exact():
+    one, other = new_id(), new_id()
+    group = new_group(one, other)
+    a, b = bury(one, group, *"ab", reason="no stock")
+    (c,) = bury(other, group, "c", reason="no price")
+    done = drive(services.start_purge(group_id=group, only=DeadFilter(topic_id=one), reason="test orders"))
+    assert (done.state, done.done, done.kind) == ("succeeded", 2, "messages.purge")
+    assert counts(group) == {"dead": 1, "failed": 2}
+    assert {(status(i, group).status, status(i, group).last_error) for i in (a, b)} == {("failed", "no stock; purged: test orders")}
+    assert [x.id for x in services.dead_letters(group_id=group).items] == [c]
+    again = drive(services.start_purge(group_id=group, ids=[a, c], reason="all of it"))
+    assert (again.state, again.done, again.failed) == ("partial", 1, 1)
+    assert [i.code for i in again.items.filter(state="failed")] == ["not_dead"]
+    assert counts(group) == {"failed": 3}
+    assert pull(group).messages == []
+
+
+def test_a_killed_chunk_of_a_purge_changes_nothing():
     topic = new_id()
     group = new_group(topic)
-    ids = bury(topic, group, "a")
-    builtin.retire_group(group_id=group)
-    for what in ({"ids": ids}, {"only": DeadFilter()}):
-        with pytest.raises(Problem) as refused:
-            services.start_redrive(group_id=group, **what)
-        assert (refused.value.code, refused.value.status) == ("group_retired", 409)
-    assert not Redrive.objects.filter(group_id=group).exists()
-    assert counts(group) == {"dead": 1}
+    bury(topic, group, *"abc")
+    started = services.start_purge(group_id=group, only=DeadFilter(), reason="old")
+    with pytest.raises(RuntimeError), transaction.atomic():  # noqa: PT012
+        driving.take_on(started.pk)
+        raise RuntimeError  # the worker is killed before its commit
+    assert counts(group) == {"dead": 3}
+    assert drive(started).done == 3
+    assert counts(group) == {"failed": 3}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"only": DeadFilter(), "reason": " "}, "reason_required"),
+        ({"reason": "x"}, "invalid_redrive"),
+        ({"reason": "x", "ids": [0]}, "invalid_redrive"),
+    ],
+    ids=str,
+)
+def test_it_refuses_a_purge_that_makes_no_sense(fields, code):
+    group = new_group(new_id())
+    with pytest.raises(Problem) as refused:
+        services.start_purge(group_id=group, **fields)
+    assert refused.value.code == code
+
+
+def test_an_unknown_group_is_not_purged():
+    with pytest.raises(Problem) as refused:
+        services.start_purge(group_id=new_id(), only=DeadFilter(), reason="x")
+    assert refused.value.code == "not_found"
+
+
+def exported(group, form="jsonl", bodies=None, **only):
+    return b"".join(services.export_dead(group_id=group, only=DeadFilter(**only), form=form, bodies=bodies)).decode()
+
+
+def test_an_export_has_all_that_match_newest_first(monkeypatch):
+    monkeypatch.setattr("messages.exporting.PAGE", 2)
+    monkeypatch.setattr("messages.exporting.BYTES", 3)
+    topic, other = new_id(), new_id()
+    group = new_group(topic, other)
+    fields = {"key": "=1+1", "tag": "paid", "sharding_key": "s", "headers": {"h": "ü"}}
+    ids = [a.id for a in services.send(topic_id=topic, messages=[NewMessage(b, **fields) for b in (b"one", b"\xff\x00", b"")])]
+    settle(group, pull(group), "dead", error='said "no",\nthen left')
+    hidden = bury(other, group, "secret", reason="x")
+    lines = [json.loads(line) for line in exported(group, bodies=[topic]).splitlines()]
+    assert [line["id"] for line in lines] == hidden + ids[::-1]
+    assert "body" not in lines[0]
+    assert "body_base64" not in lines[0]
+    assert [line.get("body", line.get("body_base64")) for line in lines[1:]] == ["", "/wA=", "one"]
+    assert {name: lines[3][name] for name in ("key", "tag", "sharding_key", "headers", "reason", "body_bytes", "attempts")} == {
+        "key": "=1+1", "tag": "paid", "sharding_key": "s", "headers": {"h": "ü"}, "reason": 'said "no",\nthen left', "body_bytes": 3,
+        "attempts": 1,
+    }  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(exported(group, "csv", bodies=[topic], topic_id=topic).lstrip("\ufeff"))))
+    assert [(row["id"], row["key"], row["body"], row["body_base64"]) for row in rows] == [
+        (str(ids[2]), "'=1+1", "", ""), (str(ids[1]), "'=1+1", "", "/wA="), (str(ids[0]), "'=1+1", "one", ""),
+    ]  # fmt: skip
+    assert "secret" not in exported(group, "csv", bodies=[])
+    assert "body_base64" not in exported(group, "csv", bodies=[])
+
+
+def test_while_a_slow_client_reads_neither_a_transaction_nor_a_connection_is_open(monkeypatch):
+    monkeypatch.setattr("messages.exporting.PAGE", 1)
+    topic = new_id()
+    group = new_group(topic)
+    early = bury(topic, group, *"abc")
+    lines = services.export_dead(group_id=group, only=DeadFilter(), form="jsonl", bodies=None)
+    assert json.loads(next(lines))["id"] == early[2]
+    assert connection.connection is None
+    bury(topic, group, "late")
+    services.start_purge(group_id=group, ids=early[:1], reason="meanwhile")
+    drive(Operation.objects.latest("pk"))
+    assert [json.loads(line)["id"] for line in lines] == [early[1]]

@@ -10,7 +10,7 @@ import pytest
 from clusters.drivers import builtin
 from core.errors import Problem
 from messages import services
-from messages.types import NewMessage
+from messages.types import DelayedFilter, NewMessage
 from tests.store_world import Threads, bodies, new_group, new_id, pull, send, session, settle, sql, status, until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -73,16 +73,16 @@ def test_they_are_listed_by_time_and_topic_in_pages():
     topic, other = new_id(), new_id()
     ids = [delay(topic, str(i), 3600 + i) for i in range(5)]
     delay(other, "other", 3600)
-    page = services.delayed_messages(topic_id=topic, limit=2)
+    page = services.delayed_messages(only=DelayedFilter(topic_id=topic), limit=2)
     assert [m.id for m in page.items] == ids[:2]
     assert page.items[0].body == b""
     assert page.items[0].body_bytes == 1
-    second = services.delayed_messages(topic_id=topic, limit=2, cursor=page.next)
-    third = services.delayed_messages(topic_id=topic, limit=2, cursor=second.next)
+    second = services.delayed_messages(only=DelayedFilter(topic_id=topic), limit=2, cursor=page.next)
+    third = services.delayed_messages(only=DelayedFilter(topic_id=topic), limit=2, cursor=second.next)
     assert [m.id for m in second.items + third.items] == ids[2:]
     assert third.next is None
     at = services.message(message_id=ids[2]).deliver_at
-    assert [m.id for m in services.delayed_messages(topic_id=topic, due_from=at, due_to=at).items] == [ids[2]]
+    assert [m.id for m in services.delayed_messages(only=DelayedFilter(topic_id=topic, due_from=at, due_to=at)).items] == [ids[2]]
     for cursor in ("x", "2026-01-01_1", "2026-01-01T00:00:00+00:00_x"):
         with pytest.raises(Problem) as refused:
             services.delayed_messages(cursor=cursor)

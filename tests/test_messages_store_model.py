@@ -10,7 +10,7 @@ from clusters.drivers import builtin
 from core import tags as tag_expressions
 from messages import services
 from messages.types import DeadFilter, NewMessage, Outcome
-from tests.store_world import counts, expire_now, new_group, new_id, pull, sql
+from tests.store_world import counts, expire_now, new_group, new_id, pull, redrive, sql
 
 pytestmark = pytest.mark.usefixtures("store")
 MAX_ATTEMPTS = 2
@@ -156,9 +156,7 @@ class World:
                     g.alone.add(i)
             g.leases = {}
         elif name == "redrive":
-            redrive = services.start_redrive(group_id=g.id, only=DeadFilter())
-            while services.redrive_step(redrive_id=redrive.pk, limit=2):
-                pass
+            redrive(g.id, only=DeadFilter())
             for i, s in g.status.items():
                 if s == "dead" and g.active[self.messages[i][0]]:
                     g.status[i], g.attempts[i] = "later", 0

@@ -10,7 +10,7 @@ from core.errors import Problem
 from messages import services
 from messages.storekeeper import retain
 from messages.types import DeadFilter, Outcome
-from tests.store_world import Threads, bodies, counts, expire_now, new_group, new_id, pull, send, session, settle, sql
+from tests.store_world import Threads, bodies, counts, expire_now, new_group, new_id, pull, redrive, send, session, settle, sql
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -125,8 +125,7 @@ def test_what_one_group_still_needs_is_kept_and_said(past, status):
     n = 1 if status in {"later", "dead"} else 3
     assert kept == [("mq_message_past2021", slow, topic, {"waiting": "W", "processing": "P", "later": "L", "dead": "D"}[status], n)]
     if status == "dead":  # a dead letter is needed until it is redriven
-        redrive = services.start_redrive(group_id=slow, only=DeadFilter())
-        services.redrive_step(redrive_id=redrive.pk)
+        redrive(slow, only=DeadFilter())
         assert past.drop_all() == past.names
     builtin.retire_group(group_id=slow)
     if status == "processing":  # what is in a worker's hands may still be settled

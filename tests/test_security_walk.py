@@ -29,7 +29,7 @@ from consumers import shadow as shadows
 from core.approvals.models import Request
 from core.scope import Reach
 from messages import services as store
-from messages.models import CheckBack, Redrive
+from messages.models import CheckBack
 from messages.types import NewMessage
 from registry import clients
 from registry.models import Instance, Publication
@@ -115,7 +115,7 @@ def things(made, word, owner):
     return SimpleNamespace(
         application=application, topic=own_topic, group=own_group, shadow=shadow, instance=online, message=sent.id,
         half=half.id, callback=callback, client=client,
-        request=Request.objects.filter(target=f"{word}_pending").first(), redrive=Redrive.objects.create(group_id=own_group.pk),
+        request=Request.objects.filter(target=f"{word}_pending").first(),
         publication=Publication.objects.get(path=own_topic.zookeeper_path), owner=owner,
         token=ApiToken.issue(user=owner, name=f"{word}-token", expires_at=timezone.now() + timezone.timedelta(hours=1))[0],
         key=credentials.make_key(actor=people.alice, application=application, name=f"{word}-key")[0],
@@ -125,7 +125,7 @@ def things(made, word, owner):
 def arguments(name, route, team):
     """The values that the route's parameters get for a team's things."""
     things_of = {
-        r"topic": team.topic.name, r"group|push|consumer|consumption|dead-letters|redrives?|pull|acks|next": team.group.name,
+        r"topic": team.topic.name, r"group|push|consumer|consumption|dead-letters|redrives|purges|pull|acks|next": team.group.name,
         r"cluster": "builtin",
     }  # fmt: skip
     if "applications/" in route:
@@ -150,7 +150,7 @@ def arguments(name, route, team):
         object_id = group_of(roles.OPERATOR).pk
     return {
         "name": named.replace("%", "%25"), "pk": pk, "number": pk, "message_id": team.message,
-        "half_id": team.half, "redrive": team.redrive.pk,
+        "half_id": team.half,
         "key_id": team.key.key_id, "client": team.client,
         "object_id": object_id, "id": object_id if "accounts/user" in route else "00000000-0000-4000-8000-000000000000",
         "uid": "00000000-0000-4000-8000-000000000000", "ref": "0" * 32, "page": "topics_list", "resource": "topics",

@@ -9,7 +9,7 @@ from clusters.services import ensure_builtin
 from core.audit.models import AuditEntry
 from core.errors import Problem
 from messages import services as store
-from messages.types import NewMessage
+from messages.types import DelayedFilter, NewMessage
 from registry.models import RegistrarHeartbeat
 from topics import services
 
@@ -44,7 +44,7 @@ def page(name, *args):
 
 
 def waiting(topic):
-    return len(store.delayed_messages(topic_id=topic.pk).items)
+    return len(store.delayed_messages(only=DelayedFilter(topic_id=topic.pk)).items)
 
 
 def test_it_is_refused_while_delayed_messages_wait_and_cancels_them_when_told_to(topic, delayed, admin_person):
@@ -66,7 +66,7 @@ def test_delayed_messages_of_other_topics_stay(topic, delayed, admin_person):
     other = topic.pk + 10**9
     store.send(topic_id=other, messages=[NewMessage(b"x", deliver_at=datetime.now(UTC) + timedelta(hours=1))])
     services.retire(actor=admin_person, topic=topic, reason="not needed", cancel_delayed=True)
-    assert len(store.delayed_messages(topic_id=other).items) == 1
+    assert len(store.delayed_messages(only=DelayedFilter(topic_id=other)).items) == 1
 
 
 def test_over_rest_it_is_said_and_confirmed(api2, topic, delayed):

@@ -59,6 +59,7 @@ def change_filter(*, group_id: int, topic_id: int, tag_expression: str) -> None:
 def unsubscribe(*, group_id: int, topic_id: int) -> None:
     """End the subscription: waiting messages are skipped, retries given up (failed), leases may still be settled."""
     _call("SELECT mq_unsubscribe(%s, %s)", group_id, topic_id)
+    _call("SELECT mq_unsubscribe(group_id, topic_id) FROM mq_private WHERE group_id = %s AND of_topic_id = %s", group_id, topic_id)
 
 
 def retire_group(*, group_id: int) -> None:
@@ -68,7 +69,9 @@ def retire_group(*, group_id: int) -> None:
 
 def retire_topic(*, topic_id: int) -> int:
     """Close the topic: unsubscribe every group, cancel its delayed messages, stop counting it. Returns how many were cancelled."""
-    return int(_call("SELECT mq_topic_retire(%s)", topic_id)[0])
+    cancelled = int(_call("SELECT mq_topic_retire(%s)", topic_id)[0])
+    _call("SELECT mq_unsubscribe(group_id, topic_id) FROM mq_private WHERE of_topic_id = %s ORDER BY group_id", topic_id)
+    return cancelled
 
 
 def backlog(*, topic_id: int) -> Backlog:

@@ -102,7 +102,7 @@ def live(request: HttpRequest, operation: Operation) -> dict[str, Any]:
     total = operation.total
     return {
         "operation": operation,
-        "steps": list(operation.steps.all()),
+        "steps": [step for step in operation.steps.all() if step.total],  # a part of which there is nothing was left out
         "actions": actions(request, operation),
         "percent": round(100 * (operation.done + operation.failed) / total, 1) if total else 100.0 * bool(operation.finished_at),
         "good": round(100 * operation.done / total, 2) if total else 0,

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -40,6 +41,8 @@ ATTEMPTS = 3  # an item that fails the database or its worker so often, alone, i
 DEATHS = 10  # chunks begun in a row of which none was committed: workers die in it (few enough drive at once, see BUDGET)
 BACKOFF = 0.5, 30.0  # seconds: the first pause after the database has failed a chunk, and the longest
 MARK = 10.0  # seconds between two marks of the rate
+PACE = 0.5  # seconds of items that a chunk of a kind with a pace has
+CREDIT = 2.0  # seconds that such an operation may catch up on when nobody came in time
 
 # As long as a chunk is in flight, nobody else holds this lock alone; see services.
 _SHARE = "SELECT pg_try_advisory_xact_lock_shared(%s, %s)"
@@ -67,7 +70,10 @@ UPDATE operations_operation
        careful = CASE WHEN begun >= %(deaths)s AND careful = 0 THEN %(chunk)s ELSE careful END,
        mark_at = COALESCE(mark_at, clock_timestamp()), before_at = COALESCE(before_at, clock_timestamp()),
        mark_settled = CASE WHEN mark_at IS NULL THEN done + failed + skipped ELSE mark_settled END,
-       before_settled = CASE WHEN before_at IS NULL THEN done + failed + skipped ELSE before_settled END
+       before_settled = CASE WHEN before_at IS NULL THEN done + failed + skipped ELSE before_settled END,
+       -- with a pace: the turn of the next chunk, whoever does it; set before the work, so that nobody else begins one meanwhile
+       not_before = CASE WHEN %(lasts)s::float8 IS NULL THEN not_before ELSE %(lasts)s::float8 * interval '1 second'
+         + GREATEST(COALESCE(not_before, clock_timestamp()), clock_timestamp() - %(credit)s * interval '1 second') END
  WHERE id = %(id)s AND state IN ('queued', 'running') AND wanted = '' AND (not_before IS NULL OR not_before <= clock_timestamp())
 RETURNING careful
 """
@@ -86,7 +92,7 @@ UPDATE operations_operationstep SET done = done + %(done)s, failed = failed + %(
 _SETTLE = """
 UPDATE operations_operation
    SET done = done + %(done)s, failed = failed + %(failed)s, heartbeat_at = clock_timestamp(), begun = 0,
-       stumbles = 0, not_before = NULL, careful = GREATEST(careful - %(one_by_one)s, 0),
+       stumbles = 0, not_before = CASE WHEN %(paced)s THEN not_before END, careful = GREATEST(careful - %(one_by_one)s, 0),
        before_at = CASE WHEN turn THEN mark_at ELSE before_at END,
        before_settled = CASE WHEN turn THEN mark_settled ELSE before_settled END,
        mark_at = CASE WHEN turn THEN clock_timestamp() ELSE mark_at END,
@@ -124,9 +130,7 @@ def take_on(operation_id: int) -> bool:
         with transaction.atomic():
             services.settle_wish(operation_id)
         begun = _begin(operation_id)
-        if begun is None:
-            return False
-        return _chunk(operation_id, careful=begun)
+        return begun is not None and _chunk(operation_id, begun)
     except (OperationalError, InterfaceError):
         if connection.in_atomic_block or not connection.is_usable():
             raise  # the connection is gone: the task ends, and the next one gets another
@@ -135,20 +139,32 @@ def take_on(operation_id: int) -> bool:
         return False
 
 
-def _begin(operation_id: int) -> int | None:
-    """Say that we are at it; returns how many items are to be taken one by one, None when there is nothing to do now."""
-    kind = kinds.get(Operation.objects.values_list("kind", flat=True).get(pk=operation_id))
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A chunk that we may do: of so many items, or of one, as long as `careful` are to be taken one by one."""
+
+    careful: int
+    limit: int
+    paced: bool
+
+
+def _begin(operation_id: int) -> _Begun | None:
+    """Say that we are at it; None when there is nothing to do now."""
+    name, given = Operation.objects.values_list("kind", "params").get(pk=operation_id)
+    kind = kinds.get(name)
     if kind is None:
         return None
-    params: dict[str, Any] = {"id": operation_id, "worker": worker_name(), "deaths": DEATHS, "chunk": kind.chunk}
+    pace = kind.pace(given) if kind.pace else None
+    limit = kind.chunk if pace is None else max(1, min(kind.chunk, int(pace * PACE)))
+    params: dict[str, Any] = {"id": operation_id, "worker": worker_name(), "deaths": DEATHS, "chunk": kind.chunk, "credit": CREDIT}
     with connection.cursor() as cursor:
-        cursor.execute(_BEGIN, params)
+        cursor.execute(_BEGIN, {**params, "lasts": None if pace is None else limit / pace})
         row = cursor.fetchone()
-    return None if row is None else int(row[0])
+    return None if row is None else _Begun(int(row[0]), limit, pace is not None)
 
 
-def _chunk(operation_id: int, *, careful: int) -> bool:
-    one_by_one, alone = careful > 0, None
+def _chunk(operation_id: int, begun: _Begun) -> bool:
+    one_by_one, alone = begun.careful > 0, None
     if one_by_one:
         alone, given_up = _attempt(operation_id)
         if given_up:
@@ -163,24 +179,47 @@ def _chunk(operation_id: int, *, careful: int) -> bool:
         if operation.state != State.RUNNING or operation.wanted or kind is None:
             return False
         refusal = None if services.starter_may(kind, operation) else services.starter_not_allowed(operation)
+        if refusal is None and kind.guard is not None:
+            refusal = _said_by(kind, operation, between=False)
+            if isinstance(refusal, kinds.Wait):
+                return _wait(operation_id, refusal)
         rows: list[Any] = []
         if refusal is None:
             with connection.cursor() as cursor:
                 if one_by_one:
                     cursor.execute(_CLAIM_ONE, (operation_id, operation.step, alone))
                 else:
-                    cursor.execute(_CLAIM, (operation_id, operation.step, kind.chunk))
+                    cursor.execute(_CLAIM, (operation_id, operation.step, begun.limit))
                 rows = cursor.fetchall()
         if rows:
-            _perform(kind, operation, rows, one_by_one=one_by_one)
+            _perform(kind, operation, rows, one_by_one=one_by_one, paced=begun.paced)
             return True
     return _hold(operation_id, refusal) if refusal else _next_step(operation_id)
 
 
-def _perform(kind: kinds.Kind, operation: Operation, rows: Sequence[Any], *, one_by_one: bool) -> None:
+def _said_by(kind: kinds.Kind, operation: Operation, *, between: bool) -> Any:
+    """What the kind's guard says, in the language of who started it."""
+    with override(operation.language or None):
+        return kind.guard(operation, between) if kind.guard else None
+
+
+def _wait(operation_id: int, why: kinds.Wait) -> bool:
+    """Ask again later; nothing has failed."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE operations_operation SET not_before = clock_timestamp() + %s * interval '1 second', begun = 0,"
+            " error_code = 'waiting', error = %s WHERE id = %s AND state = 'running'",
+            (why.seconds, why.detail, operation_id),
+        )
+    return False
+
+
+def _perform(kind: kinds.Kind, operation: Operation, rows: Sequence[Any], *, one_by_one: bool, paced: bool) -> None:
     """Do the claimed items and write down what became of each."""
     step = kind.step(operation.step).name
-    items = [kinds.Item(index=index, key=key, input=_loaded(given), step=step) for _id, index, key, given in rows]
+    items = [
+        kinds.Item(index=index, key=key, input=_loaded(given), step=step, operation_id=operation.pk) for _id, index, key, given in rows
+    ]
     with in_the_name_of(operation) as starter:
         results = _together(kind, starter, items, operation.params) if len(items) > 1 else None
         if results is None:
@@ -193,7 +232,7 @@ def _perform(kind: kinds.Kind, operation: Operation, rows: Sequence[Any], *, one
     with connection.cursor() as cursor:
         cursor.execute(_SETTLE_ITEMS, ([row[0] for row in settled], codes, details))
         cursor.execute(_SETTLE_STEP, counts)
-        cursor.execute(_SETTLE, {**counts, "one_by_one": len(results) if one_by_one else 0, "mark": MARK})
+        cursor.execute(_SETTLE, {**counts, "one_by_one": len(results) if one_by_one else 0, "mark": MARK, "paced": paced})
 
 
 def _together(kind: kinds.Kind, starter: User | None, items: Sequence[kinds.Item], params: Any) -> list[Problem | None] | None:
@@ -203,7 +242,7 @@ def _together(kind: kinds.Kind, starter: User | None, items: Sequence[kinds.Item
     try:
         with transaction.atomic():
             results = list(kind.perform_many(starter, items, params))
-            if len(results) != len(items):
+            if not 0 < len(results) <= len(items):
                 raise ValueError(f"{kind.name} answered for {len(results)} of {len(items)} items")  # noqa: TRY301 - undoes what it did
     except (OperationalError, InterfaceError):
         raise
@@ -277,20 +316,23 @@ def _attempt(operation_id: int) -> tuple[int | None, bool]:
         counts = {"done": 0, "failed": 1, "id": operation_id, "step": row[1]}
         cursor.execute(_SETTLE_ITEMS, ([row[0]], ["worker_lost"], [detail]))
         cursor.execute(_SETTLE_STEP, counts)
-        cursor.execute(_SETTLE, {**counts, "one_by_one": 1, "mark": MARK})
+        cursor.execute(_SETTLE, {**counts, "one_by_one": 1, "mark": MARK, "paced": False})
     return row[0], True
 
 
 def _hold(operation_id: int, refusal: Problem) -> bool:
-    """Pause it: whoever started it may not do this any more, and nobody else's name is used instead."""
+    """Pause it: whoever started it may not do this any more, and nobody else's name is used instead; or its guard says so."""
     with transaction.atomic():
-        if not services.try_alone(operation_id):
-            return False
-        held = {"state": State.PAUSED, "error_code": refusal.code, "error": str(refusal)}
-        if Operation.objects.filter(pk=operation_id, state=State.RUNNING).update(**held):
-            log.warning("operation_held", operation=operation_id, code=refusal.code)
-            uid = Operation.objects.values_list("uid", flat=True).get(pk=operation_id)
-            record(actor=None, action="pause", kind="operation", name=str(uid), reason=str(refusal))
+        return services.try_alone(operation_id) and _stop(operation_id, refusal)
+
+
+def _stop(operation_id: int, refusal: Problem) -> bool:
+    """Pause it for this reason, with the operation to oneself."""
+    held = {"state": State.PAUSED, "error_code": refusal.code, "error": str(refusal)}
+    if Operation.objects.filter(pk=operation_id, state=State.RUNNING).update(**held):
+        log.warning("operation_held", operation=operation_id, code=refusal.code)
+        uid = Operation.objects.values_list("uid", flat=True).get(pk=operation_id)
+        record(actor=None, action="pause", kind="operation", name=str(uid), reason=str(refusal))
     return True
 
 
@@ -305,6 +347,13 @@ def _next_step(operation_id: int) -> bool:
         steps = list(OperationStep.objects.filter(operation=operation))
         here = next((step for step in steps if step.number == operation.step), None)
         kind = kinds.get(operation.kind)
+        more = any(step.number > operation.step for step in steps)
+        if more and kind is not None and kind.guard is not None:
+            said = _said_by(kind, operation, between=True)
+            if isinstance(said, kinds.Wait):
+                return _wait(operation_id, said)
+            if said is not None:
+                return _stop(operation_id, said)
         now = Now()
         OperationStep.objects.filter(operation=operation, number=operation.step).update(
             finished_at=now, started_at=Coalesce("started_at", now)
@@ -315,10 +364,12 @@ def _next_step(operation_id: int) -> bool:
             detail = _("The step “{step}” before it has failed.").format(step=step)
             services.skip_rest(operation, code="step_failed", detail=detail)
             operation.refresh_from_db()
-        elif any(step.number > operation.step for step in steps):
-            Operation.objects.filter(pk=operation.pk).update(step=operation.step + 1)
+        elif more:
+            Operation.objects.filter(pk=operation.pk).update(step=operation.step + 1, not_before=None, error="", error_code="")
             return True
-        Operation.objects.filter(pk=operation.pk).update(state=_outcome(operation, stuck=stuck), finished_at=now)
+        Operation.objects.filter(pk=operation.pk).update(
+            state=_outcome(operation, stuck=stuck), finished_at=now, not_before=None, error="", error_code=""
+        )
     return True
 
 

@@ -21,6 +21,7 @@ from core.errors import Problem
 
 if TYPE_CHECKING:
     from accounts.models import User
+    from core.operations.models import Operation
 
 Params = Mapping[str, Any]
 
@@ -33,6 +34,7 @@ class Item:
     key: str
     input: Mapping[str, Any]
     step: str
+    operation_id: int = 0
 
 
 Perform = Callable[["User | None", Item, Params], None]
@@ -49,12 +51,24 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """What a guard answers when the time has not come: why, for people; it is asked again after `seconds`."""
+
+    detail: str
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of operation.
 
     `permission` is what the person who starts it needs, now and at each chunk; empty for none. `perform_many` does all items of a
-    chunk with few statements and answers for each, None for done; when it raises, nothing of it stays and `perform` is asked for each.
-    `chunk` is the number of items per transaction.
+    chunk with few statements and answers for each, None for done, or only for the first of them when it has had enough; when it raises,
+    nothing of it stays and `perform` is asked for each. `chunk` is the number of items per transaction.
+
+    `pace` tells from the parameters how many items are done per second at most; None: as fast as it goes. `guard(operation, between)`
+    looks whether the operation may go on, before each chunk and, with `between`, before the next step begins: None for yes, `Wait`, or a
+    Problem that pauses it; when a person resumes it all the same, `resumed` is told in the same transaction.
     """
 
     name: str
@@ -64,6 +78,9 @@ class Kind:
     perform_many: PerformMany | None = None
     steps: Sequence[Step] = (Step("items", _("Items")),)
     chunk: int = 200
+    pace: Callable[[Params], float | None] | None = None
+    guard: Callable[[Operation, bool], Problem | Wait | None] | None = None
+    resumed: Callable[[Operation], None] | None = None
 
     def step(self, number: int) -> Step:
         """The step of this number; one that this version does not know has only its number."""

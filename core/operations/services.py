@@ -113,6 +113,8 @@ def resume(*, actor: User | None, operation: Operation, reason: str = "") -> Ope
         )
         if won != 1:
             raise wrong_state(operation, "resume", (State.PAUSED,))
+        if known is not None and known.resumed is not None:
+            known.resumed(operation)
         record(actor=actor, action="resume", kind="operation", name=str(operation.uid), reason=reason)
         transaction.on_commit(wake, robust=True)
     operation.refresh_from_db()

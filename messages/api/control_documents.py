@@ -1,12 +1,13 @@
 """How messages, delayed messages, dead letters and redrives are written, for people and their tools."""
 
-from typing import Any
+from typing import Any, Literal
 
 from rest_framework import serializers
 
-from messages import pushing
+from messages import pushing, tracing
 from messages.api import documents, wire
-from messages.models import Redrive, RedriveItem
+from messages.models import Redrive
+from messages.names import topic_name
 from messages.types import StoredMessage
 
 
@@ -22,6 +23,28 @@ class GroupStatusSerializer(serializers.Serializer[Any]):
     pulled_at = serializers.DateTimeField(allow_null=True)
     settled_at = serializers.DateTimeField(allow_null=True)
     lease_until = serializers.DateTimeField(allow_null=True)
+
+
+class TraceEventSerializer(serializers.Serializer[Any]):
+    """What happened to a message, and when; a time that is still to come stands with `due` and `retry`."""
+
+    at = serializers.DateTimeField()
+    event = serializers.ChoiceField(tracing.WORDS)
+    group = serializers.CharField(allow_null=True)
+    consumer = serializers.CharField(allow_null=True)
+    attempt = serializers.IntegerField(allow_null=True, help_text="Which try; those between the first and the last failure are not kept.")
+    detail = serializers.CharField(allow_null=True, help_text="The error, or the time to which it was moved.")
+    by = serializers.CharField(allow_null=True, help_text="The person who did it.")
+    message = serializers.IntegerField(allow_null=True, help_text="The new message of a redrive, or the one that this one came from.")
+    topic = serializers.CharField(allow_null=True)
+    operation = serializers.UUIDField(allow_null=True)
+
+
+class TraceSerializer(serializers.Serializer[Any]):
+    """The life of a message, oldest first."""
+
+    results = TraceEventSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="Always null: there is one page.")
 
 
 class FoundSerializer(serializers.Serializer[Any]):
@@ -106,6 +129,45 @@ class DelayedPageSerializer(serializers.Serializer[Any]):
     next = serializers.URLField(allow_null=True)
 
 
+class DueInHourSerializer(serializers.Serializer[Any]):
+    """How many messages are due within an hour."""
+
+    hour = serializers.DateTimeField(help_text="When the hour begins.")
+    messages = serializers.IntegerField()
+
+
+class DueInHoursSerializer(serializers.Serializer[Any]):
+    """Hour by hour, those without any included."""
+
+    results = DueInHourSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="Always null: there is one page.")
+
+
+class DelayedFilterSerializer(serializers.Serializer[Any]):
+    """Which delayed messages; what is not given matches all."""
+
+    topic = serializers.CharField(required=False, max_length=140)
+    key = serializers.CharField(required=False, max_length=255)
+    tag = serializers.CharField(required=False, max_length=120)
+    due_from = serializers.CharField(required=False, help_text="RFC 3339; bounds the delivery time.")
+    due_to = serializers.CharField(required=False, help_text="RFC 3339; bounds the delivery time.")
+
+
+class ManyDelayedSerializer(serializers.Serializer[Any]):
+    """All that match the filter now, of the topics within one's reach; what is sent later is not taken."""
+
+    all = serializers.BooleanField(help_text="true: so that an empty body does not mean everything.")
+    filter = DelayedFilterSerializer(required=False)
+    reason = serializers.CharField(required=False, max_length=2000, allow_blank=True, default="", help_text="Kept in the audit.")
+
+
+class ManyRescheduledSerializer(ManyDelayedSerializer):
+    """And the time, the same for all: `deliver_at`, or `delay_ms` from now; 0 delivers them now."""
+
+    deliver_at = serializers.DateTimeField(required=False)
+    delay_ms = serializers.IntegerField(required=False, min_value=0)
+
+
 class RescheduleSerializer(serializers.Serializer[Any]):
     """Another time: `deliver_at` or `delay_ms` from now, 0 for at once."""
 
@@ -138,6 +200,29 @@ class DeadLetterPageSerializer(serializers.Serializer[Any]):
     next = serializers.URLField(allow_null=True)
 
 
+class CauseSerializer(serializers.Serializer[Any]):
+    """Dead letters whose reasons are the same but for numbers and ids."""
+
+    cause = serializers.CharField(help_text="The reason with # for each number and id; as a filter it finds exactly these.")
+    example = serializers.CharField(help_text="One of their reasons.")
+    messages = serializers.IntegerField()
+    oldest = serializers.DateTimeField(help_text="When the first of them died.")
+    newest = serializers.DateTimeField()
+
+
+class CausesSerializer(serializers.Serializer[Any]):
+    """Why and when: the newest 50,000 dead letters of a group by cause, most frequent first, at most 100 causes."""
+
+    results = CauseSerializer(many=True)
+    causes = serializers.IntegerField(help_text="How many causes there are.")
+    looked_at = serializers.IntegerField()
+    complete = serializers.BooleanField(help_text="All dead letters of the group were looked at.")
+    in_hour = serializers.IntegerField(help_text="How many have died within the last hour.")
+    in_day = serializers.IntegerField()
+    in_week = serializers.IntegerField()
+    oldest = serializers.DateTimeField(allow_null=True)
+
+
 class DeadFilterSerializer(serializers.Serializer[Any]):
     """Which dead letters; what is not given matches all."""
 
@@ -145,11 +230,12 @@ class DeadFilterSerializer(serializers.Serializer[Any]):
     key = serializers.CharField(required=False, max_length=255)
     tag = serializers.CharField(required=False, max_length=120)
     reason_contains = serializers.CharField(required=False, max_length=500)
+    cause = serializers.CharField(required=False, max_length=300, help_text="One of dead-letters/causes.")
     after = serializers.CharField(required=False, help_text="RFC 3339; bounds the last failure.")
     before = serializers.CharField(required=False, help_text="RFC 3339; bounds the last failure.")
 
 
-class NewRedriveSerializer(serializers.Serializer[Any]):
+class SelectionSerializer(serializers.Serializer[Any]):
     """Either `ids`, or `all` with an optional filter: those that match now are taken, later ones are not."""
 
     ids = serializers.ListField(child=serializers.IntegerField(min_value=1, max_value=2**63 - 1), required=False)
@@ -158,56 +244,75 @@ class NewRedriveSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="", help_text="Kept in the audit.")
 
 
-class RedriveItemSerializer(serializers.ModelSerializer[RedriveItem]):
-    """What became of one message."""
+class NewPurgeSerializer(SelectionSerializer):
+    """Which dead letters are to be failed for good, and the confirmation."""
 
-    id = serializers.IntegerField(source="message_id")
-    detail = serializers.CharField(source="get_reason_display", help_text="The reason for people.")
+    reason = serializers.CharField(max_length=500, help_text="Why nobody needs them; kept in the audit and with each message.")
+    confirm = serializers.CharField(max_length=140, help_text="The name of the group.")
 
-    class Meta:
-        model = RedriveItem
-        fields = ["id", "state", "reason", "detail", "done_at"]
+
+class NewRedriveSerializer(SelectionSerializer):
+    """Which dead letters, where to, and how carefully."""
+
+    to = serializers.ChoiceField(
+        ["group", "topic"],
+        default="group",
+        help_text="group: again to this group alone, its tries start from one. topic: as new messages, to all groups of the topic.",
+    )
+    topic = serializers.CharField(required=False, max_length=140, help_text="Another topic than each message's own, with to=topic.")
+    rate = serializers.FloatField(required=False, help_text="Messages per second at most, 0.1 to 10,000.")
+    canary = serializers.IntegerField(
+        required=False, default=0, help_text="So many go first; the others follow only when all of these have succeeded. At most 1,000."
+    )
+    stop_at = serializers.FloatField(
+        required=False, help_text="The share of failures among those tried again, above 0 to 1, at which the operation pauses."
+    )
+
+
+class EditedRedriveSerializer(serializers.Serializer[Any]):
+    """A dead letter as it is to go on; what is not given stays as it was."""
+
+    to = serializers.ChoiceField(
+        ["group", "topic"], default="group", help_text="group: to this group alone. topic: to all groups of the topic."
+    )
+    topic = serializers.CharField(required=False, max_length=140, help_text="Another topic than the message's own, with to=topic.")
+    body = serializers.CharField(required=False, trim_whitespace=False, allow_blank=True, help_text="Text, at most 1 MiB in UTF-8.")
+    body_base64 = serializers.CharField(required=False, allow_blank=True, help_text="Instead of body: bytes.")
+    key = serializers.CharField(required=False, allow_null=True, max_length=255)
+    tag = serializers.CharField(required=False, allow_blank=True, max_length=120)
+    sharding_key = serializers.CharField(required=False, allow_null=True, max_length=255)
+    headers = serializers.DictField(child=serializers.CharField(), required=False)
+    reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="", help_text="Kept in the audit.")
 
 
 class RedriveSerializer(serializers.ModelSerializer[Redrive]):
-    """A job that brings dead letters back to their group."""
+    """A dead letter that was redriven, and where it went."""
 
-    group = serializers.SerializerMethodField()
-    started_by = serializers.CharField(source="actor.username", default=None, allow_null=True)
+    id = serializers.IntegerField()
+    message = serializers.IntegerField(source="message_id")
+    to = serializers.SerializerMethodField()
+    topic = serializers.SerializerMethodField(help_text="Of the new message; null: there is none, the same one went back to the group.")
+    new_message = serializers.IntegerField(source="new_id", allow_null=True)
+    operation = serializers.UUIDField(source="operation.uid", default=None, allow_null=True)
+    by = serializers.CharField(source="actor.username", default=None, allow_null=True)
 
     class Meta:
         model = Redrive
-        fields = ["id", "group", "state", "total", "redriven", "refused", "filter", "reason", "started_by", "created_at", "finished_at"]
+        fields = ["id", "message", "to", "topic", "new_message", "operation", "by", "at"]
 
-    def get_group(self, job: Redrive) -> str:  # noqa: ARG002
-        """The group of the address."""
-        return str(self.context["group"])
+    def get_to(self, row: Redrive) -> Literal["group", "topic"]:
+        """The group itself, or a topic."""
+        return "group" if row.new_topic_id is None or row.new_topic_id < 0 else "topic"
+
+    def get_topic(self, row: Redrive) -> str | None:
+        """By its name."""
+        return None if row.new_topic_id is None else topic_name(row.new_topic_id)
 
 
 class RedrivePageSerializer(serializers.Serializer[Any]):
-    """Redrives, newest first."""
+    """Redriven messages, newest first."""
 
     results = RedriveSerializer(many=True)
-    next = serializers.URLField(allow_null=True)
-
-
-class StartedRedriveSerializer(RedriveSerializer):
-    """A job with the results so far, of the first thousand messages."""
-
-    items = serializers.SerializerMethodField()
-
-    class Meta(RedriveSerializer.Meta):
-        fields = [*RedriveSerializer.Meta.fields, "items"]
-
-    def get_items(self, job: Redrive) -> RedriveItemSerializer:
-        """In the order of the ids."""
-        return RedriveItemSerializer(job.items.order_by("message_id")[:1000], many=True).data  # type: ignore[return-value]
-
-
-class RedriveItemPageSerializer(serializers.Serializer[Any]):
-    """Results by message id."""
-
-    results = RedriveItemSerializer(many=True)
     next = serializers.URLField(allow_null=True)
 
 

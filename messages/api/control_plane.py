@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django.urls import URLPattern, re_path
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,20 +15,28 @@ from rest_framework.utils.urls import remove_query_param, replace_query_param
 
 from core.api.conditional import etag
 from core.api.conventions import View
-from core.api.views import actor
+from core.api.views import actor, validated
 from core.errors import Problem, not_found
+from core.operations.api import OperationSerializer, operation_url
+from core.operations.models import Operation
 from messages import operating, reading, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
     DelayedPageSerializer,
+    DueInHoursSerializer,
     FoundSerializer,
+    ManyDelayedSerializer,
+    ManyRescheduledSerializer,
     MessageSerializer,
     RescheduleSerializer,
     SearchPageSerializer,
+    TraceSerializer,
 )
-from messages.types import Page, StoredMessage
+from messages.types import DelayedFilter, Page, StoredMessage
 
 ID = r"(?P<message_id>[0-9]{1,19})"
+MAX_HOURS = 168
+_DELAYED = frozenset({"topic", "key", "tag", "due_from", "due_to"})
 _RESCHEDULE = frozenset({"deliver_at", "delay_ms", "reason"})
 
 
@@ -143,25 +151,138 @@ class MessageView(View):
         return Response(MessageSerializer(message, context={"groups": groups, "body": with_body}).data)
 
 
+class TraceView(View):
+    """The life of one message."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+    document = TraceSerializer
+
+    @extend_schema(operation_id="trace_message", responses=TraceSerializer)
+    def get(self, request: Request, message_id: str) -> Response:
+        """Sent, delayed, handed out, failed, dead, redriven, succeeded: what the store keeps of it, in the groups that one may see."""
+        events = scope.trace(request.user, scope.message(request.user, int(message_id)))
+        return Response(TraceSerializer({"results": events, "next": None}).data)
+
+
 class DelayedMessagesView(View):
     """Delayed messages."""
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
     document = FoundSerializer
-    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [parameter("topic"), *RANGE, *PAGE]}
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
+        "get": [parameter("topic"), parameter("key"), parameter("tag"), *RANGE, *PAGE]
+    }
 
     @extend_schema(operation_id="list_delayed_messages", responses=DelayedPageSerializer)
     def get(self, request: Request) -> Response:
         """Next due first; `from` and `to` bound the delivery time."""
         query = Query(request)
-        page = services.delayed_messages(
+        only = DelayedFilter(
             topic_id=query.topic_id(),
-            topic_ids=scope.topic_ids(request.user),
+            key=query.text("key"),
+            tag=query.text("tag"),
             due_from=query.moment("from"),
             due_to=query.moment("to"),
-            **query.page(),
         )
+        page = services.delayed_messages(only=only, topic_ids=scope.topic_ids(request.user), **query.page())
         return query.answer(page, FoundSerializer(page.items, many=True).data)
+
+
+class DelayedHoursView(View):
+    """When delayed messages are due."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+    document = DueInHoursSerializer
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
+        "get": [
+            parameter("topic"),
+            parameter("from", "RFC 3339; now if not given", OpenApiTypes.DATETIME),
+            parameter("hours", "1 to 168, 48 if not given", OpenApiTypes.INT),
+        ]
+    }
+
+    @extend_schema(operation_id="count_delayed_messages", responses=DueInHoursSerializer)
+    def get(self, request: Request) -> Response:
+        """How many are due in each hour."""
+        query = Query(request)
+        topic_id = query.topic_id()
+        topics = scope.topic_ids(request.user) if topic_id is None else [topic_id]
+        start, hours = query.moment("from") or datetime.now(UTC), query.number("hours", MAX_HOURS) or 48
+        if not datetime(2000, 1, 1, tzinfo=UTC) <= start <= datetime(2200, 1, 1, tzinfo=UTC):
+            raise wire.invalid("/from", _("Give a time between the years {first} and {last}.").format(first=2000, last=2200))
+        found = services.per_hour(start=start, hours=hours, topic_ids=topics)
+        rows = [{"hour": hour, "messages": number} for hour, number in found]
+        return Response(DueInHoursSerializer({"results": rows, "next": None}).data)
+
+
+def delayed_filter(user: Any, fields: Mapping[str, Any]) -> DelayedFilter:
+    """The filter of a body; what is sent from now on is not meant. Problems: unknown_field, invalid, invalid_time, not_found."""
+    given = wire.typed(fields, "filter", dict) or {}
+    wire.only(given, _DELAYED, "/filter")
+    topic, key, tag, due_from, due_to = (wire.typed(given, name, str, "/filter") for name in ("topic", "key", "tag", "due_from", "due_to"))
+    if any("\x00" in value for value in (key or "", tag or "")):
+        raise wire.invalid("/filter", _("“{name}” has a character that cannot be stored.").format(name="filter"))
+    return DelayedFilter(
+        topic_id=topic_id_of(user, topic) if topic else None,
+        key=key,
+        tag=tag,
+        due_from=wire.moment(due_from, "/filter/due_from") if due_from else None,
+        due_to=wire.moment(due_to, "/filter/due_to") if due_to else None,
+        sent_to=datetime.now(UTC),
+    )
+
+
+class ManyDelayedView(View):
+    """What is done to all delayed messages that match."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"post": "mq_messages.change_delayed"}
+
+    def chosen(self, request: Request, serializer: type[ManyDelayedSerializer]) -> tuple[DelayedFilter, dict[str, Any]]:
+        """The filter and the checked fields. Problem: invalid (not “all”: true)."""
+        fields = json_object(request)
+        checked = validated(serializer, request)
+        if not checked["all"]:
+            raise wire.invalid("/all", _("Give “all”: true."))
+        return delayed_filter(request.user, fields), checked
+
+
+class DelayedCancellationsView(ManyDelayedView):
+    """Cancel many."""
+
+    @extend_schema(
+        operation_id="cancel_delayed_messages",
+        request=ManyDelayedSerializer,
+        responses={202: OpenApiResponse(OperationSerializer, "The operation that does it; Location names it.")},
+    )
+    def post(self, request: Request) -> Response:
+        """Cancel all delayed messages that match: they are gone. A message that is delivered meanwhile says so as its result."""
+        only, checked = self.chosen(request, ManyDelayedSerializer)
+        return started(request, operating.cancel_all_delayed(actor=actor(request), only=only, reason=checked["reason"]))
+
+
+class DelayedReschedulesView(ManyDelayedView):
+    """Deliver many at another time."""
+
+    @extend_schema(
+        operation_id="reschedule_delayed_messages",
+        request=ManyRescheduledSerializer,
+        responses={202: OpenApiResponse(OperationSerializer, "The operation that does it; Location names it.")},
+    )
+    def post(self, request: Request) -> Response:
+        """Deliver all delayed messages that match at another time, or now."""
+        only, checked = self.chosen(request, ManyRescheduledSerializer)
+        fields = json_object(request)
+        if fields.get("deliver_at") is None and fields.get("delay_ms") is None:
+            raise wire.invalid("/deliver_at", _("Give either “deliver_at” or “delay_ms”."))
+        deliver_at = wire.delivery_time(fields)
+        job = operating.reschedule_all_delayed(actor=actor(request), only=only, deliver_at=deliver_at, reason=checked["reason"])
+        return started(request, job)
+
+
+def started(request: Request, operation: Operation) -> Response:
+    """202 with the operation."""
+    body = OperationSerializer(operation, context={"request": request}).data
+    return Response(body, status=status.HTTP_202_ACCEPTED, headers={"Location": operation_url(request, operation)})
 
 
 class DelayedMessageView(View):
@@ -236,6 +357,10 @@ def json_object(request: Request) -> Mapping[str, Any]:
 urlpatterns: list[URLPattern] = [
     re_path(r"^messages$", MessagesView.as_view(), name="messages"),
     re_path(rf"^messages/{ID}$", MessageView.as_view(), name="message"),
+    re_path(rf"^messages/{ID}/trace$", TraceView.as_view(), name="message-trace"),
     re_path(r"^delayed-messages$", DelayedMessagesView.as_view(), name="delayed-messages"),
+    re_path(r"^delayed-messages/hours$", DelayedHoursView.as_view(), name="delayed-messages-hours"),
+    re_path(r"^delayed-messages/cancellations$", DelayedCancellationsView.as_view(), name="delayed-messages-cancellations"),
+    re_path(r"^delayed-messages/reschedules$", DelayedReschedulesView.as_view(), name="delayed-messages-reschedules"),
     re_path(rf"^delayed-messages/{ID}$", DelayedMessageView.as_view(), name="delayed-message"),
 ]

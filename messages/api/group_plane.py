@@ -3,44 +3,58 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
+from urllib.parse import quote
 
+from django.http import StreamingHttpResponse
 from django.urls import URLPattern, re_path
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.reverse import reverse
 
+from accounts.models import User
 from consumers.models import ConsumerGroup
-from core.api.conventions import View, address
+from core.api.conventions import View
 from core.api.pagination import CursorPagination
 from core.api.views import actor, validated
 from core.errors import not_found
 from core.names import PATTERN
-from messages import operating, pushing, scope, services
+from core.operations.api import OperationSerializer
+from messages import exporting, operating, pushing, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
+    CausesSerializer,
     ConsumptionSerializer,
     DeadLetterPageSerializer,
     DeadLetterSerializer,
+    EditedRedriveSerializer,
+    NewPurgeSerializer,
     NewRedriveSerializer,
     PushSerializer,
     PushStateSerializer,
-    RedriveItemPageSerializer,
-    RedriveItemSerializer,
     RedrivePageSerializer,
     RedriveSerializer,
-    StartedRedriveSerializer,
 )
-from messages.api.control_plane import PAGE, Query, json_object, parameter, topic_id_of
+from messages.api.control_plane import ID, PAGE, Query, json_object, parameter, started, topic_id_of
 from messages.models import Redrive
-from messages.names import topic_name
+from messages.names import topic_name, topic_names
 from messages.types import DeadFilter
 
-_FILTER = frozenset({"topic", "key", "tag", "reason_contains", "after", "before"})
+_FILTER = frozenset({"topic", "key", "tag", "reason_contains", "cause", "after", "before"})
+CAUSES = 100  # shown at once
+_DEAD = [
+    parameter("topic"),
+    parameter("key"),
+    parameter("tag"),
+    parameter("reason_contains"),
+    parameter("cause", "one of dead-letters/causes"),
+    parameter("after", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
+    parameter("before", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
+]
 _NAME = OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH, description="of the consumer group")
-_REDRIVE = OpenApiParameter("redrive", OpenApiTypes.INT64, OpenApiParameter.PATH)
 
 
 def group_of(view: View, name: str) -> ConsumerGroup:
@@ -50,14 +64,6 @@ def group_of(view: View, name: str) -> ConsumerGroup:
     if group is None:
         raise not_found(_("consumer group"), name)
     return group
-
-
-def redrive_of(group: ConsumerGroup, number: str) -> Redrive:
-    """A redrive of this group. Problem: not_found."""
-    job = Redrive.objects.select_related("actor").filter(pk=int(number), group_id=group.pk).first() if int(number) < 2**63 else None
-    if job is None:
-        raise not_found(_("redrive"), number)
-    return job
 
 
 class ConsumptionView(View):
@@ -108,32 +114,129 @@ class DeadLettersView(View):
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
     document = DeadLetterSerializer
-    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
-        "get": [
-            parameter("topic"),
-            parameter("key"),
-            parameter("tag"),
-            parameter("reason_contains"),
-            parameter("after", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
-            parameter("before", "RFC 3339; bounds the last failure", OpenApiTypes.DATETIME),
-            *PAGE,
-        ]
-    }
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [*_DEAD, *PAGE]}
 
     @extend_schema(operation_id="list_dead_letters", parameters=[_NAME], responses=DeadLetterPageSerializer)
     def get(self, request: Request, name: str) -> Response:
         """Newest message first, each with its reason."""
         query = Query(request)
-        only = DeadFilter(
-            topic_id=query.topic_id(),
-            tag=query.text("tag"),
-            key=query.text("key"),
-            reason_contains=query.text("reason_contains"),
-            failed_from=query.moment("after"),
-            failed_to=query.moment("before"),
-        )
-        page = services.dead_letters(group_id=group_of(self, name).pk, only=only, **query.page())
+        page = services.dead_letters(group_id=group_of(self, name).pk, only=asked_for(query), **query.page())
         return query.answer(page, DeadLetterSerializer(page.items, many=True).data)
+
+
+def asked_for(query: Query) -> DeadFilter:
+    """The filter of the address. Problems: invalid, invalid_time, not_found (the topic)."""
+    return DeadFilter(
+        topic_id=query.topic_id(),
+        tag=query.text("tag"),
+        key=query.text("key"),
+        reason_contains=query.text("reason_contains"),
+        cause=query.text("cause"),
+        failed_from=query.moment("after"),
+        failed_to=query.moment("before"),
+    )
+
+
+class CausesView(View):
+    """Dead letters of a group by their causes."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+    document = CausesSerializer
+
+    @extend_schema(operation_id="list_dead_letter_causes", parameters=[_NAME], responses=CausesSerializer)
+    def get(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Reasons that are the same but for numbers and ids, with how many there are and since when."""
+        found = services.dead_causes(group_id=group_of(self, name).pk)
+        body = {**asdict(found), "results": found.items[:CAUSES], "causes": len(found.items)}
+        return Response(CausesSerializer(body).data)
+
+
+class ExportView(View):
+    """Dead letters of a group as a file."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [parameter("as", "csv or jsonl; jsonl if not given"), *_DEAD]}
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:  # noqa: ARG002 - DRF's
+        """What the file is, `as` says."""
+        return super().perform_content_negotiation(request, force=True)
+
+    @extend_schema(
+        operation_id="export_dead_letters",
+        parameters=[_NAME],
+        responses={(200, "application/x-ndjson"): OpenApiTypes.STR, (200, "text/csv"): OpenApiTypes.STR},
+    )
+    def get(self, request: Request, name: str) -> StreamingHttpResponse:
+        """All that match, newest message first, one a line; with their bodies for those who may read them. Kept in the audit."""
+        query = Query(request)
+        form = query.text("as") or "jsonl"
+        if form not in exporting.FORMS:
+            raise wire.invalid("/as", _("“{name}” is one of {known}.").format(name="as", known=", ".join(exporting.FORMS)))
+        return dead_letter_file(actor(request), group_of(self, name), asked_for(query), form)
+
+
+def dead_letter_file(user: User, group: ConsumerGroup, only: DeadFilter, form: exporting.Form) -> StreamingHttpResponse:
+    """The file as a response that streams; who has taken it is recorded before the first byte leaves."""
+    operating.record_export(actor=user, group=group, only=only)
+    lines = services.export_dead(group_id=group.pk, only=only, form=form, bodies=scope.topic_ids(user, scope.BODY))
+    return StreamingHttpResponse(
+        lines,
+        content_type=exporting.CONTENT_TYPES[form],
+        headers={
+            "Content-Disposition": f'attachment; filename="dead-letters-{quote(group.name)}.{form}"',
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+class EditedRedriveView(View):
+    """A dead letter that goes on edited."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"post": "mq_messages.add_redrive"}
+    document = RedriveSerializer
+
+    @extend_schema(operation_id="redrive_edited", parameters=[_NAME], request=EditedRedriveSerializer, responses={201: RedriveSerializer})
+    def post(self, request: Request, name: str, message_id: str) -> Response:
+        """Correct a dead letter and send it on as a new message, whose headers name the original; that is closed as failed."""
+        group = group_of(self, name)
+        fields = json_object(request)
+        checked = validated(EditedRedriveSerializer, request)
+        given: dict[str, Any] = {field: checked[field] for field in ("tag", "key", "sharding_key", "headers") if field in checked}
+        if "body" in checked or "body_base64" in checked:
+            given["body"] = wire.body_of(fields)
+        other = checked.get("topic")
+        plan = services.Plan(to=checked["to"], topic_id=topic_id_of(request.user, other) if other else None)
+        done = operating.redrive_edited(
+            actor=actor(request),
+            group=group,
+            message_id=int(message_id),
+            edit=services.Edit(**given),
+            plan=plan,
+            reason=checked["reason"],
+        )
+        where = reverse("message", kwargs={"message_id": done.new_id}, request=request)
+        return Response(RedriveSerializer(done).data, status=status.HTTP_201_CREATED, headers={"Location": where})
+
+
+class PurgesView(View):
+    """Purges of dead letters."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"post": "mq_messages.purge_dead"}
+
+    @extend_schema(
+        operation_id="start_purge",
+        parameters=[_NAME],
+        request=NewPurgeSerializer,
+        responses={202: OpenApiResponse(OperationSerializer, "The operation that does it; Location names it.")},
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Fail dead letters for good: nobody gets them any more. Up to a thousand are done at once."""
+        group = group_of(self, name)
+        checked = validated(NewPurgeSerializer, request)
+        ids, only = selection(request, checked)
+        given = {"reason": checked["reason"], "confirm": checked["confirm"]}
+        return started(request, operating.purge(actor=actor(request), group=group, ids=ids, only=only, **given))
 
 
 class RedrivesView(View):
@@ -141,34 +244,58 @@ class RedrivesView(View):
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_redrive", "post": "mq_messages.add_redrive"}
     document = RedriveSerializer
-    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [*PAGE, parameter("count", "also count", OpenApiTypes.BOOL)]}
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
+        "get": [
+            parameter("message", "where this dead letter went", OpenApiTypes.INT64),
+            *PAGE,
+            parameter("count", "also count", OpenApiTypes.BOOL),
+        ]
+    }
 
     @extend_schema(operation_id="list_redrives", parameters=[_NAME], responses=RedrivePageSerializer)
     def get(self, request: Request, name: str) -> Response:
-        """Newest first."""
-        group = group_of(self, name)
+        """The messages that were redriven, newest first."""
+        rows = Redrive.objects.filter(group_id=group_of(self, name).pk).select_related("actor", "operation")
+        if (message_id := Query(request).number("message")) is not None:
+            rows = rows.filter(message_id=message_id)
         paginator = CursorPagination()
         paginator.ordering = "-pk"
-        jobs = paginator.paginate_queryset(Redrive.objects.filter(group_id=group.pk).select_related("actor"), request, view=self)
-        return paginator.get_paginated_response(RedriveSerializer(jobs or [], many=True, context={"group": group}).data)
+        page = paginator.paginate_queryset(rows, request, view=self) or []
+        topic_names(row.new_topic_id for row in page if row.new_topic_id is not None)
+        return paginator.get_paginated_response(RedriveSerializer(page, many=True).data)
 
     @extend_schema(
-        operation_id="start_redrive", parameters=[_NAME], request=NewRedriveSerializer, responses={202: StartedRedriveSerializer}
+        operation_id="start_redrive",
+        parameters=[_NAME],
+        request=NewRedriveSerializer,
+        responses={202: OpenApiResponse(OperationSerializer, "The operation that does it; Location names it.")},
     )
     def post(self, request: Request, name: str) -> Response:
-        """Bring dead letters back to their group: one, some, or all that match. The first thousand are done before the answer."""
+        """Redrive dead letters: one, some, or all that match, oldest first. Up to a thousand that nothing holds back are done at once."""
         group = group_of(self, name)
-        fields = json_object(request)
         checked = validated(NewRedriveSerializer, request)
-        ids = [int(i) for i in checked["ids"]] if "ids" in checked else None
-        only = dead_filter(request.user, fields.get("filter")) if checked["all"] else None
-        if ids is not None and any(type(i) is not int for i in fields["ids"]):
-            raise wire.invalid("/ids", _("Ids are integers."))
-        if fields.get("filter") is not None and not checked["all"]:
-            raise wire.invalid("/all", _("A filter goes with “all”: true."))
-        job = operating.redrive(actor=actor(request), group=group, ids=ids, only=only, reason=checked["reason"])
-        body = StartedRedriveSerializer(job, context={"group": group}).data
-        return Response(body, status=status.HTTP_202_ACCEPTED, headers={"Location": address(request, job.pk)})
+        ids, only = selection(request, checked)
+        plan = services.Plan(
+            to=checked["to"],
+            topic_id=topic_id_of(request.user, checked["topic"]) if checked.get("topic") else None,
+            rate=checked.get("rate"),
+            canary=checked["canary"],
+            stop_at=checked.get("stop_at"),
+        )
+        job = operating.redrive(actor=actor(request), group=group, ids=ids, only=only, plan=plan, reason=checked["reason"])
+        return started(request, job)
+
+
+def selection(request: Request, checked: Mapping[str, Any]) -> tuple[list[int] | None, DeadFilter | None]:
+    """`ids`, or `all` with its filter. Problems: invalid, and those of the filter."""
+    fields = json_object(request)
+    ids = [int(i) for i in checked["ids"]] if "ids" in checked else None
+    only = dead_filter(request.user, fields.get("filter")) if checked["all"] else None
+    if ids is not None and any(type(i) is not int for i in fields["ids"]):
+        raise wire.invalid("/ids", _("Ids are integers."))
+    if fields.get("filter") is not None and not checked["all"]:
+        raise wire.invalid("/all", _("A filter goes with “all”: true."))
+    return ids, only
 
 
 def dead_filter(user: Any, fields: Any) -> DeadFilter:
@@ -176,45 +303,18 @@ def dead_filter(user: Any, fields: Any) -> DeadFilter:
     if fields is None:
         return DeadFilter()
     wire.only(fields, _FILTER, "/filter")
-    topic, tag, key, contains, after, before = (
-        wire.typed(fields, name, str, "/filter") for name in ("topic", "tag", "key", "reason_contains", "after", "before")
+    topic, tag, key, contains, cause, after, before = (
+        wire.typed(fields, name, str, "/filter") for name in ("topic", "tag", "key", "reason_contains", "cause", "after", "before")
     )
     return DeadFilter(
         topic_id=topic_id_of(user, topic) if topic else None,
         tag=tag,
         key=key,
         reason_contains=contains,
+        cause=cause,
         failed_from=wire.moment(after, "/filter/after") if after else None,
         failed_to=wire.moment(before, "/filter/before") if before else None,
     )
-
-
-class RedriveView(View):
-    """One redrive."""
-
-    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_redrive"}
-    document = RedriveSerializer
-
-    @extend_schema(operation_id="retrieve_redrive", parameters=[_NAME, _REDRIVE], responses=RedriveSerializer)
-    def get(self, request: Request, name: str, redrive: str) -> Response:  # noqa: ARG002
-        """How far it is."""
-        group = group_of(self, name)
-        return Response(RedriveSerializer(redrive_of(group, redrive), context={"group": group}).data)
-
-
-class RedriveItemsView(View):
-    """The result per message of a redrive."""
-
-    permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_redrive"}
-    document = RedriveItemSerializer
-    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": PAGE}
-
-    @extend_schema(operation_id="list_redrive_items", parameters=[_NAME, _REDRIVE], responses=RedriveItemPageSerializer)
-    def get(self, request: Request, name: str, redrive: str) -> Response:
-        """In the order of the message ids."""
-        query = Query(request)
-        page = services.redrive_results(redrive_id=redrive_of(group_of(self, name), redrive).pk, **query.page())
-        return query.answer(page, RedriveItemSerializer(page.items, many=True).data)
 
 
 _GROUP = rf"^consumer-groups/(?P<name>{PATTERN})"
@@ -222,7 +322,9 @@ urlpatterns: list[URLPattern] = [
     re_path(rf"{_GROUP}/status$", ConsumptionView.as_view(), name="consumption"),
     re_path(rf"{_GROUP}/push$", PushView.as_view(), name="push"),
     re_path(rf"{_GROUP}/dead-letters$", DeadLettersView.as_view(), name="dead-letters"),
+    re_path(rf"{_GROUP}/dead-letters/causes$", CausesView.as_view(), name="dead-letters-causes"),
+    re_path(rf"{_GROUP}/dead-letters/export$", ExportView.as_view(), name="dead-letters-export"),
+    re_path(rf"{_GROUP}/dead-letters/{ID}/redrive$", EditedRedriveView.as_view(), name="dead-letter-redrive"),
+    re_path(rf"{_GROUP}/purges$", PurgesView.as_view(), name="purges"),
     re_path(rf"{_GROUP}/redrives$", RedrivesView.as_view(), name="redrives"),
-    re_path(rf"{_GROUP}/redrives/(?P<redrive>[0-9]{{1,19}})$", RedriveView.as_view(), name="redrive"),
-    re_path(rf"{_GROUP}/redrives/(?P<redrive>[0-9]{{1,19}})/items$", RedriveItemsView.as_view(), name="redrive-items"),
 ]

@@ -135,7 +135,7 @@ def new_message(fields: dict[str, Any], at: str, known: frozenset[str] = MESSAGE
     headers = typed(fields, "headers", dict, at)
     due = delivery_time(fields, at) if "deliver_at" in fields or "delay_ms" in fields else None
     return NewMessage(
-        body=_body(fields, at),
+        body=body_of(fields, at),
         key=typed(fields, "key", str, at),
         tag=typed(fields, "tag", str, at) or "",
         sharding_key=typed(fields, "sharding_key", str, at),
@@ -145,7 +145,8 @@ def new_message(fields: dict[str, Any], at: str, known: frozenset[str] = MESSAGE
     )
 
 
-def _body(fields: dict[str, Any], at: str) -> bytes:
+def body_of(fields: Mapping[str, Any], at: str = "") -> bytes:
+    """The body of a message. Problem: invalid."""
     body = typed(fields, "body", str, at)
     encoded = typed(fields, "body_base64", str, at)
     if (body is None) == (encoded is None):

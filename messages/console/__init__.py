@@ -4,7 +4,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, half, pushing, sending
+from messages.console import browsing, dead, delayed, editing, half, pushing, sending
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -12,11 +12,13 @@ urlpatterns: list[URLPattern] = [
     path("messages/<int:message_id>/", browsing.Detail.as_view(), name="messages_detail"),
     path("messages/<int:message_id>/body/", browsing.Body.as_view(), name="messages_body"),
     path("delayed/", delayed.Delayed.as_view(), name="messages_delayed"),
+    path("delayed/reschedule/", delayed.RescheduleMany.as_view(), name="messages_reschedule_all"),
+    path("delayed/cancel/", delayed.CancelMany.as_view(), name="messages_cancel_all"),
     path("delayed/<int:message_id>/reschedule/", delayed.Reschedule.as_view(), name="messages_reschedule"),
     path("delayed/<int:message_id>/cancel/", delayed.Cancel.as_view(), name="messages_cancel"),
     path("dead-letters/", dead.DeadLetters.as_view(), name="messages_dead"),
-    path("dead-letters/redrives/", dead.Redrives.as_view(), name="messages_redrives"),
-    path("dead-letters/redrives/<int:redrive>/", dead.Job.as_view(), name="messages_redrive"),
+    path("dead-letters/<str:group>/<int:message_id>/edit/", editing.Edit.as_view(), name="messages_edit"),
+    path("dead-letters/export/", dead.Export.as_view(), name="messages_dead_export"),
     *half.urlpatterns,
 ]
 

@@ -1,30 +1,36 @@
-"""Dead letters of a group, the same failures together; redriven one by one, selected, or all that match; the job's page."""
+"""Dead letters of a group, the same failures together; redriven one by one, selected, or all that match."""
 
+import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import messages as flash
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import gettext_lazy
 
 from consumers.models import ConsumerGroup
 from core.approvals.models import State
 from core.console.actions import NOT_ALLOWED
 from core.console.pages import Page, get, person
-from core.errors import Problem
-from messages import operating, reading, scope, services
-from messages.models import Redrive, RedriveItem
-from messages.names import group_names
+from core.errors import Problem, not_found
+from core.operations.models import Operation
+from messages import exporting, operating, purges, reading, redrives, scope, services
+from messages.api.group_plane import dead_letter_file
 from messages.types import DeadFilter
 
 ROWS = 100
 GROUPS = 200  # those with most; the page says how many more there are
 MAX_REASON = 500
+CAUSES = 8  # shown above the list
+FIELDS = ("topic", "reason", "key", "cause")  # of Asked, as they are named in addresses
+SEND = "mq_messages.send_message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +40,25 @@ class Asked:
     topic: str
     words: str
     key: str
+    cause: str
 
     @classmethod
     def of(cls, given: Any) -> "Asked":
         """From GET or POST; what the database cannot hold is left out."""
-        return cls(*(given.get(name, "").replace("\x00", "").strip()[:300] for name in ("topic", "reason", "key")))
+        return cls(*(given.get(name, "").replace("\x00", "").strip()[:300] for name in FIELDS))
+
+    def address(self) -> dict[str, str]:
+        """As it stands in an address."""
+        return {name: value for name, value in zip(FIELDS, asdict(self).values(), strict=True) if value}
 
     def only(self, user: Any, until: datetime | None = None) -> DeadFilter | None:
         """As the store takes it; None when the topic does not exist."""
         topic_id = scope.topic_id(user, self.topic)
         if self.topic and topic_id is None:
             return None
-        return DeadFilter(topic_id=topic_id, key=self.key or None, reason_contains=self.words or None, failed_to=until)
+        return DeadFilter(
+            topic_id=topic_id, key=self.key or None, reason_contains=self.words or None, cause=self.cause or None, failed_to=until
+        )
 
 
 class DeadLetters(Page):
@@ -91,7 +104,8 @@ class DeadLetters(Page):
                 if problem.code != "invalid_cursor":
                     raise
                 page = services.dead_letters(group_id=group.pk, only=only, limit=ROWS)
-        narrowed = asked != Asked("", "", "")
+        narrowed = bool(asked.address())
+        causes = services.dead_causes(group_id=group.pk)
         total = services.counts(group_ids=[group.pk])[group.pk].dead
         matching = 0 if only is None else reading.count_dead(group_id=group.pk, only=only) if narrowed else total
         why = "" if request.user.has_perm("mq_messages.add_redrive") else NOT_ALLOWED
@@ -105,7 +119,10 @@ class DeadLetters(Page):
                 "rows": page.items if page else [],
                 "next": page.next if page else None,
                 "first_page": cursor is None,
-                "causes": reading.causes(group_id=group.pk),
+                "causes": causes,
+                "shown_causes": causes.items[:CAUSES],
+                "export_url": f"{reverse('admin:messages_dead_export')}?{urlencode({'group': group.name, **asked.address()})}",
+                "why_not_purge": "" if request.user.has_perm("mq_messages.purge_dead") else NOT_ALLOWED,
                 "total": total,
                 "matching": matching,
                 "matching_more": narrowed and matching >= reading.COUNTED,
@@ -114,36 +131,94 @@ class DeadLetters(Page):
                 "frozen": now,
                 "why_not": why,
                 "running": running(request.user, group.pk),
+                "topics": list(scope.topics(request.user, SEND).order_by("name").values_list("name", flat=True)[:500]),
             }
         )
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        """Redrive one, the selected ones, or all that matched when the page was drawn."""
-        if not request.user.has_perm("mq_messages.add_redrive"):
-            from django.core.exceptions import PermissionDenied
-
+        """Redrive, or purge, one, the selected ones, or all that matched when the page was drawn."""
+        purging = request.POST.get("do") == "purge"
+        permission = "mq_messages.purge_dead" if purging else "mq_messages.add_redrive"
+        if not request.user.has_perm(permission):
             raise PermissionDenied
-        group = get(scope.groups(request.user, "mq_messages.add_redrive"), name=request.POST.get("group", ""))
-        asked = Asked.of(request.POST)
+        group = get(scope.groups(request.user, permission), name=request.POST.get("group", ""))
         reason = request.POST.get("why", "").replace("\x00", "").strip()[:MAX_REASON]
-        one = request.POST.get("one", "")
-        picked = [one] if one else request.POST.getlist("ids")
         try:
-            if one or request.POST.get("scope") != "all":
-                ids = [int(i) for i in picked if i.isascii() and i.isdigit() and len(i) <= 18]
-                if not ids:
-                    raise Problem("nothing_selected", _("No message is selected."), hint=_("Tick some, or choose all that match."))  # noqa: TRY301
-                job = operating.redrive(actor=person(request), group=group, ids=ids, reason=reason)
+            ids, only = chosen(request)
+            if purging:
+                confirm = request.POST.get("confirm", "").strip()
+                job = operating.purge(actor=person(request), group=group, ids=ids, only=only, reason=reason, confirm=confirm)
             else:
-                only = asked.only(request.user, _frozen(request.POST.get("frozen", "")))
-                if only is None:
-                    raise Problem("not_found", _("There is no topic “{name}”.").format(name=asked.topic), status=404)  # noqa: TRY301
-                job = operating.redrive(actor=person(request), group=group, only=only, reason=reason)
+                plan = services.Plan() if request.POST.get("one") else self._plan(request)
+                job = operating.redrive(actor=person(request), group=group, ids=ids, only=only, plan=plan, reason=reason)
         except Problem as problem:
-            flash.error(request, str(problem))
-            back = {"group": group.name, **{k: v for k, v in zip(("topic", "reason", "key"), asdict(asked).values(), strict=True) if v}}
+            flash.error(request, f"{problem} {problem.hint}".strip())
+            back = {"group": group.name, **Asked.of(request.POST).address()}
             return HttpResponseRedirect(f"{reverse('admin:messages_dead')}?{urlencode(back)}")
-        return HttpResponseRedirect(reverse("admin:messages_redrive", args=[job.pk]))
+        return HttpResponseRedirect(reverse("admin:operations_detail", args=[job.uid]))
+
+    def _plan(self, request: HttpRequest) -> services.Plan:
+        """Where to and how carefully. Problems: not_found (the topic), invalid_redrive."""
+        given = request.POST.get("to", "group")
+        topic_id = None
+        if given == "other":
+            name = request.POST.get("other", "").replace("\x00", "").strip()[:140]
+            topic_id = scope.topic_id(request.user, name)
+            if topic_id is None:
+                raise not_found(_("topic"), name)
+        share = _number(request, "stop_at")
+        return services.Plan(
+            to="group" if given == "group" else "topic",
+            topic_id=topic_id,
+            rate=_number(request, "rate"),
+            canary=int(_number(request, "canary") or 0),
+            stop_at=None if share is None else share / 100,
+        )
+
+
+class Export(Page):
+    """Dead letters as a file."""
+
+    permission = "mq_messages.view_message"
+    here = "dead"
+
+    def get(self, request: HttpRequest) -> HttpResponseBase:
+        """What the list's filter finds, as CSV."""
+        group = get(scope.groups(request.user, self.permission), name=request.GET.get("group", ""))
+        asked = Asked.of(request.GET)
+        only = asked.only(request.user)
+        if only is None:
+            raise not_found(_("topic"), asked.topic)
+        form: exporting.Form = "jsonl" if request.GET.get("as") == "jsonl" else "csv"
+        return dead_letter_file(person(request), group, only, form)
+
+
+def chosen(request: HttpRequest) -> tuple[list[int] | None, DeadFilter | None]:
+    """The ticked messages, one of them, or all that matched when the page was drawn. Problems: nothing_selected, not_found."""
+    one = request.POST.get("one", "")
+    if one or request.POST.get("scope") != "all":
+        picked = [one] if one else request.POST.getlist("ids")
+        ids = [int(i) for i in picked if i.isascii() and i.isdigit() and len(i) <= 18]
+        if not ids:
+            raise Problem("nothing_selected", _("No message is selected."), hint=_("Tick some, or choose all that match."))
+        return ids, None
+    asked = Asked.of(request.POST)
+    only = asked.only(request.user, _frozen(request.POST.get("frozen", "")))
+    if only is None:
+        raise Problem("not_found", _("There is no topic “{name}”.").format(name=asked.topic), status=404)
+    return None, only
+
+
+def _number(request: HttpRequest, name: str) -> float | None:
+    """A number of the form; nothing written is None. Problem: invalid_redrive."""
+    given = request.POST.get(name, "").strip()
+    try:
+        value = float(given) if given else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not math.isfinite(value):
+        raise Problem("invalid_redrive", _("“{value}” is not a number.").format(value=given[:40]))
+    return value
 
 
 def _frozen(value: str) -> datetime:
@@ -156,90 +231,6 @@ def _frozen(value: str) -> datetime:
 
 
 def running(user: Any, group_id: int | None = None) -> int:
-    """How many redrives are not finished."""
-    jobs = scope.redrives(user).filter(state=Redrive.State.RUNNING)
-    return (jobs if group_id is None else jobs.filter(group_id=group_id)).count()
-
-
-class Redrives(Page):
-    """All redrives, newest first."""
-
-    permission = "mq_messages.view_redrive"
-    here = "dead"
-    title = gettext_lazy("Redrives")
-    template_name = "messages/redrives.html"
-
-    def get(self, request: HttpRequest) -> HttpResponse:
-        """Those before `?before=`; of one group with `?group=`."""
-        jobs = scope.redrives(request.user).order_by("-pk")
-        name = request.GET.get("group", "")
-        if name:
-            jobs = jobs.filter(group_id=get(scope.groups(request.user, self.permission), name=name).pk)
-        before = request.GET.get("before", "")
-        if before.isascii() and before.isdigit() and len(before) <= 18:
-            jobs = jobs.filter(pk__lt=int(before))
-        found = list(jobs[: ROWS + 1])
-        names = group_names({job.group_id for job in found})
-        return self.show(
-            {
-                "crumbs": [(_("Dead letters"), reverse("admin:messages_dead"))],
-                "rows": [{"job": job, "group": names[job.group_id]} for job in found[:ROWS]],
-                "group": name,
-                "next": found[ROWS - 1].pk if len(found) > ROWS else None,
-                "first_page": not before,
-            }
-        )
-
-
-class Job(Page):
-    """One redrive: how far it is, and what became of each message."""
-
-    permission = "mq_messages.view_redrive"
-    here = "dead"
-    template_name = "messages/redrive.html"
-
-    def get(self, request: HttpRequest, redrive: int) -> HttpResponse:
-        """Refused ones first to be seen: they have a tab of their own."""
-        job = get(scope.redrives(request.user), pk=redrive) if redrive < 2**63 else None
-        if job is None:
-            raise Http404
-        state = request.GET.get("state", "")
-        state = state if state in RedriveItem.State.values else ""
-        items = job.items.order_by("message_id")
-        if state:
-            items = items.filter(state=state)
-        after = request.GET.get("after", "")
-        if after.isascii() and after.isdigit() and len(after) <= 18:
-            items = items.filter(message_id__gt=int(after))
-        found = list(items[: ROWS + 1])
-        name = group_names([job.group_id])[job.group_id]
-        pending = job.total - job.redriven - job.refused
-        done = job.redriven + job.refused
-        dead_url = f"{reverse('admin:messages_dead')}?{urlencode({'group': name})}"
-        return self.show(
-            {
-                "title": _("Redrive {id}").format(id=job.pk),
-                "crumbs": [
-                    (_("Dead letters"), reverse("admin:messages_dead")),
-                    (name, dead_url),
-                    (_("Redrives"), reverse("admin:messages_redrives")),
-                ],
-                "job": job,
-                "group": name,
-                "done": done,
-                "pending": pending,
-                "percent": round(100 * done / job.total, 1) if job.total else 100.0,
-                "good": round(100 * job.redriven / job.total, 2) if job.total else 0,
-                "bad": round(100 * job.refused / job.total, 2) if job.total else 0,
-                "rows": found[:ROWS],
-                "next": found[ROWS - 1].message_id if len(found) > ROWS else None,
-                "first_page": not after,
-                "tabs": [
-                    {"key": "", "label": _("All"), "count": job.total, "on": not state},
-                    {"key": "redriven", "label": _("Redriven"), "count": job.redriven, "on": state == "redriven"},
-                    {"key": "refused", "label": _("Refused"), "count": job.refused, "on": state == "refused", "tone": "hot"},
-                    {"key": "pending", "label": _("Pending"), "count": pending, "on": state == "pending"},
-                ],
-                "summary": ngettext("{n} message", "{n} messages", job.total).format(n=f"{job.total:,}"),
-            }
-        )
+    """How many operations on dead letters are not finished."""
+    jobs = Operation.objects.restrict(user).unfinished().filter(kind__in=[redrives.KIND, purges.KIND])
+    return (jobs if group_id is None else jobs.filter(params__group_id=group_id)).count()

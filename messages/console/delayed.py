@@ -1,5 +1,6 @@
 """Delayed messages: what is due when, moved to another time or cancelled."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,13 +12,14 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from core.console.actions import NOT_ALLOWED
-from core.console.pages import FormPage, OptionalReasonForm, Page, ReasonForm, person
-from core.errors import Problem, conflict
-from messages import operating, reading, scope, services
+from core.console.pages import FormPage, OptionalReasonForm, Page, ReasonForm, TypedNameForm, person
+from core.errors import Problem, conflict, not_found
+from messages import delayed_many, operating, reading, scope, services
 from messages.api.wire import invalid
-from messages.types import StoredMessage
+from messages.types import DelayedFilter, StoredMessage
 
 ROWS = 100
+HOURS = 48  # of the chart
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7)}
 
 
@@ -36,24 +38,26 @@ class Delayed(Page):
         seen = scope.topic_ids(request.user)
         due = request.GET.get("due", "")
         until = timezone.now() + SPANS[due] if due in SPANS else None
+        only = DelayedFilter(topic_id=topic_id, due_to=until)
         page = None
         if not name or topic_id is not None:
             try:
-                page = services.delayed_messages(
-                    topic_id=topic_id, topic_ids=seen, due_to=until, limit=ROWS, cursor=request.GET.get("cursor") or None
-                )
+                page = services.delayed_messages(only=only, topic_ids=seen, limit=ROWS, cursor=request.GET.get("cursor") or None)
             except Problem as problem:
                 if problem.code != "invalid_cursor":
                     raise
-                page = services.delayed_messages(topic_id=topic_id, topic_ids=seen, due_to=until, limit=ROWS)
+                page = services.delayed_messages(only=only, topic_ids=seen, limit=ROWS)
         items = page.items if page else []
         bodies = scope.topic_ids(request.user, scope.BODY)
         lines = reading.delayed_previews([m.id for m in items if bodies is None or m.topic_id in bodies]) if items else {}
+        chart = hours([topic_id] if topic_id is not None else seen) if page and page.items else None
         ranges = (("", _("All")), ("1h", _("Next hour")), ("24h", _("Next day")), ("7d", _("Next 7 days")))
         return self.show(
             {
                 "rows": [{"m": m, "preview": lines.get(m.id, "")} for m in items],
                 "topic": name,
+                "due": due if due in SPANS else "",
+                "chart": chart,
                 "topics": list(scope.topics(request.user).order_by("name").values_list("name", flat=True)[:500]),
                 "unknown_topic": bool(name) and topic_id is None,
                 "ranges": [{"key": key, "label": label, "on": key == (due if due in SPANS else "")} for key, label in ranges],
@@ -63,6 +67,19 @@ class Delayed(Page):
                 "why_not": "" if request.user.has_perm("mq_messages.change_delayed") else NOT_ALLOWED,
             }
         )
+
+
+def hours(topic_ids: Sequence[int] | None) -> dict[str, Any]:
+    """The next two days hour by hour, as bars of a drawing that is HOURS wide and 100 high."""
+    found = services.per_hour(start=timezone.now(), hours=HOURS, topic_ids=topic_ids)
+    most = max(number for _hour, number in found)
+    bars = []
+    for n, (hour, number) in enumerate(found):
+        if number:
+            height = max(3, round(100 * number / most))
+            bars.append({"x": n, "y": 100 - height, "height": height, "hour": hour, "number": number})
+    total = sum(number for _hour, number in found)
+    return {"bars": bars, "most": most, "width": HOURS, "first": found[0][0], "last": found[-1][0], "sum": total}
 
 
 class DelayedAction(FormPage):
@@ -134,6 +151,113 @@ class Reschedule(DelayedAction):
     def success(self, form: RescheduleForm) -> Any:  # noqa: ARG002
         """In one sentence."""
         return _("Message {id} is due at another time now.").format(id=self.kwargs["message_id"])
+
+
+class ManyForm(OptionalReasonForm):
+    """For all that matched when the page was drawn."""
+
+    frozen = forms.DateTimeField(widget=forms.HiddenInput, required=False)
+
+
+class RescheduleManyForm(ManyForm):
+    """With the time, the same for all."""
+
+    deliver_at = RescheduleForm.base_fields["deliver_at"]
+    delay = RescheduleForm.base_fields["delay"]
+    field_order = ["deliver_at", "delay", "reason"]
+
+
+class CancelManyForm(TypedNameForm):
+    """With the name typed."""
+
+    frozen = forms.DateTimeField(widget=forms.HiddenInput, required=False)
+
+
+class DelayedMany(FormPage):
+    """A page that does one thing with all delayed messages that match the filter of the address."""
+
+    permission = "mq_messages.change_delayed"
+    here = "delayed"
+    template_name = "messages/delayed_many.html"
+
+    def only(self, until: datetime | None = None) -> DelayedFilter:
+        """The filter of the address. Problem: not_found (the topic)."""
+        name = self.request.GET.get("topic", "").replace("\x00", "").strip()
+        topic_id = scope.topic_id(self.request.user, name, self.permission)
+        if name and topic_id is None:
+            raise not_found(_("topic"), name)
+        due = self.request.GET.get("due", "")
+        return DelayedFilter(topic_id=topic_id, due_to=timezone.now() + SPANS[due] if due in SPANS else None, sent_to=until)
+
+    def initial(self) -> dict[str, Any]:
+        """What is sent from now on was not seen by the person who decides."""
+        return {"frozen": timezone.now().isoformat()}
+
+    def context(self) -> dict[str, Any]:
+        """How many these are, beside the form."""
+        only = self.only()
+        number = services.count_delayed(only=only, topic_ids=scope.topic_ids(self.request.user, self.permission))
+        back = f"{reverse('admin:messages_delayed')}?{self.request.GET.urlencode()}"
+        return {
+            "crumbs": [(_("Delayed"), back)],
+            "back": back,
+            "number": number,
+            "number_more": number >= delayed_many.COUNTED,
+            "topic": self.request.GET.get("topic", ""),
+            "until": only.due_to,
+        }
+
+    def frozen(self, form: Any) -> DelayedFilter:
+        """What matched when the page was drawn."""
+        return self.only(form.cleaned_data["frozen"] or timezone.now())
+
+    def success(self, form: Any) -> Any:  # noqa: ARG002
+        """In one sentence."""
+        return _("It is being done; each message gets a result of its own.")
+
+
+class RescheduleMany(DelayedMany):
+    """Another time for all of them, or now."""
+
+    title = gettext_lazy("Deliver all that match at another time")
+    form_class = RescheduleManyForm
+    submit_label = gettext_lazy("Reschedule")
+
+    def perform(self, form: RescheduleManyForm) -> str:
+        """A delay wins over the time."""
+        data = form.cleaned_data
+        if data["delay"] is None and data["deliver_at"] is None:
+            raise invalid("/deliver_at", _("Give a time or a delay."))
+        deliver_at = data["deliver_at"] if data["delay"] is None else datetime.now(UTC) + timedelta(seconds=data["delay"])
+        job = operating.reschedule_all_delayed(
+            actor=person(self.request),
+            only=self.frozen(form),
+            deliver_at=None if data["delay"] == 0 else deliver_at,
+            reason=data["reason"],
+        )
+        return reverse("admin:operations_detail", args=[job.uid])
+
+
+class CancelMany(DelayedMany):
+    """They are gone afterwards."""
+
+    title = gettext_lazy("Cancel all that match")
+    form_class = CancelManyForm
+    submit_label = gettext_lazy("Cancel the messages")
+    tone = "danger solid"
+
+    def form_arguments(self) -> dict[str, Any]:
+        """The name of the topic is typed, or the word for all of them."""
+        return {"expected": self.request.GET.get("topic", "").strip() or "all topics"}
+
+    def context(self) -> dict[str, Any]:
+        """With what is to be typed."""
+        return {**super().context(), "confirm_name": self.form_arguments()["expected"]}
+
+    def perform(self, form: CancelManyForm) -> str:
+        """Cancel."""
+        job = operating.cancel_all_delayed(actor=person(self.request), only=self.frozen(form), reason=form.cleaned_data["reason"])
+        return reverse("admin:operations_detail", args=[job.uid])
 
 
 class Cancel(DelayedAction):

@@ -1,5 +1,6 @@
 """One message as a person sees it: body, status in every group, what happened when."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,19 +11,20 @@ from django.utils.translation import gettext as _
 
 from consumers.models import ConsumerGroup
 from core.console.actions import NOT_ALLOWED, Action
-from core.console.templatetags.console import word
 from messages import reading, scope
+from messages.tracing import TraceEvent
 from messages.types import GroupStatus, StoredMessage
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """A line of the timeline."""
+class Line:
+    """A line of the timeline; `url` leads to the other message of a redrive."""
 
     status: str
     text: str
     sub: str
     at: datetime
+    url: str = ""
 
 
 def message_context(request: HttpRequest, message: StoredMessage) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def message_context(request: HttpRequest, message: StoredMessage) -> dict[str, A
         "body_readable": readable,
         "body_cut": len(message.body) > (reading.HEX if shown == "hex" else reading.SHOWN),
         "worst": worst(statuses, message),
-        "events": events(message, statuses),
+        "events": lines(scope.trace(request.user, message)),
         "again": send_action(request, _("Send again, edited"), f"{reverse('admin:messages_send')}?like={message.id}", "edit", tone="s"),
     }
 
@@ -65,23 +67,49 @@ def worst(statuses: list[GroupStatus], message: StoredMessage) -> str:
     return next((status for status in ("dead", "failed", "later", "processing", "waiting", "succeeded") if status in found), "unknown")
 
 
-def events(message: StoredMessage, statuses: list[GroupStatus]) -> list[Event]:
-    """What the store knows of when, oldest first; only the last try of each group is kept."""
-    if message.state == "half":
-        return [Event("half", _("Prepared: its producer has not committed it yet"), "", message.sent_at)]
-    found = [Event("delayed" if message.state == "delayed" else "succeeded", _("Accepted by the built-in store"), "", message.sent_at)]
-    if message.deliver_at:
-        found.append(Event("waiting", _("Due: goes to its topic"), "", message.deliver_at))
-    for s in statuses:
-        if s.pulled_at:
-            found.append(
-                Event("processing", _("{group}: handed to {consumer}").format(group=s.group, consumer=s.consumer or "—"), "", s.pulled_at)
-            )
-        if s.settled_at:
-            found.append(Event(s.status, f"{s.group}: {word(s.status)}", s.last_error or "", s.settled_at))
-        if s.next_retry_at:
-            found.append(Event("later", _("{group}: next try").format(group=s.group), s.last_error or "", s.next_retry_at))
-    return sorted(found, key=lambda event: event.at)
+_MARKS = {
+    "sent": "succeeded", "prepared": "half", "committed": "succeeded", "delayed": "delayed",
+    "rescheduled": "delayed", "promoted": "succeeded", "due": "waiting", "pulled": "processing",
+    "lease_expired": "later", "retry": "later", "given_up": "failed", "redriven": "later", "redriven_from": "waiting",
+}  # fmt: skip
+
+
+def lines(events: Sequence[TraceEvent]) -> list[Line]:
+    """The timeline in words."""
+    return [
+        Line(
+            _MARKS.get(event.event, event.event),
+            _said(event),
+            event.detail or "",
+            event.at,
+            reverse("admin:messages_detail", args=[event.message]) if event.message else "",
+        )
+        for event in events
+    ]
+
+
+def _said(event: TraceEvent) -> str:
+    words = {
+        "sent": _("Accepted by the built-in store"),
+        "prepared": _("Prepared: it goes on when its producer commits it"),
+        "committed": _("Committed by {by}"),
+        "delayed": _("Delayed: kept back until it is due"),
+        "rescheduled": _("Moved to another time by {by}"),
+        "promoted": _("Due: went to its topic"),
+        "due": _("Due: goes to its topic"),
+        "pulled": _("{group}: handed to {consumer}, try {attempt}"),
+        "failed": _("{group}: try {attempt} failed"),
+        "lease_expired": _("{group}: {consumer} was not heard of again"),
+        "retry": _("{group}: next try, {attempt}"),
+        "dead": _("{group}: dead after {attempt} failed tries"),
+        "given_up": _("{group}: given up"),
+        "redriven": _("{group}: redriven by {by} as {message}") if event.message else _("{group}: redriven by {by}"),
+        "redriven_from": _("Came from {message}, a dead letter of {group}, by {by}"),
+        "succeeded": _("{group}: succeeded with {consumer}, try {attempt}"),
+    }
+    return words[event.event].format(
+        group=event.group, consumer=event.consumer or "—", attempt=event.attempt, by=event.by or "system", message=event.message
+    )
 
 
 def send_action(request: HttpRequest, label: Any, url: str, icon: str = "send", *, tone: str = "primary") -> Action:
