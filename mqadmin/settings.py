@@ -305,6 +305,7 @@ SPECTACULAR_SETTINGS = {
         "BrokerKind": "clusters.api.BROKERS",
         "RequestState": "core.approvals.models.State",
         "RequestStanding": "core.approvals.models.Standing",
+        "RequestEvent": "core.approvals.models.Event",
         "MessageState": "messages.api.documents.STATES",
         "AcceptedState": "messages.api.documents.ACCEPTED_STATES",
         "HalfState": "messages.api.documents.HALF_STATES",
@@ -312,6 +313,7 @@ SPECTACULAR_SETTINGS = {
         "MessageStatus": "messages.api.documents.STATUSES",
         "OutcomeStatus": "messages.api.documents.OUTCOMES",
         "EmptyBecause": "messages.api.documents.REASONS",
+        "TraceWord": "messages.tracing.WORDS",
     },
 }
 
