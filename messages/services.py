@@ -22,12 +22,15 @@ from messages.querysets import (
 )
 from messages.redrives import redrive_results, redrive_step, run_redrives, start_redrive
 from messages.sending import send
+from messages.transactions import commit as commit_transaction
+from messages.transactions import open_epoch
 
 __all__ = [
     "ask_for_open",
     "behind",
     "cancel_delayed",
     "check_back",
+    "commit_transaction",
     "counts",
     "counts_by_topic",
     "dead_letters",
@@ -43,6 +46,7 @@ __all__ = [
     "message_status",
     "most_dead",
     "next",
+    "open_epoch",
     "prepare_half",
     "promote",
     "pull",

@@ -22,6 +22,8 @@ messages: GET=mq_messages.view_message
 message: GET=mq_messages.view_message
 delayed-messages: GET=mq_messages.view_message
 delayed-message: GET=mq_messages.view_message PATCH=mq_messages.change_delayed DELETE=mq_messages.change_delayed
+epochs: POST=mq_messages.send_message
+transactions: POST=mq_messages.send_message
 half-prepare: POST=mq_messages.send_message
 half-open: POST=mq_messages.send_message
 half-commit: POST=mq_messages.send_message
