@@ -28,6 +28,8 @@ from messages.querysets import (
 from messages.redrives import Plan, run_at_once, start_redrive
 from messages.sending import send
 from messages.tracing import trace
+from messages.transactions import commit as commit_transaction
+from messages.transactions import open_epoch
 
 __all__ = [
     "Edit",
@@ -36,6 +38,7 @@ __all__ = [
     "behind",
     "cancel_delayed",
     "check_back",
+    "commit_transaction",
     "count_delayed",
     "counts",
     "counts_by_topic",
@@ -54,6 +57,7 @@ __all__ = [
     "message_status",
     "most_dead",
     "next",
+    "open_epoch",
     "per_hour",
     "prepare_half",
     "promote",

@@ -26,6 +26,8 @@ delayed-messages-hours: GET=mq_messages.view_message
 delayed-messages-cancellations: POST=mq_messages.change_delayed
 delayed-messages-reschedules: POST=mq_messages.change_delayed
 delayed-message: GET=mq_messages.view_message PATCH=mq_messages.change_delayed DELETE=mq_messages.change_delayed
+epochs: POST=mq_messages.send_message
+transactions: POST=mq_messages.send_message
 half-prepare: POST=mq_messages.send_message
 half-open: POST=mq_messages.send_message
 half-commit: POST=mq_messages.send_message

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from clusters.drivers import builtin
 from core import tags as tag_expressions
+from core.errors import Problem
 from messages import services
+from messages.transactions import Acks, Send
 from messages.types import DeadFilter, NewMessage, Outcome
 from tests.store_world import counts, expire_now, new_group, new_id, pull, redrive, sql
 
@@ -61,6 +63,9 @@ STEP = st.one_of(
     st.tuples(st.just("unsubscribe"), which_group, which_topic),
     st.tuples(st.just("resubscribe"), which_group, which_topic, expression, st.booleans()),
     st.tuples(st.just("cut"), which_group),
+    st.tuples(st.just("prepare"), which_topic, tag),
+    st.tuples(st.just("decide"), st.sampled_from(["commit", "rollback"])),
+    st.tuples(st.just("transact"), which_group, words, st.lists(tag, min_size=1, max_size=2), st.booleans()),
 )
 
 
@@ -68,6 +73,9 @@ class World:
     def __init__(self):
         self.topics = [new_id(), new_id()]
         self.messages = {}  # id -> (topic, tag)
+        self.half = []  # (id, topic, tag) of those that are open
+        self.producer = {"application_id": new_id(), "producer": "p"}
+        self.epoch, self.transactions = services.open_epoch(**self.producer), 0
         filters = [None, ["a"]]
         self.groups = []
         for f in filters:
@@ -77,9 +85,46 @@ class World:
     def send(self, topic, tags):
         topic = self.topics[topic]
         for accepted, t in zip(services.send(topic_id=topic, messages=[NewMessage(b"", tag=t) for t in tags]), tags, strict=True):
-            self.messages[accepted.id] = (topic, t)
-            for group in self.groups:
-                group.arrive(topic, accepted.id, t)
+            self.arrived(topic, accepted.id, t)
+        services.tick()
+
+    def arrived(self, topic, message_id, tag):
+        self.messages[message_id] = (topic, tag)
+        for group in self.groups:
+            group.arrive(topic, message_id, tag)
+
+    def prepare(self, topic, tag):
+        made = services.prepare_half(topic_id=self.topics[topic], message=NewMessage(b"", tag=tag))
+        self.half.append((made.id, self.topics[topic], tag))
+
+    def decide(self, decision):
+        if self.half:
+            message_id, topic, tag = self.half.pop(0)
+            done, _changed = services.decide_half(message_id=message_id, decision=decision, by="test")
+            if decision == "commit":
+                assert services.message(message_id=message_id).id == done.message_id
+                self.arrived(topic, done.message_id, tag)
+            services.tick()
+
+    def transact(self, group, words, tags, doomed):
+        """Settle the newest lease and send to both topics; a doomed one names a message that is not in the lease."""
+        lease, outcomes = self.outcomes(group, words)
+        doomed = doomed and lease is not None
+        acks = [Acks(group.id, lease, [*outcomes, *([Outcome(1, "succeeded")] if doomed else [])])] if lease else []
+        sends = [Send(topic, [NewMessage(b"", tag=t) for t in tags]) for topic in self.topics]
+        self.transactions += 1
+        ask = {**self.producer, "epoch": self.epoch, "transaction_id": str(self.transactions), "sends": sends, "acks": acks}
+        if doomed:
+            with pytest.raises(Problem, match="cannot be taken"):
+                services.commit_transaction(**ask)
+            return
+        done = services.commit_transaction(**ask)
+        if lease:
+            self.settled(group, lease, outcomes, done.acks[0])
+        for send, accepted in zip(sends, done.sends, strict=True):
+            for t, one in zip(tags, accepted, strict=True):
+                self.arrived(send.topic_id, one.id, t)
+        assert services.commit_transaction(**ask).sends == done.sends
         services.tick()
 
     def handed_out(self, group, batch, limit):
@@ -126,8 +171,8 @@ class World:
         return lease, [Outcome(i, w) for i, w in zip(sorted(group.leases[lease]), words, strict=False) if w]
 
     def step(self, name, group=None, *args):
-        if name == "send":
-            self.send(group, *args)
+        if name in {"send", "prepare", "decide"}:
+            getattr(self, name)(group, *args)
             return
         g = self.groups[group]
         if name == "pull":
@@ -161,6 +206,8 @@ class World:
                 if s == "dead" and g.active[self.messages[i][0]]:
                     g.status[i], g.attempts[i] = "later", 0
                     g.alone.discard(i)
+        elif name == "transact":
+            self.transact(g, *args)
         elif name == "cut":
             sql("SELECT mq_cut(1000000, 3)")
         else:
@@ -193,6 +240,8 @@ class World:
                     g.arrive(topic, i, self.messages[i][1])
 
     def check(self):
+        for message_id, _topic, _tag in self.half:
+            assert services.message(message_id=message_id).state == "half"
         for g in self.groups:
             for i in self.messages:
                 real = next(s for s in services.message_status(message_id=i) if s.group_id == g.id)

@@ -15,7 +15,9 @@ import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
 
 from clusters.drivers import builtin
+from core.errors import Problem
 from messages import redrives, services
+from messages.transactions import Acks, Send
 from messages.types import DeadFilter, NewMessage, Outcome
 from tests import store_world
 from tests.store_world import Threads, counts, new_group, new_id, session, sql
@@ -233,8 +235,6 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             assert getattr(error, "code", "") in {"not_found", "not_delayed"}, error  # noqa: PT017
 
     def half():
-        from core.errors import Problem
-
         message = NewMessage(b"x", producer_id=f"{rng.randint(0, 400)}")
         made = services.prepare_half(topic_id=rng.choice(topics), message=message)
         waiting = [m.id for m in services.half_messages(limit=3).items]
@@ -244,10 +244,24 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             except Problem as problem:
                 assert problem.code in {"not_found", "already_committed", "already_rolled_back"}, problem  # noqa: PT017
 
+    def transact():
+        g, t = rng.sample(groups, 2), rng.sample(topics, 2)
+        batches = [(i, services.pull(group_id=i, limit=3, visibility_ms=rng.choice([1, 5000, 5000]), consumer="w")) for i in g]
+        acks = [Acks(i, b.lease, [Outcome(m.id, rng.choice(["succeeded", "failed"])) for m in b.messages]) for i, b in batches if b.lease]
+        sends = [Send(i, [NewMessage(b"x", producer_id=f"{rng.randint(0, 400)}") for _ in range(3)]) for i in t]
+        fields = {"application_id": 1, "producer": rng.choice("ab"), "transaction_id": f"{rng.randint(0, 5000)}"}
+        try:
+            epoch = services.open_epoch(application_id=1, producer=fields["producer"])
+            done = services.commit_transaction(epoch=epoch, sends=sends, acks=acks, **fields)
+            ran["committed"] = ran.get("committed", 0) + (not done.duplicate)
+        except Problem as problem:
+            assert problem.code in {"producer_fenced", "unknown_producer", "transaction_id_reused", "ack_refused"}, problem  # noqa: PT017
+
     def housekeeping():
         sql("SELECT mq_cut(1000, 10)")
         sql("SELECT mq_purge_claims('1 s')")
         sql("SELECT mq_half_purge('0 s')")
+        sql("SELECT mq_transaction_purge('0 s')")
         sql("SELECT mq_half_due(3)")
         sql("SELECT mq_upkeep()")
         services.counts(group_ids=groups)
@@ -255,7 +269,8 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
     def retire():
         builtin.retire_topic(topic_id=rng.choice(topics))
 
-    verbs = [pull_settle, next_, services.expire, redrive, resubscribe, change, send, delay, half, housekeeping, retire, services.tick]
+    verbs = [pull_settle, next_, services.expire, redrive, resubscribe, change, send, delay, half, transact, housekeeping, retire]
+    verbs.append(services.tick)
     for first, second in combinations_with_replacement(verbs, 2):
         threads, end = Threads(), time.monotonic() + 0.06
 
@@ -271,6 +286,7 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             threads.join()
         except OperationalError as error:
             pytest.fail(f"{first.__name__} against {second.__name__}: {error}; seed {SEED}")
+    assert ran.pop("committed") > 0  # not all transactions were refused
     assert set(ran) == {v.__name__ for v in verbs}
     for group in groups:  # after all of that the counters still tell what the rows say
         found = services.counts(group_ids=[group])[group]

@@ -169,7 +169,9 @@ def address(name, route, team):
 
 
 BODIES = {"request-comments": '{"text": "x"}', "consumer-group-suspension": '{"reason": "x"}', "send": '{"body": "x"}',
-          "half-prepare": '{"body": "x"}', "half-decision": '{"decision": "commit"}', "check-back": '{"url": "https://1.1.1.1/x"}',
+          "half-prepare": '{"body": "x"}', "epochs": '{"producer": "p"}',
+          "transactions": '{"application": "walkown-app", "producer": "p", "epoch": 1, "id": "t"}',
+          "half-decision": '{"decision": "commit"}', "check-back": '{"url": "https://1.1.1.1/x"}',
           "shadow-task-start": '{"minutes": 5, "reason": "x"}', "application-keys": "{}",
           "acks": '{"acks": [{"lease": "1", "id": 1, "status": "succeeded"}]}',
           "clients": '{"role": "producer", "topic": "walkown_topic"}'}  # fmt: skip
@@ -374,7 +376,7 @@ def test_a_key_reaches_its_own_application_only(world, whose):
             ), url
     shared = {"me", "topic-list", "consumer-group-list", "bulk"}
     data = {"send", "pull", "acks", "next", "half-prepare", "half-open", "half-commit", "half-rollback"}
-    data |= {"push", "clients", "client", "client-heartbeat"}
+    data |= {"epochs", "transactions", "push", "clients", "client", "client-heartbeat"}
     allowed = data | {"topic-detail", "consumer-group-detail", "consumption"} if whose == "own" else set()
     assert fine <= shared | allowed
     assert fine >= allowed

@@ -49,7 +49,7 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
                 raise Problem("method_not_allowed", _("Only POST is possible here."), status=405, headers={"Allow": "POST"})
             user = authenticate(request)
             require(user, permission)
-            (name,) = named.values()  # of the topic or the group; of a half message its id
+            name = next(iter(named.values()), "")  # of the topic, the group or the application; of a half message its id
             return handler(user, name, wire.read_object(request))
 
         vars(view).update(cls=documentation, initkwargs={})  # where drf-spectacular looks for what to say of a view
