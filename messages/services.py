@@ -1,7 +1,7 @@
 """The verbs of the store, in one place for its callers; docs/message-store.md tells how they fit together."""
 
 from messages.checking import check_back
-from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
+from messages.consuming import expire, extend, next, pull, settle, tick  # noqa: A004 - the verb of the API
 from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
 from messages.half import ask_for_open, half_message, half_messages
 from messages.half import decide as decide_half
@@ -34,6 +34,7 @@ __all__ = [
     "decide_half",
     "delayed_messages",
     "expire",
+    "extend",
     "half_message",
     "half_messages",
     "health",

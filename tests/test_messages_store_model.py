@@ -57,6 +57,7 @@ STEP = st.one_of(
     st.tuples(st.just("next"), which_group, words),
     st.tuples(st.just("expire"), which_group),
     st.tuples(st.just("redrive"), which_group),
+    st.tuples(st.just("extend"), which_group),
     st.tuples(st.just("filter"), which_group, which_topic, expression),
     st.tuples(st.just("unsubscribe"), which_group, which_topic),
     st.tuples(st.just("resubscribe"), which_group, which_topic, expression, st.booleans()),
@@ -155,6 +156,9 @@ class World:
                     g.fail(i, self.messages[i][0], counted=counted)
                     g.alone.add(i)
             g.leases = {}
+        elif name == "extend":
+            for lease in g.leases:
+                assert services.extend(group_id=g.id, lease=lease, visibility_ms=120_000)
         elif name == "redrive":
             redrive = services.start_redrive(group_id=g.id, only=DeadFilter())
             while services.redrive_step(redrive_id=redrive.pk, limit=2):

@@ -3,6 +3,7 @@
 The same run with each negative control must lose messages: it shows that this test can fail.
 """
 
+import contextlib
 import os
 import random
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
 
 from clusters.drivers import builtin
+from core.errors import Problem
 from messages import services
 from messages.types import DeadFilter, NewMessage, Outcome
 from tests.store_world import Threads, counts, new_group, new_id, session, sql
@@ -60,6 +62,9 @@ def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03)):
                 for s in settled:
                     if s.status == "succeeded":
                         acked[s.id] = acked.get(s.id, 0) + 1
+            if batch.lease and rng.random() < 0.1:
+                with contextlib.suppress(Problem):  # it has expired already
+                    services.extend(group_id=group, lease=batch.lease, visibility_ms=300)
             lease, outcomes = (
                 batch.lease,
                 [Outcome(m.id, rng.choices(["succeeded", "failed", "later"], [8, 1, 1])[0]) for m in batch.messages],
@@ -197,6 +202,8 @@ def test_fault_11_no_pair_of_verbs_deadlocks():
         g = rng.choice(groups)
         batch = services.pull(group_id=g, limit=rng.randint(1, 20), visibility_ms=rng.choice([1, 5000]), consumer="w")
         if batch.lease:
+            with contextlib.suppress(Problem):
+                services.extend(group_id=g, lease=batch.lease, visibility_ms=rng.choice([1, 9000]))
             words = ["succeeded", "failed", "later", "dead"]
             services.settle(group_id=g, lease=batch.lease, outcomes=[Outcome(m.id, rng.choice(words), 0) for m in batch.messages[::-1]])
 

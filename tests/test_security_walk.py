@@ -151,6 +151,7 @@ def arguments(name, route, team):
     return {
         "name": named.replace("%", "%25"), "pk": pk, "number": pk, "message_id": team.message,
         "half_id": team.half, "redrive": team.redrive.pk,
+        "lease": "1",
         "key_id": team.key.key_id, "client": team.client,
         "object_id": object_id, "id": object_id if "accounts/user" in route else "00000000-0000-4000-8000-000000000000",
         "uid": "00000000-0000-4000-8000-000000000000", "ref": "0" * 32, "page": "topics_list", "resource": "topics",
@@ -373,7 +374,7 @@ def test_a_key_reaches_its_own_application_only(world, whose):
                 "walkown-app", ""
             ), url
     shared = {"me", "topic-list", "consumer-group-list", "bulk"}
-    data = {"send", "pull", "acks", "next", "half-prepare", "half-open", "half-commit", "half-rollback"}
+    data = {"send", "pull", "acks", "next", "extension", "half-prepare", "half-open", "half-commit", "half-rollback"}
     data |= {"push", "clients", "client", "client-heartbeat"}
     allowed = data | {"topic-detail", "consumer-group-detail", "consumption"} if whose == "own" else set()
     assert fine <= shared | allowed

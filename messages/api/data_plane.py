@@ -34,8 +34,9 @@ _PULL = frozenset({"max", "wait_ms", "visibility_ms", "consumer"})
 _NEXT = _PULL | {"lease", "acks"}
 _ACKS = frozenset({"acks"})
 _ACK = frozenset({"lease", "id", "status", "delay_ms", "error"})
+_EXTENSION = frozenset({"visibility_ms"})
 View = Callable[..., HttpResponse]
-Handler = Callable[[User, str, dict[str, Any]], HttpResponse]
+Handler = Callable[..., HttpResponse]  # (user, name, fields, what else is in the address)
 
 
 def data_plane(permission: str, documentation: type) -> Callable[[Handler], View]:
@@ -49,8 +50,8 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
                 raise Problem("method_not_allowed", _("Only POST is possible here."), status=405, headers={"Allow": "POST"})
             user = authenticate(request)
             require(user, permission)
-            (name,) = named.values()  # of the topic or the group; of a half message its id
-            return handler(user, name, wire.read_object(request))
+            name, *further = named.values()  # of the topic or the group, and a lease; of a half message its id
+            return handler(user, name, wire.read_object(request), *further)
 
         vars(view).update(cls=documentation, initkwargs={})  # where drf-spectacular looks for what to say of a view
         return view
@@ -137,11 +138,24 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     return response
 
 
+@data_plane("mq_messages.consume_message", documents.ExtensionDocs)
+def extension(user: User, group: str, fields: dict[str, Any], lease: str) -> HttpResponse:
+    """Hold a lease for longer."""
+    wire.only(fields, _EXTENSION)
+    visibility_ms = _visibility(fields)
+    until = services.extend(group_id=active_group(user, group), lease=lease, visibility_ms=visibility_ms)
+    return wire.respond({"lease": lease, "lease_until": until})
+
+
+def _visibility(fields: dict[str, Any]) -> int:
+    return wire.integer(fields, "visibility_ms", default=DEFAULT_VISIBILITY_MS, low=1, high=MAX_VISIBILITY_MS)
+
+
 def _take(user: User, fields: dict[str, Any]) -> dict[str, Any]:
     wire.integer(fields, "wait_ms", default=0, low=0, high=MAX_WAIT_MS)
     return {
         "limit": wire.integer(fields, "max", default=DEFAULT_PULL, low=1, high=MAX_PULL),
-        "visibility_ms": wire.integer(fields, "visibility_ms", default=DEFAULT_VISIBILITY_MS, low=1, high=MAX_VISIBILITY_MS),
+        "visibility_ms": _visibility(fields),
         "consumer": wire.text(fields, "consumer", user.get_username(), MAX_CONSUMER),
     }
 
@@ -171,4 +185,5 @@ urlpatterns = [
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/pull$", pull, name="pull"),
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/acks$", acks, name="acks"),
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/next$", next_, name="next"),
+    re_path(rf"^consumer-groups/(?P<name>{PATTERN})/leases/(?P<lease>[0-9]{{1,19}})/extension$", extension, name="extension"),
 ]

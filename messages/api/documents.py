@@ -207,6 +207,25 @@ class SettledAllSerializer(serializers.Serializer[Any]):
     acks = SettledSerializer(many=True)
 
 
+class NewExtensionSerializer(serializers.Serializer[Any]):
+    """For how long from now on."""
+
+    visibility_ms = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=12 * 3600 * 1000,
+        default=60_000,
+        help_text="From now on. In all a lease lasts 12 hours from its pull; it never ends earlier than before.",
+    )
+
+
+class ExtensionSerializer(serializers.Serializer[Any]):
+    """Until when the lease holds now."""
+
+    lease = serializers.CharField()
+    lease_until = serializers.DateTimeField()
+
+
 class NextBatchSerializer(BatchSerializer):
     """One result per ack, and the next batch."""
 
@@ -365,3 +384,11 @@ class LeaveDocs(_Docs):
     @extend_schema(operation_id="leave_client", responses={204: None}, tags=["data plane"])
     def delete(self) -> None:
         """Say goodbye."""
+
+
+class ExtensionDocs(_Docs):
+    """POST consumer-groups/{name}/leases/{lease}/extension."""
+
+    @extend_schema(operation_id="extend_lease", request=NewExtensionSerializer, responses={200: ExtensionSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Hold what a lease still has for longer: for work that takes longer than was thought. 409: it has ended, or lasts too long."""
