@@ -83,6 +83,10 @@ TABLE: dict[str, Row] = {
     "mq_messages.add_redriveitem": Row("write", ALL, OWN, NONE),
     "mq_messages.change_redriveitem": Row("write", ALL, OWN, NONE),
     "mq_messages.delete_redriveitem": Row("write", ALL, NONE, NONE),
+    "mq_messages.view_reset": Row("read", ALL, OWN, ALL),
+    "mq_messages.add_reset": Row("write", ALL, OWN, NONE),
+    "mq_messages.change_reset": Row("write", ALL, OWN, NONE),
+    "mq_messages.delete_reset": Row("write", ALL, NONE, NONE),
     # Clusters: everybody sees what there is; where SDKs connect is no secret to those who run them
     "clusters.view_cluster": Row("read", ALL, ALL, ALL),
     "clusters.add_cluster": Row("write", ALL, NONE, NONE),

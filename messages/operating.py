@@ -11,7 +11,8 @@ from core.audit.services import record
 from core.errors import changed_meanwhile
 from messages import services
 from messages.half import Decision
-from messages.models import Redrive
+from messages.models import Redrive, Reset
+from messages.names import topic_name
 from messages.types import Accepted, DeadFilter, HalfMessage, NewMessage
 from topics.models import Topic
 
@@ -72,3 +73,36 @@ def redrive(
     services.redrive_step(redrive_id=job.pk, limit=INLINE)
     job.refresh_from_db()
     return job
+
+
+def reset(*, actor: User, group: ConsumerGroup, topic: Topic, position: int, fingerprint: str, reason: str = "") -> Reset:
+    """Rewind or skip as the preview with this fingerprint said. Problems: those of the store's reset."""
+    with transaction.atomic():
+        made = services.reset(group_id=group.pk, topic_id=topic.pk, position=position, fingerprint=fingerprint, actor=actor, reason=reason)
+        numbers = {"repeated": made.repeated, "first_time": made.first_time, "skipped": made.skipped}
+        record(
+            actor=actor,
+            action=made.kind,
+            kind="consumer group",
+            name=group.name,
+            before={"topic": topic.name, "position": made.position_before},
+            after={"topic": topic.name, "position": made.position, "reset": made.pk, **numbers},
+            reason=reason,
+        )
+    return made
+
+
+def undo_reset(*, actor: User, group: ConsumerGroup, made: Reset, reason: str = "") -> Reset:
+    """Take a rewind or a skip back. Problems: those of the store's undo."""
+    with transaction.atomic():
+        undone = services.undo_reset(reset_id=made.pk, actor=actor)
+        record(
+            actor=actor,
+            action=f"undo {made.kind}",
+            kind="consumer group",
+            name=group.name,
+            before={"topic": topic_name(made.topic_id), "reset": made.pk},
+            after={"topic": topic_name(made.topic_id), "restored": undone.restored},
+            reason=reason,
+        )
+    return undone

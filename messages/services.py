@@ -6,6 +6,7 @@ from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_d
 from messages.half import ask_for_open, half_message, half_messages
 from messages.half import decide as decide_half
 from messages.half import prepare as prepare_half
+from messages.positions import positions, preview_reset, reset, undo_reset, undoable
 from messages.querysets import (
     behind,
     counts,
@@ -14,6 +15,7 @@ from messages.querysets import (
     delayed_messages,
     health,
     lag,
+    lag_by_topic,
     message,
     message_status,
     most_dead,
@@ -40,16 +42,20 @@ __all__ = [
     "health",
     "hold_delayed",
     "lag",
+    "lag_by_topic",
     "message",
     "message_status",
     "most_dead",
     "next",
+    "positions",
     "prepare_half",
+    "preview_reset",
     "promote",
     "pull",
     "redrive_results",
     "redrive_step",
     "reschedule_delayed",
+    "reset",
     "run_redrives",
     "search",
     "send",
@@ -57,4 +63,6 @@ __all__ = [
     "start_redrive",
     "tick",
     "totals",
+    "undo_reset",
+    "undoable",
 ]

@@ -38,6 +38,10 @@ dead-letters: GET=mq_messages.view_message
 redrives: GET=mq_messages.view_redrive POST=mq_messages.add_redrive
 redrive: GET=mq_messages.view_redrive
 redrive-items: GET=mq_messages.view_redrive
+resets: GET=mq_messages.view_reset POST=mq_messages.add_reset
+reset-preview: GET=mq_messages.view_reset
+reset: GET=mq_messages.view_reset
+reset-undo: POST=mq_messages.change_reset
 application-list: GET=accounts.view_application POST=accounts.add_application
 application-detail: GET=accounts.view_application PUT=accounts.add_application
 application-detail: PATCH=accounts.change_application DELETE=accounts.delete_application
@@ -202,6 +206,8 @@ admin:messages_check_back_delete: GET=mq_messages.delete_checkback POST=mq_messa
 admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
 admin:messages_redrives: GET=mq_messages.view_redrive
 admin:messages_redrive: GET=mq_messages.view_redrive
+admin:messages_position: GET=mq_messages.view_reset POST=mq_messages.add_reset
+admin:messages_reset_undo: GET=mq_messages.change_reset POST=mq_messages.change_reset
 admin:index: self
 admin:login: public
 admin:logout: self

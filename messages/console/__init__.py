@@ -4,7 +4,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, half, pushing, sending
+from messages.console import browsing, dead, delayed, half, position, pushing, sending
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -18,6 +18,8 @@ urlpatterns: list[URLPattern] = [
     path("dead-letters/redrives/", dead.Redrives.as_view(), name="messages_redrives"),
     path("dead-letters/redrives/<int:redrive>/", dead.Job.as_view(), name="messages_redrive"),
     *half.urlpatterns,
+    path("groups/<str:name>/position/", position.Position.as_view(), name="messages_position"),
+    path("groups/<str:name>/position/<int:reset>/undo/", position.Undo.as_view(), name="messages_reset_undo"),
 ]
 
 slots.tab(
@@ -39,3 +41,12 @@ slots.tab(
     ),
 )
 slots.panel("group", pushing.panel)
+slots.tab(
+    "group",
+    slots.Tab(
+        gettext_lazy("Position"),
+        lambda group: reverse("admin:messages_position", args=[group.name]),
+        permission=position.VIEW,
+        key="position",
+    ),
+)
