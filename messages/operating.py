@@ -9,7 +9,7 @@ from accounts.models import User
 from consumers.models import ConsumerGroup
 from core.audit.services import record
 from core.errors import changed_meanwhile
-from messages import services
+from messages import backpressure, services
 from messages.half import Decision
 from messages.models import Redrive, Reset
 from messages.names import topic_name
@@ -20,11 +20,13 @@ INLINE = 1000  # messages of a redrive that are done before its first answer; th
 
 
 def send(*, actor: User, topic_id: int, message: NewMessage) -> Accepted:
-    """Send one message by hand; the audit keeps that it was sent, not its body. Problems: those of the store's send."""
+    """Send one message by hand; the audit keeps that it was sent, not its body. Problems: those of the store's send, backlog_full."""
+    topic = Topic.objects.get(pk=topic_id)
+    backpressure.admit(topic_id=topic_id, ceiling=topic.max_backlog, messages=int(message.deliver_at is None))
     # Until the commit no consumer gets any later message: a send by hand is rare, and its audit entry takes a millisecond.
     with transaction.atomic():
         accepted = services.send(topic_id=topic_id, messages=[message])[0]
-        after = {"topic": Topic.objects.values_list("name", flat=True).get(pk=topic_id), "key": message.key, "tag": message.tag}
+        after = {"topic": topic.name, "key": message.key, "tag": message.tag}
         record(actor=actor, action="send", kind="message", name=str(accepted.id), after=after)
     return accepted
 

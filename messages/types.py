@@ -57,7 +57,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The result of a pull. Without messages there is no lease, and `reason` says why: empty, suspended, not_subscribed, retired."""
+    """The result of a pull. Without messages there is no lease, and `reason` says why.
+
+    empty, suspended, not_subscribed, retired, or outstanding: as many are in the workers' hands as may be.
+    """
 
     lease: str | None
     lease_until: datetime | None

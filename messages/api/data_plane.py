@@ -19,7 +19,7 @@ from accounts.models import User
 from core.api.permissions import require
 from core.errors import FieldError, Problem
 from core.names import PATTERN
-from messages import services, waiting
+from messages import backpressure, services, waiting
 from messages.api import documents, wire
 from messages.api.lookup import active_group, active_topic
 from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS
@@ -27,6 +27,7 @@ from messages.types import Batch, Outcome, Settled
 
 MAX_WAIT_MS = 30_000
 RETRY_AFTER = "2"  # seconds
+OUTSTANDING = "outstanding"  # why a pull hands out nothing: the group is at its ceiling
 DEFAULT_PULL = 10
 DEFAULT_VISIBILITY_MS = 60_000
 MAX_CONSUMER = 255
@@ -63,7 +64,8 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
 def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:
     """Send one message or a batch; all or nothing."""
     messages, is_batch = wire.new_messages(fields)
-    topic_id = active_topic(user, topic)
+    topic_id, ceiling = active_topic(user, topic)
+    backpressure.admit(topic_id=topic_id, ceiling=ceiling, messages=sum(message.deliver_at is None for message in messages))
     try:
         accepted = services.send(topic_id=topic_id, messages=messages)
     except Problem as problem:
@@ -81,7 +83,7 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     group_id = active_group(user, group)
     found = services.pull(group_id=group_id, **take)
     try:
-        return wire.respond(wire.batch(_wait(user, found, group_id, fields, take)))
+        found = _wait(user, found, group_id, fields, take)
     except waiting.FullError:
         # Nothing was done, so the request can be refused: an empty answer at once would have the caller ask again at once.
         raise Problem(
@@ -91,6 +93,9 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
             hint=_("Ask again later, add a web process, or raise MQADMIN_MAX_WAITING_PULLS."),
             headers={"Retry-After": RETRY_AFTER},
         ) from None
+    if found.reason == OUTSTANDING:
+        raise backpressure.too_many_outstanding(group_id=group_id)
+    return wire.respond(wire.batch(found))
 
 
 @data_plane("mq_messages.consume_message", documents.AcksDocs)
@@ -127,13 +132,12 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     take = _take(user, fields)
     group_id = active_group(user, group)
     settled, found = services.next(group_id=group_id, lease=lease, outcomes=outcomes, **take)
-    crowded = False
     try:
         found = _wait(user, found, group_id, fields, take)
     except waiting.FullError:  # what was settled is committed: the caller must learn of it
-        found, crowded = replace(found, reason="crowded"), True
+        found = replace(found, reason="crowded")
     response = wire.respond({"acks": wire.settled(settled), **wire.batch(found)})
-    if crowded:
+    if found.reason in {"crowded", OUTSTANDING}:
         response["Retry-After"] = RETRY_AFTER
     return response
 
@@ -168,7 +172,7 @@ def _wait(user: User, found: Batch, group_id: int, fields: dict[str, Any], take:
     wait_ms = fields.get("wait_ms") or 0
     began = monotonic()
     end = began + wait_ms / 1000
-    while found.lease is None and found.reason == "empty" and (left := end - monotonic()) > 0:
+    while found.lease is None and found.reason in {"empty", OUTSTANDING} and (left := end - monotonic()) > 0:
         if not connection.in_atomic_block:
             connection.close()  # back to the pool
         woken = waiting.wait(group_id, left)

@@ -15,7 +15,7 @@ HALF_STATES = ["open", "undecided", "committed", "rolled_back"]
 DECISIONS = ["commit", "rollback"]
 OUTCOMES = ["succeeded", "failed", "later", "dead"]
 STATUSES = ["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
-REASONS = ["empty", "suspended", "not_subscribed", "retired", "crowded"]
+REASONS = ["empty", "suspended", "not_subscribed", "retired", "crowded", "outstanding"]
 
 
 class NewMessageSerializer(serializers.Serializer[Any]):
@@ -149,7 +149,8 @@ class BatchSerializer(serializers.Serializer[Any]):
     reason = serializers.ChoiceField(
         REASONS,
         allow_null=True,
-        help_text="Why there are none. crowded: too many long polls wait here, so this one did not; see Retry-After.",
+        help_text="Why there are none. Of a next only: crowded, too many long polls wait here, so this one did not; outstanding, the"
+        " group is at its ceiling; both with Retry-After. A pull is refused with 429 instead.",
     )
 
 
