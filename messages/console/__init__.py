@@ -1,7 +1,7 @@
 """Messages in the console: browse, read, send, the delayed ones, the half ones, the dead ones and their redrives."""
 
 from django.urls import URLPattern, path, reverse
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from core.console import slots
 from messages.console import browsing, dead, delayed, half, position, pushing, sending
@@ -44,7 +44,7 @@ slots.panel("group", pushing.panel)
 slots.tab(
     "group",
     slots.Tab(
-        gettext_lazy("Position"),
+        pgettext_lazy("of a group", "Position"),
         lambda group: reverse("admin:messages_position", args=[group.name]),
         permission=position.VIEW,
         key="position",

@@ -1,6 +1,6 @@
 """Where a group stands on each of its topics: rewind or skip with a preview, and undo."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -9,7 +9,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import gettext_lazy, ngettext, pgettext
 
 from consumers.console import frame
 from consumers.console_verbs import load
@@ -117,10 +117,10 @@ class Position(Page):
     def _draw(self, group: ConsumerGroup, confirm: ConfirmForm | None) -> HttpResponse:
         request = self.request
         stands, counts = services.positions(group_id=group.pk), services.counts_by_topic(group_id=group.pk)
-        lags = services.lag_by_topic(group_id=group.pk)
+        lags = {pk: timedelta(seconds=age) for pk, age in services.lag_by_topic(group_id=group.pk).items()}
         topic_names(stands)
         rows = [
-            {"topic": topic_name(pk), "position": at, "time": time_of(at), "counts": counts[pk], "seconds": lags.get(pk)}
+            {"topic": topic_name(pk), "position": at, "time": time_of(at), "counts": counts[pk], "behind": lags.get(pk)}
             for pk, at in sorted(stands.items(), key=lambda row: topic_name(row[0]))
         ]
         why = "" if request.user.has_perm(ADD) else NOT_ALLOWED
@@ -205,7 +205,13 @@ class Undo(FormPage):
             (group.name, reverse("admin:consumers_detail", args=[group.name])),
         ]
         kind = made.get_kind_display()
-        return {"crumbs": [*crumbs, (_("Position"), back)], "back": back, "made": made, "topic": topic_name(made.topic_id), "kind": kind}
+        return {
+            "crumbs": [*crumbs, (pgettext("of a group", "Position"), back)],
+            "back": back,
+            "made": made,
+            "topic": topic_name(made.topic_id),
+            "kind": kind,
+        }
 
     def check(self) -> None:
         """A page of somebody else's group is not there."""
