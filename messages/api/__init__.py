@@ -3,7 +3,7 @@
 from django.urls import URLPattern
 from rest_framework.routers import BaseRouter
 
-from messages.api import clients, control_plane, data_plane, group_plane, half_plane, transaction_plane
+from messages.api import clients, control_plane, data_plane, group_plane, half_plane, position_plane, transaction_plane
 
 urlpatterns: list[URLPattern] = [
     *data_plane.urlpatterns,
@@ -12,6 +12,7 @@ urlpatterns: list[URLPattern] = [
     *group_plane.urlpatterns,
     *half_plane.urlpatterns,
     *transaction_plane.urlpatterns,
+    *position_plane.urlpatterns,
 ]
 
 

@@ -15,7 +15,7 @@ HALF_STATES = ["open", "undecided", "committed", "rolled_back"]
 DECISIONS = ["commit", "rollback"]
 OUTCOMES = ["succeeded", "failed", "later", "dead"]
 STATUSES = ["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
-REASONS = ["empty", "suspended", "not_subscribed", "retired", "crowded"]
+REASONS = ["empty", "suspended", "not_subscribed", "retired", "crowded", "outstanding"]
 
 
 class NewMessageSerializer(serializers.Serializer[Any]):
@@ -149,7 +149,8 @@ class BatchSerializer(serializers.Serializer[Any]):
     reason = serializers.ChoiceField(
         REASONS,
         allow_null=True,
-        help_text="Why there are none. crowded: too many long polls wait here, so this one did not; see Retry-After.",
+        help_text="Why there are none. Of a next only: crowded, too many long polls wait here, so this one did not; outstanding, the"
+        " group is at its ceiling; both with Retry-After. A pull is refused with 429 instead.",
     )
 
 
@@ -205,6 +206,25 @@ class SettledAllSerializer(serializers.Serializer[Any]):
     """One result per ack, in their order."""
 
     acks = SettledSerializer(many=True)
+
+
+class NewExtensionSerializer(serializers.Serializer[Any]):
+    """For how long from now on."""
+
+    visibility_ms = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=12 * 3600 * 1000,
+        default=60_000,
+        help_text="From now on. In all a lease lasts 12 hours from its pull; it never ends earlier than before.",
+    )
+
+
+class ExtensionSerializer(serializers.Serializer[Any]):
+    """Until when the lease holds now."""
+
+    lease = serializers.CharField()
+    lease_until = serializers.DateTimeField()
 
 
 class NextBatchSerializer(BatchSerializer):
@@ -447,3 +467,11 @@ class TransactionDocs(_Docs):
     )
     def post(self) -> None:
         """Send to several topics and ack leases of several groups, all in one commit or nothing at all; sends alone are fine, too."""
+
+
+class ExtensionDocs(_Docs):
+    """POST consumer-groups/{name}/leases/{lease}/extension."""
+
+    @extend_schema(operation_id="extend_lease", request=NewExtensionSerializer, responses={200: ExtensionSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Hold what a lease still has for longer: for work that takes longer than was thought. 409: it has ended, or lasts too long."""
