@@ -1,4 +1,4 @@
-"""Rewind and skip with undo (sql/0012_positions.sql): eras of positions, and what was done by whom."""
+"""Rewind and skip with undo (sql/0020_positions.sql): eras of positions, and what was done by whom."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('mq_messages', '0011_extend'),
+        ('mq_messages', '0019_extend'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
@@ -47,5 +47,5 @@ class Migration(migrations.Migration):
                 'indexes': [models.Index(fields=['group_id', '-id'], name='mq_reset_group')],
             },
         ),
-        migrations.RunSQL((SQL / "0012_positions.sql").read_text()),
+        migrations.RunSQL((SQL / "0020_positions.sql").read_text()),
     ]

@@ -1,4 +1,4 @@
-"""Transactions under a producer's epoch (sql/0050_transactions.sql)."""
+"""Transactions under a producer's epoch (sql/0018_transactions.sql)."""
 
 from pathlib import Path
 
@@ -13,6 +13,6 @@ DROP SEQUENCE mq_epoch_seq;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("mq_messages", "0046_trace")]
+    dependencies = [("mq_messages", "0017_trace")]
 
-    operations = [migrations.RunSQL((SQL / "0050_transactions.sql").read_text(), DROP)]
+    operations = [migrations.RunSQL((SQL / "0018_transactions.sql").read_text(), DROP)]
