@@ -12,7 +12,8 @@ from messages.names import group_names, topic_name
 from messages.types import StoredMessage
 
 Word = Literal[
-    "sent", "prepared", "committed", "delayed", "rescheduled", "promoted", "due", "pulled", "failed", "lease_expired", "retry", "dead", "given_up", "redriven",
+    "sent", "prepared", "committed", "delayed",
+    "rescheduled", "promoted", "due", "pulled", "failed", "lease_expired", "retry", "dead", "given_up", "redriven",
     "redriven_from", "succeeded",
 ]  # fmt: skip
 WORDS: tuple[str, ...] = get_args(Word)
@@ -47,9 +48,8 @@ def trace(message: StoredMessage) -> list[TraceEvent]:
 
 
 def _beginning(message: StoredMessage) -> Iterator[TraceEvent]:
-    half = fetch(
-        "SELECT prepared_at, decided_at, decided_by, deliver_at FROM mq_half WHERE id = %s::bigint", (message.origin_id or message.id,)
-    )
+    asked = "SELECT prepared_at, decided_at, decided_by, deliver_at FROM mq_half WHERE id = %s::bigint"
+    half = fetch(asked, (message.origin_id or message.id,))
     if half:
         prepared, decided, by, due = half[0]
         yield TraceEvent(prepared, "prepared", topic=message.topic)

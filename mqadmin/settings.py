@@ -309,6 +309,8 @@ SPECTACULAR_SETTINGS = {
         "HalfDecision": "messages.api.documents.DECISIONS",
         "MessageStatus": "messages.api.documents.STATUSES",
         "OutcomeStatus": "messages.api.documents.OUTCOMES",
+        "EventEnum": "core.approvals.models.Event",
+        "TraceEventWord": "messages.tracing.WORDS",
         "EmptyBecause": "messages.api.documents.REASONS",
     },
 }
