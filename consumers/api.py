@@ -12,7 +12,7 @@ from rest_framework.routers import BaseRouter
 
 from accounts.fields import application_field, owner_field
 from accounts.models import Application
-from consumers import services, shadow
+from consumers import push, services, shadow
 from consumers.models import ConsumeFrom, ConsumerGroup, ShadowTask
 from consumers.requests import ChangeGroup, values_of
 from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializer, ReasonSerializer
@@ -47,7 +47,8 @@ class GroupSerializer(PublishedSerializer, serializers.ModelSerializer[ConsumerG
     class Meta:
         model = ConsumerGroup
         fields = [
-            "name", "application", "owner", "subscriptions", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "reason",
+            "name", "application", "owner", "subscriptions", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms",
+            "push_url", "push_concurrency", "push_timeout_ms", "reason",
             "suspended", "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason",
             "version", "changed_at", "status",
         ]  # fmt: skip
@@ -75,6 +76,11 @@ class GroupChangeSerializer(serializers.Serializer[Any]):
     max_attempts = serializers.IntegerField(min_value=1, max_value=1000, default=16)
     backoff_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, default=1000)
     backoff_max_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, default=600_000)
+    push_url = serializers.CharField(
+        max_length=500, allow_blank=True, default="", help_text="https:// address that messages are delivered to; empty: the group pulls."
+    )
+    push_concurrency = serializers.IntegerField(min_value=1, max_value=32, default=4, help_text="Deliveries at once.")
+    push_timeout_ms = serializers.IntegerField(min_value=100, max_value=30_000, default=10_000, help_text="To answer within.")
     reason = serializers.CharField(max_length=2000)
 
 
@@ -89,6 +95,13 @@ class NewGroupSerializer(GroupChangeSerializer):
 
     name = serializers.CharField(trim_whitespace=False)
     owner = owner_field(required=False)
+
+
+class PushSecretSerializer(serializers.Serializer[Any]):
+    """What signs the deliveries from now on."""
+
+    group = serializers.CharField()
+    secret = serializers.CharField(allow_null=True, help_text="Null in a repeated answer.")
 
 
 def _wanted(fields: dict[str, Any]) -> list[tuple[str, str]] | None:
@@ -125,7 +138,15 @@ class GroupViewSet(WithPublication, NamedViewSet):
         "suspension": "consumers.suspend_consumergroup",
         "resumption": "consumers.suspend_consumergroup",
         "retirement": "consumers.retire_consumergroup",
+        "push_secret": "consumers.change_consumergroup",
     }
+    secret_fields: ClassVar[frozenset[str]] = frozenset({"secret"})
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """The name in a webhook's address is looked up before any transaction begins."""
+        super().initial(request, *args, **kwargs)
+        if self.action in {"create", "update", "partial_update"} and isinstance(request.data, dict):
+            push.look_up(request.data)
 
     def _answer(self, group: ConsumerGroup, code: int = status.HTTP_200_OK) -> Response:
         return Response(self.get_serializer(self.get_queryset().get(pk=group.pk)).data, status=code)
@@ -205,6 +226,14 @@ class GroupViewSet(WithPublication, NamedViewSet):
     def retirement(self, request: Request, name: str) -> Response:  # noqa: ARG002
         """Retire; refused while instances are online, listing them."""
         return self._answer(services.retire(actor=actor(request), group=self.get_object(), **validated(ReasonSerializer, request)))
+
+    @extend(NothingSerializer, PushSecretSerializer)
+    @action(detail=True, methods=["post"], url_path="push-secret")
+    def push_secret(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """A new secret for the webhook, shown here and nowhere else; the one before signs as well for 24 hours."""
+        validated(NothingSerializer, request)
+        group = self.get_object()
+        return Response({"group": group.name, "secret": push.renew_secret(actor=actor(request), group=group)})
 
 
 class ShadowSerializer(PublishedSerializer, serializers.ModelSerializer[ShadowTask]):

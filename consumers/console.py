@@ -230,6 +230,7 @@ urlpatterns = [
     path("groups/<str:name>/ask-retirement/", asks.Retire.as_view(), name="consumers_ask_retire"),
     path("groups/<str:name>/suspend/", verbs.Suspend.as_view(), name="consumers_suspend"),
     path("groups/<str:name>/resume/", verbs.Resume.as_view(), name="consumers_resume"),
+    path("groups/<str:name>/push-secret/", verbs.RenewSecret.as_view(), name="consumers_push_secret"),
     path("groups/<str:name>/retire/", verbs.Retire.as_view(), name="consumers_retire"),
     *console_shadow.urlpatterns,
 ]

@@ -21,6 +21,15 @@ from core.errors import FieldError
 from topics.console_requests import ReasonedForm
 from topics.models import Topic
 
+PUSH_URL_HELP, PUSH_CONCURRENCY_HELP = (
+    ConsumerGroup._meta.get_field(name).help_text  # type: ignore[union-attr]  # noqa: SLF001 - Django's public API
+    for name in ("push_url", "push_concurrency")
+)
+COLUMNS = (
+    *("consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
+    *("push_url", "push_concurrency", "push_timeout_ms", "purpose"),
+)
+
 
 class ChangeForm(ReasonedForm):
     """A group as it shall be, with a row for each topic."""
@@ -35,6 +44,9 @@ class ChangeForm(ReasonedForm):
     max_attempts = forms.IntegerField(label=gettext_lazy("Attempts at most"))
     backoff_ms = forms.IntegerField(label=gettext_lazy("First retry after (ms)"))
     backoff_max_ms = forms.IntegerField(label=gettext_lazy("Longest wait (ms)"))
+    push_url = forms.CharField(max_length=500, required=False, label=gettext_lazy("Webhook"), help_text=PUSH_URL_HELP)
+    push_concurrency = forms.IntegerField(label=gettext_lazy("Deliveries at once"), help_text=PUSH_CONCURRENCY_HELP)
+    push_timeout_ms = forms.IntegerField(label=gettext_lazy("Answer within (ms)"))
     purpose = forms.CharField(max_length=2000, label=gettext_lazy("Purpose"), widget=forms.Textarea(attrs={"rows": 2}))
 
     def __init__(self, data: Any = None, *args: Any, subscriptions: list[dict[str, str]], **kwargs: Any) -> None:
@@ -119,7 +131,7 @@ class Change(AskGroup):
         """All of the form, references by name."""
         data = form.cleaned_data
         return {
-            **{key: data[key] for key in ("consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "purpose")},
+            **{key: data[key] for key in COLUMNS},
             "application": data["application"].name,
             "owner": data["owner"].get_username(),
             "subscriptions": form.wanted,

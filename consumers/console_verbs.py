@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy
 
 from accounts import choices
 from accounts.models import Application
-from consumers import services
+from consumers import push, services
 from consumers.models import ConsumerGroup
 from core.approvals.models import State
 from core.approvals.services import check_seen, require_state
@@ -47,7 +47,10 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
 
     class Meta:
         model = ConsumerGroup
-        fields = ["application", "owner", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms", "reason"]
+        fields = [
+            *("application", "owner", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
+            *("push_url", "push_concurrency", "push_timeout_ms", "reason"),
+        ]
         widgets = {"reason": forms.Textarea(attrs={"rows": 4})}
 
     def __init__(self, data: Any = None, *args: Any, subscriptions: list[dict[str, str]] | None = None, **kwargs: Any) -> None:
@@ -129,6 +132,7 @@ class Apply(FormPage):
 
     def perform(self, form: ApplyForm) -> str:
         """Apply."""
+        push.look_up(form.cleaned_data)
         group = services.apply(actor=person(self.request), subscriptions=form.wanted, **form.cleaned_data)
         return reverse("admin:consumers_detail", args=[group.name])
 
@@ -209,6 +213,7 @@ class Edit(GroupAction):
 
     def run(self, form: GroupForm) -> None:
         """Store it."""
+        push.look_up(form.cleaned_data)
         services.edit(actor=person(self.request), group=self.group, changes=form.cleaned_data, subscriptions=form.wanted)
 
 
@@ -293,6 +298,26 @@ class Resume(GroupAction):
     def run(self, form: OptionalReasonForm) -> None:
         """Resume."""
         services.resume(actor=person(self.request), group=self.group, reason=form.cleaned_data["reason"])
+
+
+class RenewSecret(GroupAction):
+    """A new secret for the webhook, shown once."""
+
+    permission = "consumers.change_consumergroup"
+    title = gettext_lazy("A new secret for the webhook of {name}")
+    form_class = ConsoleForm
+    submit_label = gettext_lazy("Make a new secret")
+    note = gettext_lazy("It signs what the webhook gets. The one before signs as well for 24 hours, so that nothing is refused meanwhile.")
+
+    def run(self, form: ConsoleForm) -> None:  # noqa: ARG002
+        """Make it."""
+        self.secret = push.renew_secret(actor=person(self.request), group=self.group)
+
+    def success(self, form: ConsoleForm) -> Any:  # noqa: ARG002
+        """The secret, once."""
+        return _("The secret of {name}, which signs what it gets; it is not shown again: {secret}").format(
+            name=self.group.name, secret=self.secret
+        )
 
 
 class Retire(GroupAction):

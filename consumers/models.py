@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import Application
 from consumers.querysets import GroupQuerySet, ShadowQuerySet
 from core.approvals.models import Approvable
+from core.encryption import EncryptedTextField
 from topics.models import Topic
 
 
@@ -47,6 +48,21 @@ class ConsumerGroup(Approvable):
         help_text=_("Doubles with every further attempt, up to the longest wait."),
     )
     backoff_max_ms = models.PositiveIntegerField(_("longest wait (ms)"), default=600_000, validators=[MaxValueValidator(86_400_000)])
+    push_url = models.CharField(
+        _("webhook"),
+        max_length=500,
+        blank=True,
+        help_text=_("An https:// address to which messages are delivered; empty: the group pulls."),
+    )
+    push_concurrency = models.PositiveSmallIntegerField(
+        _("deliveries at once"),
+        default=4,
+        validators=[MinValueValidator(1), MaxValueValidator(32)],
+        help_text=_("Messages with the same sharding key always go one after the other."),
+    )
+    push_timeout_ms = models.PositiveIntegerField(
+        _("answer within (ms)"), default=10_000, validators=[MinValueValidator(100), MaxValueValidator(30_000)]
+    )
     suspended = models.BooleanField(_("suspended"), default=False, editable=False)
     suspend_reason = models.CharField(max_length=500, blank=True, editable=False)
 
@@ -82,6 +98,23 @@ class ConsumerGroup(Approvable):
         while len(waits) < min(self.max_attempts, 32) and waits[-1] < self.backoff_max_ms:
             waits.append(min(max(1, waits[-1] * 2), self.backoff_max_ms))
         return waits
+
+
+class PushSecret(models.Model):
+    """What signs the deliveries to a group's webhook; the one before signs too, for a day after a renewal."""
+
+    group = models.OneToOneField(ConsumerGroup, models.CASCADE, primary_key=True, related_name="push_secret")
+    secret = EncryptedTextField(_("secret"))
+    previous = EncryptedTextField(_("previous secret"), blank=True)
+    renewed_at = models.DateTimeField(_("renewed"), db_default=Now())
+
+    class Meta:
+        default_permissions = ()
+        verbose_name = _("secret of a webhook")
+        verbose_name_plural = _("secrets of webhooks")
+
+    def __str__(self) -> str:
+        return self.group.name
 
 
 class Subscription(models.Model):

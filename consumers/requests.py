@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from accounts.models import User
 from clusters.drivers import builtin
-from consumers import services
+from consumers import push, services
 from consumers.models import ConsumeFrom, ConsumerGroup
 from core.approvals import services as approvals
 from core.approvals.kinds import Ask, Decision, Draft, Field, Kind, nothing_changes, register
@@ -30,6 +30,9 @@ FIELDS = {
     "max_attempts": Field(gettext_lazy("Attempts at most"), int),
     "backoff_ms": Field(gettext_lazy("First retry after"), int, "ms"),
     "backoff_max_ms": Field(gettext_lazy("Longest wait"), int, "ms"),
+    "push_url": Field(gettext_lazy("Webhook"), str),
+    "push_concurrency": Field(gettext_lazy("Deliveries at once"), int),
+    "push_timeout_ms": Field(gettext_lazy("Answer within"), int, "ms"),
 }
 
 
@@ -43,6 +46,9 @@ def values_of(group: ConsumerGroup) -> dict[str, Any]:
         "max_attempts": group.max_attempts,
         "backoff_ms": group.backoff_ms,
         "backoff_max_ms": group.backoff_max_ms,
+        "push_url": group.push_url,
+        "push_concurrency": group.push_concurrency,
+        "push_timeout_ms": group.push_timeout_ms,
         "purpose": group.reason,
     }
 
@@ -77,6 +83,10 @@ class GroupKind(Kind):
     icon = "group"
     ask = "consumers.add_consumergroup"
     decide = "consumers.approve_consumergroup"
+
+    def look_up(self, payload: Mapping[str, Any]) -> None:
+        """The name of the webhook."""
+        push.look_up(payload)
 
     def url(self, request: Request) -> str:
         """The group's page; what was withdrawn has none."""

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from accounts.models import Application, User
 from clusters.drivers import builtin
 from clusters.models import Cluster
+from consumers import push
 from consumers.models import ConsumeFrom, ConsumerGroup, Subscription
 from core import tags
 from core.approvals import services as approvals
@@ -38,10 +39,15 @@ def apply(
     backoff_max_ms: int,
     subscriptions: Wanted,
     reason: str,
+    push_url: str = "",
+    push_concurrency: int = 4,
+    push_timeout_ms: int = 10_000,
 ) -> ConsumerGroup:
     """Apply for a group; another person decides, or a policy does at once. The name is taken from then on.
 
-    Raises `invalid_name`, `duplicate_name`, `unknown_topic`, `topic_not_active`, `invalid_tag_expression`, `invalid`.
+    Raises `invalid_name`, `duplicate_name`, `unknown_topic`, `topic_not_active`, `invalid_tag_expression`, `invalid`,
+    `address_not_allowed`.
+    Call `consumers.push.look_up` before, outside of any transaction: it asks the network.
     """
     payload = {
         "application": application.name,
@@ -51,6 +57,9 @@ def apply(
         "max_attempts": max_attempts,
         "backoff_ms": backoff_ms,
         "backoff_max_ms": backoff_max_ms,
+        "push_url": push_url,
+        "push_concurrency": push_concurrency,
+        "push_timeout_ms": push_timeout_ms,
     }
     workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
     return ConsumerGroup.objects.get(name=name)
@@ -109,6 +118,7 @@ def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: 
     builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
     for subscription in subscriptions:
         _subscribe(group, subscription.topic_id, subscription.tags)
+    push.ensure_secret(group)
     record(actor=actor, action="approve", kind="consumer group", name=group.name, after={"request": request}, reason=reason)
     publish(group)
 
@@ -135,6 +145,7 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
                 _subscribe(group, topic_id, expression)
             elif old[topic_id] != expression:
                 builtin.change_filter(group_id=group.pk, topic_id=topic_id, tag_expression=expression)
+    push.ensure_secret(group)
     publish(group)
 
 
@@ -288,6 +299,7 @@ def store_subscriptions(group: ConsumerGroup, wanted: list[tuple[Topic, str]]) -
 def check_fields(group: ConsumerGroup) -> None:
     """Check the fields of a group; raises `invalid` with a pointer for each."""
     validate(group)
+    push.check_form(group.push_url)
     if group.backoff_max_ms < group.backoff_ms:
         detail = _("The longest wait is shorter than the first one.")
         raise Problem("invalid", detail, errors=[FieldError("/backoff_max_ms", detail)])

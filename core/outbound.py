@@ -50,10 +50,11 @@ class _NotFoundError(Exception):
     """The name does not resolve."""
 
 
-def check_url(url: str, *, purpose: Any, pointer: str = "") -> None:
+def check_url(url: str, *, purpose: Any, pointer: str = "", resolve: bool = True) -> None:
     """Raise Problem `address_not_allowed` unless mqadmin may connect to the URL; `address_not_found` if its name does not resolve.
 
-    `purpose` is for people (“a webhook”), `pointer` the field that the URL came in.
+    `purpose` is for people (“a webhook”), `pointer` the field that the URL came in. Without `resolve` only what the URL itself says is
+    looked at, within a transaction for example: its form, and a host that is an address.
     """
     try:
         parsed = httpx.URL(url)
@@ -62,7 +63,18 @@ def check_url(url: str, *, purpose: Any, pointer: str = "") -> None:
     if re.search(r"[\s\\\x00-\x1f\x7f]", url):
         raise _refused(purpose, url, _("it contains blanks, control characters or backslashes"), pointer)
     _check_form(parsed, purpose, pointer)
-    check_host(parsed.raw_host.decode("ascii"), parsed.port or (443 if parsed.scheme == "https" else 80), purpose, pointer=pointer)
+    host = parsed.raw_host.decode("ascii")
+    if resolve or _is_address(host):
+        check_host(host, parsed.port or (443 if parsed.scheme == "https" else 80), purpose, pointer=pointer)
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host needs no resolver; what only looks like an address is refused, so that it is one too."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return _ODD.fullmatch(host) is not None
+    return True
 
 
 def check_host(host: str, port: int, purpose: Any, *, pointer: str = "") -> list[Address]:
@@ -341,6 +353,7 @@ class _CheckedTransport(httpx.HTTPTransport):
         # httpx offers no parameter for httpcore's backend. One connection a request: its limits are those of the request.
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
+            max_connections=None,  # as many as the threads that share the client
             max_keepalive_connections=0,
             http1=True,
             http2=False,

@@ -12,9 +12,8 @@ from messages.names import group_names, topic_name
 from messages.types import StoredMessage
 
 Word = Literal[
-    "sent", "prepared", "committed", "delayed",
-    "rescheduled", "promoted", "due", "pulled", "failed", "lease_expired", "retry", "dead", "given_up", "redriven",
-    "redriven_from", "succeeded",
+    "sent", "prepared", "committed", "delayed", "rescheduled", "promoted", "due", "pulled", "failed", "lease_expired", "retry", "dead",
+    "given_up", "redriven", "redriven_from", "succeeded",
 ]  # fmt: skip
 WORDS: tuple[str, ...] = get_args(Word)
 

@@ -25,7 +25,7 @@ from registry import ensemble
 OLDEST_POSTGRES = 140000  # DETACH PARTITION CONCURRENTLY and its bookkeeping (messages/storekeeper.py)
 OLDEST_ZOOKEEPER = (3, 6)
 SKEW = 2.0  # seconds; signatures of application keys may be off by 300, leases and heartbeats are shown in seconds
-RESERVE = 20  # connections for worker, beat, registrars, storekeepers, and a person with psql
+RESERVE = 36  # connections for both workers, beat, registrars, storekeepers, and a person with psql
 Found = Iterator[CheckMessage]
 
 

@@ -161,10 +161,12 @@ CELERY_BEAT_SCHEDULE = {
     "expire-leases": {"task": "messages.expire_leases", "schedule": 1.0, "options": {"expires": 5}},
     "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
     "check-back": {"task": "messages.check_back", "schedule": 1.0, "options": {"expires": 5}},
+    "push-to-webhooks": {"task": "messages.push", "schedule": 1.0, "options": {"expires": 5}},
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
     "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
     "clean-idempotency-keys": {"task": "core.clean_idempotency_keys", "schedule": 600.0, "options": {"expires": 600}},
     "clean-accounts": {"task": "accounts.clean", "schedule": 60.0, "options": {"expires": 60}},
+    "evict-clients": {"task": "registry.evict_clients", "schedule": 5.0, "options": {"expires": 10}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }
 
@@ -303,15 +305,15 @@ SPECTACULAR_SETTINGS = {
         "BrokerKind": "clusters.api.BROKERS",
         "RequestState": "core.approvals.models.State",
         "RequestStanding": "core.approvals.models.Standing",
+        "RequestEvent": "core.approvals.models.Event",
         "MessageState": "messages.api.documents.STATES",
         "AcceptedState": "messages.api.documents.ACCEPTED_STATES",
         "HalfState": "messages.api.documents.HALF_STATES",
         "HalfDecision": "messages.api.documents.DECISIONS",
         "MessageStatus": "messages.api.documents.STATUSES",
         "OutcomeStatus": "messages.api.documents.OUTCOMES",
-        "EventEnum": "core.approvals.models.Event",
-        "TraceEventWord": "messages.tracing.WORDS",
         "EmptyBecause": "messages.api.documents.REASONS",
+        "TraceWord": "messages.tracing.WORDS",
     },
 }
 

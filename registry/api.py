@@ -102,6 +102,9 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
 
     applied = serializers.CharField(help_text="applied, outdated, unknown (a plain ZMS client does not say) or offline")
     published_generation = serializers.IntegerField(allow_null=True)
+    source = serializers.ChoiceField(  # type: ignore[assignment]  # the field that a Field has by this name is set later
+        Instance.Source.choices, read_only=True, help_text="zookeeper, or rest: registered with POST clients"
+    )
 
     class Meta:
         model = Instance
@@ -110,6 +113,7 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "path",
             "node",
             "znode",
+            "source",
             "role",
             "app",
             "ip",
@@ -124,6 +128,7 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "applied_at",
             "error",
             "online",
+            "beat_at",
             "first_seen",
             "online_since",
             "offline_at",
@@ -135,10 +140,15 @@ class InstanceFilter(django_filters.FilterSet):  # type: ignore[misc]  # no type
 
     path = django_filters.CharFilter(help_text="the node that they follow")
     applied = django_filters.ChoiceFilter(choices=Instance.Applied.choices)
+    source = django_filters.ChoiceFilter(choices=Instance.Source.choices, method="only_from")
 
     class Meta:
         model = Instance
         fields = ["app", "role", "online", "plain", "state"]
+
+    def only_from(self, queryset: QuerySet[Instance], _name: str, value: str) -> QuerySet[Instance]:
+        """Known from ZooKeeper, or over REST."""
+        return queryset.known_by(value)  # type: ignore[attr-defined,no-any-return]
 
 
 class InstanceViewSet(ReadViewSet):

@@ -188,6 +188,7 @@ class Instances(ListPage[Instance]):
     ]
     filters = [
         Filter("role", gettext_lazy("Role"), lambda _request: Instance.Role.choices, lambda rows, value: rows.filter(role=value)),
+        Filter("source", gettext_lazy("Known from"), lambda _request: Instance.Source.choices, lambda rows, value: rows.known_by(value)),
         Filter(
             "app",
             gettext_lazy("Application"),

@@ -107,7 +107,7 @@ class Publication(models.Model):
 
 
 class Instance(models.Model):
-    """One running process that follows a topic, a group or a shadow group, as its ephemeral node tells."""
+    """One running process that follows a topic, a group or a shadow group, as its ephemeral node tells, or its heartbeats over REST."""
 
     class Role(models.TextChoices):
         """What the process does."""
@@ -124,9 +124,15 @@ class Instance(models.Model):
         UNKNOWN = "unknown", _("unknown")
         OFFLINE = "offline", _("offline")
 
+    class Source(models.TextChoices):
+        """How it is known."""
+
+        ZOOKEEPER = "zookeeper", "ZooKeeper"
+        REST = "rest", "REST"
+
     path = models.TextField(_("path"))  # of the publication that it follows: the topic's, the group's or the shadow group's node
     node = models.TextField(_("node"))  # name of the ephemeral node
-    znode = models.TextField(_("znode"), unique=True)  # its full path
+    znode = models.TextField(_("znode"), unique=True)  # its full path; without ZooKeeper `client:` and the id that it registered with
     ip = models.CharField(_("address"), max_length=255, default="", blank=True)
     role = models.CharField(_("role"), max_length=16, choices=Role.choices)
     sdk = models.CharField(_("SDK"), max_length=120, default="", blank=True)
@@ -141,6 +147,7 @@ class Instance(models.Model):
     czxid = models.BigIntegerField(_("incarnation"))
     mzxid = models.BigIntegerField(_("last report"))
     online = models.BooleanField(_("online"), default=True)
+    beat_at = models.DateTimeField(_("last heartbeat"), null=True, blank=True)  # null: known from ZooKeeper, whose session tells
     # What it follows, by the path: no column, only a way to join, since most lists compare the two generations.
     publication = models.ForeignObject(
         Publication, models.DO_NOTHING, from_fields=["path"], to_fields=["path"], related_name="+", null=True, editable=False
@@ -160,10 +167,17 @@ class Instance(models.Model):
             models.Index(fields=["path"], condition=Q(online=True), name="registry_instance_online"),
             # Forgetting those that have been gone for long.
             models.Index(fields=["offline_at"], condition=Q(online=False), name="registry_instance_offline"),
+            # Who may have to be evicted. beat_at is no part of any index, not even of a condition: so each heartbeat is a heap-only update.
+            models.Index(fields=["id"], condition=Q(online=True, znode__startswith="client:"), name="registry_instance_beating"),
         ]
 
     def __str__(self) -> str:
         return self.znode
+
+    @property
+    def source(self) -> str:
+        """How it is known: `zookeeper`, or `rest` by its heartbeats."""
+        return Instance.Source.ZOOKEEPER if self.beat_at is None else Instance.Source.REST
 
 
 class RegistrarHeartbeat(models.Model):

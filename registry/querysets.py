@@ -81,8 +81,12 @@ class InstanceQuerySet(ScopedQuerySet["Instance"]):
         return _own(user)
 
     def online(self) -> Self:
-        """Those whose ephemeral node stands."""
+        """Those whose ephemeral node stands, or whose heartbeats come."""
         return self.filter(online=True)
+
+    def known_by(self, source: str) -> Self:
+        """Those known from ZooKeeper, or by their heartbeats over REST."""
+        return self.filter(beat_at__isnull=source != "rest")
 
     def at(self, paths: Sequence[str]) -> Self:
         """Those that follow one of the topics, groups or shadow groups at these paths."""

@@ -15,6 +15,9 @@ send: POST=mq_messages.send_message
 pull: POST=mq_messages.consume_message
 acks: POST=mq_messages.consume_message
 next: POST=mq_messages.consume_message
+clients: POST=mq_messages.send_message
+client: DELETE=mq_messages.send_message
+client-heartbeat: POST=mq_messages.send_message
 messages: GET=mq_messages.view_message
 message: GET=mq_messages.view_message
 message-trace: GET=mq_messages.view_message
@@ -33,6 +36,7 @@ half-decision: POST=mq_messages.decide_half
 check-back: GET=mq_messages.view_checkback PUT=mq_messages.add_checkback DELETE=mq_messages.delete_checkback
 check-back-secret: POST=mq_messages.change_checkback
 consumption: GET=consumers.view_consumergroup
+push: GET=consumers.view_consumergroup
 dead-letters: GET=mq_messages.view_message
 dead-letters-causes: GET=mq_messages.view_message
 dead-letters-export: GET=mq_messages.view_message
@@ -81,6 +85,7 @@ topic-submission: POST=topics.add_topic
 consumer-group-list: GET=consumers.view_consumergroup POST=consumers.add_consumergroup
 consumer-group-detail: GET=consumers.view_consumergroup PUT=consumers.add_consumergroup PATCH=consumers.add_consumergroup
 consumer-group-approval: POST=consumers.approve_consumergroup
+consumer-group-push-secret: POST=consumers.change_consumergroup
 consumer-group-rejection: POST=consumers.approve_consumergroup
 consumer-group-resumption: POST=consumers.suspend_consumergroup
 consumer-group-retirement: POST=consumers.retire_consumergroup
@@ -177,6 +182,7 @@ admin:consumers_ask_change: GET=consumers.add_consumergroup POST=consumers.add_c
 admin:consumers_ask_retire: GET=consumers.add_consumergroup POST=consumers.add_consumergroup
 admin:consumers_suspend: GET=consumers.suspend_consumergroup POST=consumers.suspend_consumergroup
 admin:consumers_resume: GET=consumers.suspend_consumergroup POST=consumers.suspend_consumergroup
+admin:consumers_push_secret: GET=consumers.change_consumergroup POST=consumers.change_consumergroup
 admin:consumers_retire: GET=consumers.retire_consumergroup POST=consumers.retire_consumergroup
 admin:consumers_shadow: GET=consumers.view_shadowtask
 admin:consumers_shadow_add: GET=consumers.add_shadowtask POST=consumers.add_shadowtask

@@ -8,6 +8,7 @@ import re
 import secrets
 from time import time
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 from conftest import token_for
@@ -30,6 +31,7 @@ from core.scope import Reach
 from messages import services as store
 from messages.models import CheckBack
 from messages.types import NewMessage
+from registry import clients
 from registry.models import Instance, Publication
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
@@ -104,10 +106,15 @@ def things(made, word, owner):
     online = instance(own_topic, number=secrets.randbelow(10**6) + 10, app=application.name)
     callback = CheckBack.objects.create(application=application, url="https://shop.example.com/check", secret="x" * 32)
     half = store.prepare_half(topic_id=own_topic.pk, message=NewMessage(body=word.encode(), key=f"{word}-half"))
+    client = uuid4()
+    clients.register(
+        client=client, path=own_topic.zookeeper_path, role="producer", app=application.name, ip="", name=word, sdk="", pid=None,
+        report=clients.Report(),
+    )  # fmt: skip
     [sent] = store.send(topic_id=own_topic.pk, messages=[NewMessage(body=word.encode(), key=f"{word}-key")])
     return SimpleNamespace(
         application=application, topic=own_topic, group=own_group, shadow=shadow, instance=online, message=sent.id,
-        half=half.id, callback=callback,
+        half=half.id, callback=callback, client=client,
         request=Request.objects.filter(target=f"{word}_pending").first(),
         publication=Publication.objects.get(path=own_topic.zookeeper_path), owner=owner,
         token=ApiToken.issue(user=owner, name=f"{word}-token", expires_at=timezone.now() + timezone.timedelta(hours=1))[0],
@@ -118,7 +125,7 @@ def things(made, word, owner):
 def arguments(name, route, team):
     """The values that the route's parameters get for a team's things."""
     things_of = {
-        r"topic": team.topic.name, r"group|consumer|consumption|dead-letters|redrives|purges|pull|acks|next": team.group.name,
+        r"topic": team.topic.name, r"group|push|consumer|consumption|dead-letters|redrives|purges|pull|acks|next": team.group.name,
         r"cluster": "builtin",
     }  # fmt: skip
     if "applications/" in route:
@@ -144,7 +151,7 @@ def arguments(name, route, team):
     return {
         "name": named.replace("%", "%25"), "pk": pk, "number": pk, "message_id": team.message,
         "half_id": team.half, "group": team.group.name,
-        "key_id": team.key.key_id,
+        "key_id": team.key.key_id, "client": team.client,
         "object_id": object_id, "id": object_id if "accounts/user" in route else "00000000-0000-4000-8000-000000000000",
         "uid": "00000000-0000-4000-8000-000000000000", "ref": "0" * 32, "page": "topics_list", "resource": "topics",
         "content_type_id": 1, "app_label": "accounts", "url": "made-up/",
@@ -164,7 +171,8 @@ def address(name, route, team):
 BODIES = {"request-comments": '{"text": "x"}', "consumer-group-suspension": '{"reason": "x"}', "send": '{"body": "x"}',
           "half-prepare": '{"body": "x"}', "half-decision": '{"decision": "commit"}', "check-back": '{"url": "https://1.1.1.1/x"}',
           "shadow-task-start": '{"minutes": 5, "reason": "x"}', "application-keys": "{}",
-          "acks": '{"acks": [{"lease": "1", "id": 1, "status": "succeeded"}]}'}  # fmt: skip
+          "acks": '{"acks": [{"lease": "1", "id": 1, "status": "succeeded"}]}',
+          "clients": '{"role": "producer", "topic": "walkown_topic"}'}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -366,6 +374,7 @@ def test_a_key_reaches_its_own_application_only(world, whose):
             ), url
     shared = {"me", "topic-list", "consumer-group-list", "bulk"}
     data = {"send", "pull", "acks", "next", "half-prepare", "half-open", "half-commit", "half-rollback"}
+    data |= {"push", "clients", "client", "client-heartbeat"}
     allowed = data | {"topic-detail", "consumer-group-detail", "consumption"} if whose == "own" else set()
     assert fine <= shared | allowed
     assert fine >= allowed
@@ -378,4 +387,4 @@ def test_the_roles_in_the_documentation_are_those_of_the_table():
 
 
 def test_no_instance_is_of_a_stranger(world):
-    assert Instance.objects.restrict(world.persons["developer"]).count() == 1
+    assert Instance.objects.restrict(world.persons["developer"]).count() == 2  # one from ZooKeeper, one over REST

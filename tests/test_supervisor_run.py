@@ -86,7 +86,17 @@ def test_the_first_start_shows_address_and_passwords_once(first_start):
 def test_everything_is_ready_and_each_process_is_named(instance):
     assert instance.status("/readyz") == 200
     rows = json.loads((instance.home / "processes.json").read_text())
-    assert {row["name"] for row in rows} == {"postgres", "zookeeper", "redis", "web", "worker", "beat", "registrar", "storekeeper"}
+    assert {row["name"] for row in rows} == {
+        "postgres",
+        "zookeeper",
+        "redis",
+        "web",
+        "worker",
+        "pusher",
+        "beat",
+        "registrar",
+        "storekeeper",
+    }
     for name in ("registrar", "storekeeper", "beat"):
         instance.now.wait_for(rf"(?m)^{name} +│ ", 15)
 

@@ -26,6 +26,7 @@ TITLES = {
     405: "Method not allowed",
     406: "Not acceptable",
     409: "Conflict",
+    410: "Gone",
     411: "Length required",
     412: "Precondition failed",
     413: "Too large",

@@ -189,6 +189,20 @@ class RequestViewSet(ReadViewSet):
     )  # fmt: skip
     observed: ClassVar[frozenset[str]] = frozenset({"age_seconds"})
 
+    def initial(self, request: Call, *args: Any, **kwargs: Any) -> None:
+        """What has to be asked of the network about a payload is asked before any transaction begins."""
+        super().initial(request, *args, **kwargs)
+        body = request.data if self.action in {"create", "partial_update"} and isinstance(request.data, dict) else {}
+        if isinstance(payload := body.get("payload"), dict):
+            seen = (
+                body.get("kind")
+                if self.action == "create"
+                else self.get_queryset().filter(pk=kwargs["pk"]).values_list("kind", flat=True).first()
+            )
+            if isinstance(seen, str) and seen in dict(kinds.choices()):
+                with below("/payload"):
+                    kinds.get(seen).look_up(payload)
+
     def get_serializer_class(self) -> Any:
         """The thread in the detail only."""
         return RequestDetailSerializer if self.action == "retrieve" else RequestSerializer

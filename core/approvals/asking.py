@@ -7,7 +7,7 @@ from django.http.response import HttpResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from core.approvals import policies, workflow
+from core.approvals import kinds, policies, workflow
 from core.approvals.models import Request, Standing
 from core.console.pages import FormPage, attach, get, person
 from core.errors import Problem
@@ -107,6 +107,7 @@ class AskPage(FormPage):
     def perform(self, form: Any) -> str:
         """Submit or edit."""
         actor, reason = person(self.request), form.cleaned_data["reason"]
+        kinds.get(self.kind).look_up(self.wanted(form))
         if self.edited:
             made = workflow.edit(actor=actor, request=self.edited, payload=self.wanted(form), reason=reason, version=self.edited.version)
         else:

@@ -82,6 +82,9 @@ class Kind:
     wants: ClassVar[Sequence[str]] = ()  # what an approver adds
     submitted_word: ClassVar[str] = "ask for"  # what the audit says
 
+    def look_up(self, payload: Mapping[str, Any]) -> None:
+        """Ask the network about what somebody asks for, such as the name in an address; raises Problems. Before any transaction."""
+
     def draft(self, ask: Ask) -> Draft:
         """Check what is asked for; raises Problems whose pointers are relative to the payload. In the caller's transaction."""
         raise NotImplementedError

@@ -3,10 +3,11 @@
 from django.urls import URLPattern
 from rest_framework.routers import BaseRouter
 
-from messages.api import control_plane, data_plane, group_plane, half_plane
+from messages.api import clients, control_plane, data_plane, group_plane, half_plane
 
 urlpatterns: list[URLPattern] = [
     *data_plane.urlpatterns,
+    *clients.urlpatterns,
     *control_plane.urlpatterns,
     *group_plane.urlpatterns,
     *half_plane.urlpatterns,

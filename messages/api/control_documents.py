@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from rest_framework import serializers
 
-from messages import tracing
+from messages import pushing, tracing
 from messages.api import documents, wire
 from messages.models import Redrive
 from messages.names import topic_name
@@ -75,6 +75,43 @@ class MessageSerializer(FoundSerializer):
         fields = FoundSerializer(instance).data
         body = wire.body_fields(instance.body) if self.context["body"] else {}
         return {**fields, **body, "groups": GroupStatusSerializer(self.context["groups"], many=True).data}
+
+
+class RecentPushesSerializer(serializers.Serializer[Any]):
+    """The attempts since a time, at most an hour ago."""
+
+    since = serializers.DateTimeField(source="recent_since", allow_null=True)
+    delivered = serializers.IntegerField(source="recent_ok")
+    failed = serializers.IntegerField(source="recent_failed")
+    failure_rate = serializers.FloatField(allow_null=True, help_text="0 to 1; null without an attempt.")
+
+
+class PushStateSerializer(serializers.Serializer[Any]):
+    """How the delivery to a group's webhook goes."""
+
+    state = serializers.ChoiceField(
+        pushing.STATES,
+        help_text="off: no webhook. idle: nothing waits. delivering: a round goes on, or comes next. quiet: nobody answered, until"
+        " quiet_until. unserved: something waits and no worker"
+        " takes the queue “push”.",
+    )
+    quiet_until = serializers.DateTimeField(allow_null=True)
+    last_success_at = serializers.DateTimeField(source="succeeded_at", allow_null=True)
+    last_failure_at = serializers.DateTimeField(source="failed_at", allow_null=True)
+    last_error = serializers.CharField(source="error", allow_blank=True)
+    delivered = serializers.IntegerField(help_text="Attempts that succeeded, of all times.")
+    failed = serializers.IntegerField(help_text="Attempts that failed, of all times.")
+    recent = RecentPushesSerializer(source="*")
+
+
+class PushSerializer(serializers.Serializer[Any]):
+    """A group's webhook and how it goes; url empty: it has none."""
+
+    group = serializers.CharField()
+    url = serializers.CharField(allow_blank=True)
+    concurrency = serializers.IntegerField()
+    timeout_ms = serializers.IntegerField()
+    delivery = PushStateSerializer()
 
 
 class SearchPageSerializer(serializers.Serializer[Any]):

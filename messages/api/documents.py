@@ -7,6 +7,7 @@ from rest_framework import serializers
 from rest_framework.views import APIView
 
 from accounts.authentication import TokenAuthentication
+from core.api.schema import ProblemSerializer
 
 STATES = ["accepted", "delayed", "half"]
 ACCEPTED_STATES = [*STATES, "rolled_back"]
@@ -212,6 +213,56 @@ class NextBatchSerializer(BatchSerializer):
     acks = SettledSerializer(many=True)
 
 
+ROLES = ["producer", "consumer"]
+
+
+class ReportSerializer(serializers.Serializer[Any]):
+    """What a client says of itself; what is left out stays as it was."""
+
+    generation = serializers.IntegerField(required=False, allow_null=True, min_value=0, help_text="Of the configuration that it runs.")
+    state = serializers.CharField(required=False, allow_null=True, max_length=32, help_text="In a word: running, failed …")
+    error = serializers.CharField(required=False, allow_null=True, allow_blank=True, max_length=4000, help_text="Empty: none any more.")
+
+
+class NewClientSerializer(ReportSerializer):
+    """One process that follows one topic or one group."""
+
+    role = serializers.ChoiceField(ROLES)
+    topic = serializers.CharField(required=False, allow_null=True, help_text="Of a producer.")
+    group = serializers.CharField(required=False, allow_null=True, help_text="Of a consumer.")
+    id = serializers.UUIDField(
+        required=False, allow_null=True, help_text="Of your choice: registering again under it is harmless. One is made if there is none."
+    )
+    name = serializers.CharField(required=False, allow_null=True, max_length=255, help_text="As people know it, for example the pod's.")
+    sdk = serializers.CharField(required=False, allow_null=True, max_length=120)
+    pid = serializers.IntegerField(required=False, allow_null=True, min_value=0)
+
+
+class WantedSerializer(serializers.Serializer[Any]):
+    """What a client should run."""
+
+    id = serializers.UUIDField()
+    generation = serializers.IntegerField(help_text="Of the configuration as it is now.")
+    configuration = serializers.DictField(
+        child=serializers.CharField(),
+        allow_null=True,
+        help_text="The keys of docs/znodes.md, filters and suspension among them; null if the client runs this generation already.",
+    )
+    clusters = serializers.DictField(
+        child=serializers.DictField(child=serializers.CharField()),
+        allow_null=True,
+        help_text="The clusters that the configuration names, by name; null like it.",
+    )
+    suspended = serializers.BooleanField(help_text="Whether the group gets no messages for now.")
+
+
+class RegisteredClientSerializer(WantedSerializer):
+    """A client that is registered."""
+
+    heartbeat_seconds = serializers.IntegerField()
+    evict_after_seconds = serializers.IntegerField()
+
+
 class _Docs(APIView):
     authentication_classes = [TokenAuthentication]
 
@@ -280,3 +331,37 @@ class RollbackDocs(_Docs):
     @extend_schema(operation_id="rollback_half_message", request=None, responses={200: HalfMessageSerializer}, tags=["data plane"])
     def post(self) -> None:
         """Throw it away. Again: the same answer. After a commit: 409, and nothing changes."""
+
+
+class RegisterDocs(_Docs):
+    """POST clients."""
+
+    @extend_schema(
+        operation_id="register_client",
+        request=NewClientSerializer,
+        responses={200: RegisteredClientSerializer, 201: RegisteredClientSerializer},
+        tags=["data plane"],
+    )
+    def post(self) -> None:
+        """Make a process known that has no ZooKeeper: it is among the instances as long as its heartbeats come. 200: it was known."""
+
+
+class HeartbeatDocs(_Docs):
+    """POST clients/{client}/heartbeat."""
+
+    @extend_schema(
+        operation_id="beat_client",
+        request=ReportSerializer,
+        responses={200: WantedSerializer, (410, "application/problem+json"): ProblemSerializer},
+        tags=["data plane"],
+    )
+    def post(self) -> None:
+        """Say that a client lives and what it runs. 410: it was evicted and has to register again."""
+
+
+class LeaveDocs(_Docs):
+    """DELETE clients/{client}."""
+
+    @extend_schema(operation_id="leave_client", responses={204: None}, tags=["data plane"])
+    def delete(self) -> None:
+        """Say goodbye."""

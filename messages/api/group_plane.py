@@ -23,7 +23,7 @@ from core.api.views import actor, validated
 from core.errors import not_found
 from core.names import PATTERN
 from core.operations.api import OperationSerializer
-from messages import exporting, operating, scope, services
+from messages import exporting, operating, pushing, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
     CausesSerializer,
@@ -33,6 +33,8 @@ from messages.api.control_documents import (
     EditedRedriveSerializer,
     NewPurgeSerializer,
     NewRedriveSerializer,
+    PushSerializer,
+    PushStateSerializer,
     RedrivePageSerializer,
     RedriveSerializer,
 )
@@ -91,6 +93,20 @@ class ConsumptionView(View):
 
 def _counts(counts: Any) -> dict[str, int]:
     return {key: value for key, value in asdict(counts).items() if key != "group_id"}
+
+
+class PushView(View):
+    """A group's webhook."""
+
+    permissions_by_action: ClassVar[dict[str, str]] = {"get": "consumers.view_consumergroup"}
+    document = PushSerializer
+
+    @extend_schema(operation_id="retrieve_push", parameters=[_NAME], responses=PushSerializer)
+    def get(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Where it delivers to, and how that goes: last success, last error, share of failures."""
+        group = group_of(self, name)
+        fields = {"url": group.push_url, "concurrency": group.push_concurrency, "timeout_ms": group.push_timeout_ms}
+        return Response({"group": group.name, **fields, "delivery": PushStateSerializer(pushing.state(group)).data})
 
 
 class DeadLettersView(View):
@@ -304,6 +320,7 @@ def dead_filter(user: Any, fields: Any) -> DeadFilter:
 _GROUP = rf"^consumer-groups/(?P<name>{PATTERN})"
 urlpatterns: list[URLPattern] = [
     re_path(rf"{_GROUP}/status$", ConsumptionView.as_view(), name="consumption"),
+    re_path(rf"{_GROUP}/push$", PushView.as_view(), name="push"),
     re_path(rf"{_GROUP}/dead-letters$", DeadLettersView.as_view(), name="dead-letters"),
     re_path(rf"{_GROUP}/dead-letters/causes$", CausesView.as_view(), name="dead-letters-causes"),
     re_path(rf"{_GROUP}/dead-letters/export$", ExportView.as_view(), name="dead-letters-export"),

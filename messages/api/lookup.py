@@ -1,13 +1,15 @@
 """Topics and groups by name for the hot path: one prepared statement each, a fifth of what the ORM's query costs."""
 
+from dataclasses import dataclass
 from time import monotonic
 
 from django.utils.translation import gettext as _
 
+from accounts.models import Application
 from clusters.models import Cluster, Kind
 from consumers.models import ConsumerGroup
 from core.approvals.models import State
-from core.errors import conflict, not_found
+from core.errors import Problem, conflict, not_found
 from core.scope import Principal, Reach
 from messages.db import fetch
 from topics.models import Topic
@@ -17,11 +19,56 @@ _TOPIC = (
     f" LEFT JOIN {Cluster._meta.db_table} c ON c.id = t.cluster_id WHERE t.name = %s"  # noqa: SLF001
 )
 _GROUP = f"SELECT id, state, application_id FROM {ConsumerGroup._meta.db_table} WHERE name = %s"  # noqa: S608, SLF001
+_FOLLOWED = {  # who follows one need not be served by the built-in store
+    "topic": (
+        f"SELECT t.state, t.application_id, a.name, false FROM {Topic._meta.db_table} t"  # noqa: S608, SLF001
+        f" JOIN {Application._meta.db_table} a ON a.id = t.application_id WHERE t.name = %s"  # noqa: SLF001
+    ),
+    "group": (
+        f"SELECT g.state, g.application_id, a.name, g.suspended FROM {ConsumerGroup._meta.db_table} g"  # noqa: S608, SLF001
+        f" JOIN {Application._meta.db_table} a ON a.id = g.application_id WHERE g.name = %s"  # noqa: SLF001
+    ),
+}
 # Groups that were active: a name never gets another id, and the store itself refuses a group that was retired or suspended since.
 # The time bound is for a database that was put in the place of another one.
 CACHE_SECONDS = 5.0
 _groups: dict[str, tuple[float, int, int]] = {}
 SEND, CONSUME = "mq_messages.send_message", "mq_messages.consume_message"
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What a client follows: a topic or a group."""
+
+    path: str
+    application: str
+    suspended: bool
+
+
+def followed(user: Principal, kind: str, name: str, *, any_state: bool = False) -> Followed:
+    """The topic or group that a client of who asks may follow. Problems: not_found, topic_not_active, group_not_active."""
+    permission, word, model = (SEND, _("topic"), Topic) if kind == "topic" else (CONSUME, _("consumer group"), ConsumerGroup)
+    rows = fetch(_FOLLOWED[kind], (name,)) if "\x00" not in name else []
+    if not rows or not _within(user, permission, rows[0][1]):
+        raise not_found(word, name)
+    state, _application_id, application, suspended = rows[0]
+    if state != State.ACTIVE and not any_state:
+        raise _not_active(kind, name, state)
+    return Followed(model.path_of(name), application, suspended)
+
+
+def _not_active(kind: str, name: str, state: str) -> Problem:
+    if kind == "topic":
+        return conflict(
+            "topic_not_active",
+            _("The topic “{name}” is {state}.").format(name=name, state=State(state).label),
+            hint=_("Only an approved topic takes messages."),
+        )
+    return conflict(
+        "group_not_active",
+        _("The consumer group “{name}” is {state}.").format(name=name, state=State(state).label),
+        hint=_("Only an approved group takes messages."),
+    )
 
 
 def active_topic(user: Principal, name: str) -> int:
@@ -31,11 +78,7 @@ def active_topic(user: Principal, name: str) -> int:
         raise not_found(_("topic"), name)
     topic_id, state, kind, cluster, _application = rows[0]
     if state != State.ACTIVE:
-        raise conflict(
-            "topic_not_active",
-            _("The topic “{name}” is {state}.").format(name=name, state=State(state).label),
-            hint=_("Only an approved topic takes messages."),
-        )
+        raise _not_active("topic", name, state)
     if kind != Kind.BUILTIN:
         raise conflict(
             "not_on_builtin_store",
@@ -56,11 +99,7 @@ def active_group(user: Principal, name: str) -> int:
     if not rows or not _within(user, CONSUME, rows[0][2]):
         raise not_found(_("consumer group"), name)
     if rows[0][1] != State.ACTIVE:
-        raise conflict(
-            "group_not_active",
-            _("The consumer group “{name}” is {state}.").format(name=name, state=State(rows[0][1]).label),
-            hint=_("Only an approved group takes messages."),
-        )
+        raise _not_active("group", name, rows[0][1])
     if len(_groups) > 10_000:
         _groups.clear()
     _groups[name] = (now + CACHE_SECONDS, rows[0][0], rows[0][2])

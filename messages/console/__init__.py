@@ -4,7 +4,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, editing, half, sending
+from messages.console import browsing, dead, delayed, editing, half, pushing, sending
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -40,3 +40,4 @@ slots.tab(
         key="dead",
     ),
 )
+slots.panel("group", pushing.panel)

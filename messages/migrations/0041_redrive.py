@@ -22,7 +22,7 @@ DROP TABLE mq_redrive;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("mq_messages", "0031_half"),
+        ("mq_messages", "0021_push"),
         ("operations", "0003_scopes"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

@@ -198,6 +198,11 @@ def _programs(environment: dict[str, str], port: int) -> list[Program]:
             "-m", "celery", "-A", "mqadmin", "--quiet", "--skip-checks", "worker",
             "--concurrency", "2", "--without-gossip", "--without-mingle", "--loglevel", "INFO",
         ),
+        program(  # of its own: receivers that do not answer keep its threads busy, and nothing else
+            "pusher", "-W", "ignore::UserWarning:celery.platforms",
+            "-m", "celery", "-A", "mqadmin", "--quiet", "--skip-checks", "worker", "--queues", "push", "--hostname", "push@%h",
+            "--pool", "threads", "--concurrency", "16", "--without-gossip", "--without-mingle", "--loglevel", "INFO",
+        ),
         program("beat", "manage.py", "beat", "--skip-checks"),
         program("registrar", "manage.py", "registrar", "--skip-checks"),
         program("storekeeper", "manage.py", "storekeeper", "--skip-checks"),
@@ -266,7 +271,7 @@ def _run(output: Output, home: Home, found: packages.Found, runner: Runner, port
         "MQADMIN_HOME",
     )
     home.write_env({name: environment[name] for variable in names for name in (variable, f"{variable}_FILE") if environment.get(name)})
-    output.say("  Starting web, worker, beat, registrar and storekeeper …")
+    output.say("  Starting web, worker, pusher, beat, registrar and storekeeper …")
     runner.start_programs(_programs(environment, port))
     unready = runner.wait_until_ready(port, READY_PATIENCE)
     _announce(output, home, url, first=first)

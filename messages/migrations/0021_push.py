@@ -1,0 +1,19 @@
+"""Delivery by webhook (sql/0021_push.sql)."""
+
+from pathlib import Path
+
+from django.db import migrations
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
+
+
+class Migration(migrations.Migration):
+    dependencies = [("mq_messages", "0031_half")]
+
+    operations = [
+        migrations.RunSQL(
+            (SQL / "0021_push.sql").read_text(),
+            "DROP FUNCTION mq_push_record(bigint, bigint, interval, bigint, bigint, text, int, interval);"
+            " DROP FUNCTION mq_push_claim(bigint, interval); DROP FUNCTION mq_push_due(bigint[]); DROP TABLE mq_push",
+        )
+    ]
