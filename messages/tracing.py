@@ -47,9 +47,8 @@ def trace(message: StoredMessage) -> list[TraceEvent]:
 
 
 def _beginning(message: StoredMessage) -> Iterator[TraceEvent]:
-    half = fetch(
-        "SELECT prepared_at, decided_at, decided_by, deliver_at FROM mq_half WHERE id = %s::bigint", (message.origin_id or message.id,)
-    )
+    asked = "SELECT prepared_at, decided_at, decided_by, deliver_at FROM mq_half WHERE id = %s::bigint"
+    half = fetch(asked, (message.origin_id or message.id,))
     if half:
         prepared, decided, by, due = half[0]
         yield TraceEvent(prepared, "prepared", topic=message.topic)

@@ -152,7 +152,7 @@ def arguments(name, route, team):
         object_id = group_of(roles.OPERATOR).pk
     return {
         "name": named.replace("%", "%25"), "pk": pk, "number": pk, "message_id": team.message,
-        "half_id": team.half,
+        "half_id": team.half, "group": team.group.name,
         "lease": "1", "reset": team.reset.pk,
         "key_id": team.key.key_id, "client": team.client,
         "object_id": object_id, "id": object_id if "accounts/user" in route else "00000000-0000-4000-8000-000000000000",
@@ -218,7 +218,7 @@ def cases(world, team):
 
 
 def code_of(response):
-    return response.json().get("code", "") if "json" in response.headers.get("Content-Type", "") else ""
+    return response.json().get("code", "") if not response.streaming and "json" in response.headers.get("Content-Type", "") else ""
 
 
 def as_person(world, who):
