@@ -19,7 +19,10 @@ from limits.strategies import FixedWindowRateLimiter
 from core.errors import Problem
 from core.request_context import current
 
-_DATA_PLANE = re.compile(r"/api/v1/(topics/[^/]+/messages|consumer-groups/[^/]+/(pull|acks|next)|transactions|clients/[^/]+/heartbeat)")
+_DATA_PLANE = re.compile(
+    r"/api/v1/(topics/[^/]+/(messages|half-messages(/open)?)|half-messages/[0-9]+/(commit|rollback)"
+    r"|consumer-groups/[^/]+/(pull|acks|next)|transactions|clients/[^/]+/heartbeat)"
+)
 _UNITS = {"s": "second", "m": "minute", "h": "hour", "d": "day"}
 _limiter = FixedWindowRateLimiter(MemoryStorage())
 

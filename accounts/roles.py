@@ -80,6 +80,10 @@ TABLE: dict[str, Row] = {
     "mq_messages.change_redrive": Row("write", ALL, OWN, NONE),
     "mq_messages.delete_redrive": Row("write", ALL, NONE, NONE),
     "mq_messages.purge_dead": Row("write", ALL, OWN, NONE),
+    "mq_messages.view_reset": Row("read", ALL, OWN, ALL),
+    "mq_messages.add_reset": Row("write", ALL, OWN, NONE),
+    "mq_messages.change_reset": Row("write", ALL, OWN, NONE),
+    "mq_messages.delete_reset": Row("write", ALL, NONE, NONE),
     # Clusters: everybody sees what there is; where SDKs connect is no secret to those who run them
     "clusters.view_cluster": Row("read", ALL, ALL, ALL),
     "clusters.add_cluster": Row("write", ALL, NONE, NONE),

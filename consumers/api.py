@@ -48,7 +48,7 @@ class GroupSerializer(PublishedSerializer, serializers.ModelSerializer[ConsumerG
         model = ConsumerGroup
         fields = [
             "name", "application", "owner", "subscriptions", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms",
-            "push_url", "push_concurrency", "push_timeout_ms", "reason",
+            "push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "reason",
             "suspended", "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason",
             "version", "changed_at", "status",
         ]  # fmt: skip
@@ -81,6 +81,9 @@ class GroupChangeSerializer(serializers.Serializer[Any]):
     )
     push_concurrency = serializers.IntegerField(min_value=1, max_value=32, default=4, help_text="Deliveries at once.")
     push_timeout_ms = serializers.IntegerField(min_value=100, max_value=30_000, default=10_000, help_text="To answer within.")
+    max_outstanding = serializers.IntegerField(
+        min_value=0, max_value=100_000_000, default=0, help_text="So many messages may be in the workers' hands at once; 0: no ceiling."
+    )
     reason = serializers.CharField(max_length=2000)
 
 

@@ -27,7 +27,7 @@ PUSH_URL_HELP, PUSH_CONCURRENCY_HELP = (
 )
 COLUMNS = (
     *("consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
-    *("push_url", "push_concurrency", "push_timeout_ms", "purpose"),
+    *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "purpose"),
 )
 
 
@@ -47,6 +47,11 @@ class ChangeForm(ReasonedForm):
     push_url = forms.CharField(max_length=500, required=False, label=gettext_lazy("Webhook"), help_text=PUSH_URL_HELP)
     push_concurrency = forms.IntegerField(label=gettext_lazy("Deliveries at once"), help_text=PUSH_CONCURRENCY_HELP)
     push_timeout_ms = forms.IntegerField(label=gettext_lazy("Answer within (ms)"))
+    max_outstanding = forms.IntegerField(
+        label=gettext_lazy("Outstanding at most"),
+        required=False,
+        help_text=gettext_lazy("So many messages may be in the workers' hands at once; 0: no ceiling."),
+    )
     purpose = forms.CharField(max_length=2000, label=gettext_lazy("Purpose"), widget=forms.Textarea(attrs={"rows": 2}))
 
     def __init__(self, data: Any = None, *args: Any, subscriptions: list[dict[str, str]], **kwargs: Any) -> None:
@@ -56,6 +61,10 @@ class ChangeForm(ReasonedForm):
         rows: Any = forms.formset_factory(SubscriptionForm, extra=0, can_delete=True, max_num=50, absolute_max=60)
         names = list(Topic.objects.filter(state=State.ACTIVE).order_by("name").values_list("name", flat=True)[:2000])
         self.rows = rows(data, prefix="subscriptions", initial=subscriptions, form_kwargs={"topics": names})
+
+    def clean_max_outstanding(self) -> int:
+        """Empty: no ceiling."""
+        return self.cleaned_data["max_outstanding"] or 0
 
     def is_valid(self) -> bool:
         """Both parts."""

@@ -49,7 +49,7 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
         model = ConsumerGroup
         fields = [
             *("application", "owner", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
-            *("push_url", "push_concurrency", "push_timeout_ms", "reason"),
+            *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "reason"),
         ]
         widgets = {"reason": forms.Textarea(attrs={"rows": 4})}
 
@@ -61,6 +61,10 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
         rows: Any = forms.formset_factory(SubscriptionForm, extra=0 if initial else 1, can_delete=True, max_num=50, absolute_max=60)
         names = list(Topic.objects.filter(state=State.ACTIVE).order_by("name").values_list("name", flat=True))
         self.rows = rows(data, prefix="subscriptions", initial=initial, form_kwargs={"topics": names})
+
+    def clean_max_outstanding(self) -> int:
+        """Empty: no ceiling."""
+        return self.cleaned_data["max_outstanding"] or 0
 
     def _post_clean(self) -> None:
         """The service checks the model; two judges would say two things."""

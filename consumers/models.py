@@ -63,6 +63,14 @@ class ConsumerGroup(Approvable):
     push_timeout_ms = models.PositiveIntegerField(
         _("answer within (ms)"), default=10_000, validators=[MinValueValidator(100), MaxValueValidator(30_000)]
     )
+    max_outstanding = models.PositiveIntegerField(
+        _("outstanding at most"),
+        default=0,
+        db_default=0,
+        blank=True,
+        validators=[MaxValueValidator(100_000_000)],
+        help_text=_("So many messages may be in the workers' hands at once; 0: no ceiling."),
+    )
     suspended = models.BooleanField(_("suspended"), default=False, editable=False)
     suspend_reason = models.CharField(max_length=500, blank=True, editable=False)
 

@@ -33,6 +33,7 @@ FIELDS = {
     "push_url": Field(gettext_lazy("Webhook"), str),
     "push_concurrency": Field(gettext_lazy("Deliveries at once"), int),
     "push_timeout_ms": Field(gettext_lazy("Answer within"), int, "ms"),
+    "max_outstanding": Field(gettext_lazy("Outstanding at most"), int),
 }
 
 
@@ -49,6 +50,7 @@ def values_of(group: ConsumerGroup) -> dict[str, Any]:
         "push_url": group.push_url,
         "push_concurrency": group.push_concurrency,
         "push_timeout_ms": group.push_timeout_ms,
+        "max_outstanding": group.max_outstanding,
         "purpose": group.reason,
     }
 

@@ -42,6 +42,7 @@ def apply(
     push_url: str = "",
     push_concurrency: int = 4,
     push_timeout_ms: int = 10_000,
+    max_outstanding: int = 0,
 ) -> ConsumerGroup:
     """Apply for a group; another person decides, or a policy does at once. The name is taken from then on.
 
@@ -60,6 +61,7 @@ def apply(
         "push_url": push_url,
         "push_concurrency": push_concurrency,
         "push_timeout_ms": push_timeout_ms,
+        "max_outstanding": max_outstanding,
     }
     workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
     return ConsumerGroup.objects.get(name=name)
@@ -116,6 +118,7 @@ def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: 
     _lock_clusters(lock_active([subscription.topic.name for subscription in subscriptions]))
     # The store knows every group, wherever its topics are: delayed and dead messages of all of them live in it.
     builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
+    builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
     for subscription in subscriptions:
         _subscribe(group, subscription.topic_id, subscription.tags)
     push.ensure_secret(group)
@@ -136,6 +139,7 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
         group.subscriptions.all().delete()
         store_subscriptions(group, wanted)
     builtin.update_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=group.suspended)
+    builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
     if wanted is not None:
         new = {topic.pk: expression for topic, expression in wanted}
         for topic_id in sorted(old.keys() - new.keys()):

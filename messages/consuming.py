@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import structlog
 from django.db import DatabaseError, connection
 from django.utils.translation import gettext as _
 
-from core.errors import FieldError, Problem, not_found
+from core.errors import FieldError, Problem, conflict, not_found
 from messages.db import fetch
 from messages.names import topic_name
 from messages.types import NO_HEADERS, STATUS_WORDS, Batch, Delivery, Outcome, Settled
@@ -28,6 +29,7 @@ _NEXT = (
     f'{_ROW} FROM mq_next(%s::bigint, %s::bigint, %s::bigint[], %s::"char"[], %s::bigint[], %s::text[],'
     " %s::int, %s::bigint * interval '1 ms', %s::text, %s)"
 )
+_EXTEND = "SELECT until, refused FROM mq_extend(%s::bigint, %s::bigint, %s::bigint * interval '1 ms', %s::bigint * interval '1 ms', %s)"
 _SCANS = 20  # bounded scans that one pull of a rare tag may take
 
 
@@ -77,6 +79,29 @@ def next(  # noqa: A001 - the verb of the API
     if again:
         batch = _pull(group_id, limit, visibility_ms, consumer, hint=again)
     return settled, batch
+
+
+def extend(*, group_id: int, lease: str, visibility_ms: int) -> datetime:
+    """Keep what a lease still holds for `visibility_ms` from now on; when it ends. Never earlier than before.
+
+    At most 12 hours after the pull in all: a worker that hangs and still extends must not keep its messages for ever.
+    Problems, nothing changed: invalid_visibility, lease_expired (no longer yours, or never was), lease_too_long.
+    """
+    _check_visibility(visibility_ms)
+    found: list[tuple[datetime | None, bool]] = [(None, False)]
+    if _is_token(lease):
+        found = fetch(_EXTEND, (group_id, int(lease), visibility_ms, MAX_VISIBILITY_MS, not connection.in_atomic_block))
+    until, refused = found[0]
+    if until is None:
+        raise conflict("lease_expired", lease_expired(), hint=_("Its messages are handed out again: drop them, and pull."))
+    if refused:
+        raise conflict(
+            "lease_too_long",
+            _("A lease lasts {n} hours at most from its pull.").format(n=MAX_VISIBILITY_MS // 3_600_000),
+            hint=_("Ask for less, or settle its messages as later: they are handed out again then."),
+            extra={"lease_until": until.isoformat()},
+        )
+    return until
 
 
 def tick() -> int | None:
@@ -155,6 +180,10 @@ def _check_pull(limit: int, visibility_ms: int) -> None:
     if not 1 <= limit <= MAX_PULL:
         detail = _("A pull takes 1 to {n} messages.").format(n=MAX_PULL)
         raise Problem("invalid_limit", detail, errors=[FieldError("/max", detail)])
+    _check_visibility(visibility_ms)
+
+
+def _check_visibility(visibility_ms: int) -> None:
     if not 1 <= visibility_ms <= MAX_VISIBILITY_MS:
         detail = _("The visibility time-out is 1 to {n} milliseconds.").format(n=MAX_VISIBILITY_MS)
         raise Problem("invalid_visibility", detail, errors=[FieldError("/visibility_ms", detail)])
@@ -162,6 +191,15 @@ def _check_pull(limit: int, visibility_ms: int) -> None:
 
 def _consumer(consumer: str) -> str:
     return consumer.replace("\x00", "")[:255]
+
+
+def _is_token(lease: str) -> bool:
+    return lease.isascii() and lease.isdigit() and len(lease) <= 19 and int(lease) <= MAX_BIGINT
+
+
+def lease_expired() -> str:
+    """What is said of a lease that nobody holds."""
+    return _("The lease is no longer yours: it has expired, or it never was.")
 
 
 def _settle_params(lease: str | None, outcomes: Sequence[Outcome]) -> tuple[Any, ...] | None:
@@ -173,7 +211,7 @@ def _settle_params(lease: str | None, outcomes: Sequence[Outcome]) -> tuple[Any,
         if o.delay_ms is not None and not 0 <= o.delay_ms <= MAX_RETRY_DELAY_MS:
             detail = _("The delay is 0 to {n} milliseconds.").format(n=MAX_RETRY_DELAY_MS)
             raise Problem("invalid_outcome", detail, errors=[FieldError(f"/acks/{i}/delay_ms", detail)])
-    if lease is None or not (lease.isascii() and lease.isdigit()) or int(lease) > MAX_BIGINT or not outcomes:
+    if lease is None or not _is_token(lease) or not outcomes:
         return None
     by_id: dict[int, Outcome] = {}
     for o in outcomes:
@@ -214,7 +252,7 @@ def _settled(outcomes: Sequence[Outcome], rows: list[Any]) -> list[Settled]:
 
 def _refused(message_id: int, code: str) -> Settled:
     details = {
-        "lease_expired": _("The lease is no longer yours: it has expired, or it never was."),
+        "lease_expired": lease_expired(),
         "not_in_lease": _("This message is not in the lease."),
         "already_settled": _("This message was settled before under the same lease."),
     }

@@ -1,4 +1,4 @@
-"""Redriven messages, check-backs of applications; the store's hot tables are written in sql/ and have no models."""
+"""Redriven messages, moves of positions, check-backs of applications; the store's hot tables are written in sql/ and have no models."""
 
 from typing import Any
 
@@ -97,3 +97,46 @@ class CheckBack(models.Model):
     def audited(self) -> dict[str, Any]:
         """What the audit keeps of it."""
         return {"url": self.url}
+
+
+class Reset(models.Model):
+    """A move of a group's position on one topic by a person: a rewind or a skip, and whether it was taken back."""
+
+    class Kind(models.TextChoices):
+        REWIND = "rewind", _("Rewind")
+        SKIP = "skip", _("Skip")
+
+    class State(models.TextChoices):
+        DONE = "done", _("Done")
+        UNDONE = "undone", _("Undone")
+
+    group_id = models.BigIntegerField(_("consumer group"), editable=False)  # plain, as above
+    topic_id = models.BigIntegerField(_("topic"), editable=False)
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind, editable=False)
+    state = models.CharField(_("status"), max_length=10, choices=State, default=State.DONE, editable=False)
+    position_before = models.BigIntegerField(_("from"), editable=False)
+    position = models.BigIntegerField(_("to"), editable=False)
+    era = models.PositiveIntegerField(editable=False)  # of the position afterwards: whether it is still the newest move
+    repeated = models.BigIntegerField(_("repeated"), editable=False)
+    first_time = models.BigIntegerField(_("delivered for the first time"), editable=False)
+    skipped = models.BigIntegerField(_("skipped"), editable=False)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, editable=False, related_name="+", verbose_name=_("done by")
+    )
+    reason = models.CharField(_("reason"), max_length=500, blank=True, editable=False)
+    created_at = models.DateTimeField(_("done"), db_default=Now(), editable=False)
+    restored = models.BigIntegerField(_("taken back"), null=True, editable=False)
+    undone_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, editable=False, related_name="+", verbose_name=_("undone by")
+    )
+    undone_at = models.DateTimeField(_("undone"), null=True, editable=False)
+
+    class Meta:
+        db_table = "mq_reset"
+        ordering = ["-id"]
+        verbose_name = _("move of a position")
+        verbose_name_plural = _("moves of positions")
+        indexes = [models.Index(fields=["group_id", "-id"], name="mq_reset_group")]  # those of a group, newest first
+
+    def __str__(self) -> str:
+        return f"{self.pk}"

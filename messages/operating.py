@@ -11,10 +11,10 @@ from consumers.models import ConsumerGroup
 from core.audit.services import record
 from core.errors import FieldError, Problem, changed_meanwhile
 from core.operations.models import Operation
-from messages import services
+from messages import backpressure, services
 from messages.editing import KEEP
 from messages.half import Decision
-from messages.models import Redrive
+from messages.models import Redrive, Reset
 from messages.names import topic_name
 from messages.redrives import filter_values
 from messages.types import Accepted, DeadFilter, DelayedFilter, HalfMessage, NewMessage
@@ -22,11 +22,13 @@ from topics.models import Topic
 
 
 def send(*, actor: User, topic_id: int, message: NewMessage) -> Accepted:
-    """Send one message by hand; the audit keeps that it was sent, not its body. Problems: those of the store's send."""
+    """Send one message by hand; the audit keeps that it was sent, not its body. Problems: those of the store's send, backlog_full."""
+    topic = Topic.objects.get(pk=topic_id)
+    backpressure.admit(topic_id=topic_id, ceiling=topic.max_backlog, messages=int(message.deliver_at is None))
     # Until the commit no consumer gets any later message: a send by hand is rare, and its audit entry takes a millisecond.
     with transaction.atomic():
         accepted = services.send(topic_id=topic_id, messages=[message])[0]
-        after = {"topic": Topic.objects.values_list("name", flat=True).get(pk=topic_id), "key": message.key, "tag": message.tag}
+        after = {"topic": topic.name, "key": message.key, "tag": message.tag}
         record(actor=actor, action="send", kind="message", name=str(accepted.id), after=after)
     return accepted
 
@@ -136,3 +138,36 @@ def redrive_edited(
         after = {"message": message_id, "new_message": done.new_id, "to": where, "body": "edited" if edit.body is not KEEP else "as it was"}
         record(actor=actor, action="redrive", kind="consumer group", name=group.name, after={**after, **edited}, reason=reason)
     return done
+
+
+def reset(*, actor: User, group: ConsumerGroup, topic: Topic, position: int, fingerprint: str, reason: str = "") -> Reset:
+    """Rewind or skip as the preview with this fingerprint said. Problems: those of the store's reset."""
+    with transaction.atomic():
+        made = services.reset(group_id=group.pk, topic_id=topic.pk, position=position, fingerprint=fingerprint, actor=actor, reason=reason)
+        numbers = {"repeated": made.repeated, "first_time": made.first_time, "skipped": made.skipped}
+        record(
+            actor=actor,
+            action=made.kind,
+            kind="consumer group",
+            name=group.name,
+            before={"topic": topic.name, "position": made.position_before},
+            after={"topic": topic.name, "position": made.position, "reset": made.pk, **numbers},
+            reason=reason,
+        )
+    return made
+
+
+def undo_reset(*, actor: User, group: ConsumerGroup, made: Reset, reason: str = "") -> Reset:
+    """Take a rewind or a skip back. Problems: those of the store's undo."""
+    with transaction.atomic():
+        undone = services.undo_reset(reset_id=made.pk, actor=actor)
+        record(
+            actor=actor,
+            action=f"undo {made.kind}",
+            kind="consumer group",
+            name=group.name,
+            before={"topic": topic_name(made.topic_id), "reset": made.pk},
+            after={"topic": topic_name(made.topic_id), "restored": undone.restored},
+            reason=reason,
+        )
+    return undone

@@ -83,6 +83,13 @@ def behind(*, group_ids: Sequence[int]) -> dict[int, Lag]:
     return {group_id: Lag(group_id, waiting, max(0.0, (now - oldest).total_seconds())) for group_id, waiting, oldest in rows}
 
 
+def lag_by_topic(*, group_id: int) -> dict[int, float]:
+    """The age in seconds of the oldest message that waits, of each topic for which one does."""
+    now = datetime.now(UTC)
+    rows = fetch("SELECT topic_id, oldest FROM mq_lag(%s::bigint[])", ([group_id],))
+    return {topic_id: max(0.0, (now - oldest).total_seconds()) for topic_id, oldest in rows}
+
+
 def totals(*, group_ids: Sequence[int]) -> dict[str, int]:
     """What many groups have in hand, done, to retry and given up, in all, and `dead_groups`: in how many of them messages are dead."""
     keys = ("processing", "succeeded", "later", "dead", "dead_groups")

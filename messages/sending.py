@@ -228,7 +228,7 @@ def check(messages: Sequence[NewMessage]) -> None:
             if not 0 < len(value) <= MAX_TEXT:
                 detail = _("“{name}” must have 1 to {n} characters.").format(name=name, n=MAX_TEXT)
                 raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
-            if not _storable(value):
+            if not storable(value):
                 detail = _("“{name}” has a character that cannot be stored.").format(name=name)
                 raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
         if m.headers:
@@ -238,7 +238,7 @@ def check(messages: Sequence[NewMessage]) -> None:
 
 
 def _check_headers(i: int, headers: Mapping[str, str]) -> None:
-    ok = all(isinstance(k, str) and isinstance(v, str) and k and _storable(k) and _storable(v) for k, v in headers.items())
+    ok = all(isinstance(k, str) and isinstance(v, str) and k and storable(k) and storable(v) for k, v in headers.items())
     if not ok or sum(len(k) + len(v) for k, v in headers.items()) > MAX_HEADER_BYTES:
         detail = _("Headers are names and values, both text, of at most {n} characters together.").format(n=MAX_HEADER_BYTES)
         raise Problem("invalid_headers", detail, errors=[_at(i, "headers", detail)])
@@ -261,8 +261,8 @@ def _aware(i: int, value: datetime) -> datetime:
     return value
 
 
-def _storable(text: str) -> bool:
-    """Postgres stores neither NUL nor lone surrogates."""
+def storable(text: str) -> bool:
+    """Whether it can be stored: Postgres takes neither NUL nor lone surrogates."""
     try:
         return b"\x00" not in text.encode()
     except UnicodeEncodeError:

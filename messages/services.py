@@ -1,7 +1,7 @@
 """The verbs of the store, in one place for its callers; docs/message-store.md tells how they fit together."""
 
 from messages.checking import check_back
-from messages.consuming import expire, next, pull, settle, tick  # noqa: A004 - the verb of the API
+from messages.consuming import expire, extend, next, pull, settle, tick  # noqa: A004 - the verb of the API
 from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
 from messages.delayed_many import count_delayed, per_hour, start_cancelling, start_rescheduling
 from messages.editing import Edit, redrive_edited
@@ -9,6 +9,7 @@ from messages.exporting import export_dead
 from messages.half import ask_for_open, half_message, half_messages
 from messages.half import decide as decide_half
 from messages.half import prepare as prepare_half
+from messages.positions import positions, preview_reset, reset, undo_reset, undoable
 from messages.purges import start_purge
 from messages.querysets import (
     behind,
@@ -19,6 +20,7 @@ from messages.querysets import (
     delayed_messages,
     health,
     lag,
+    lag_by_topic,
     message,
     message_status,
     most_dead,
@@ -28,6 +30,8 @@ from messages.querysets import (
 from messages.redrives import Plan, run_at_once, start_redrive
 from messages.sending import send
 from messages.tracing import trace
+from messages.transactions import commit as commit_transaction
+from messages.transactions import open_epoch
 
 __all__ = [
     "Edit",
@@ -36,6 +40,7 @@ __all__ = [
     "behind",
     "cancel_delayed",
     "check_back",
+    "commit_transaction",
     "count_delayed",
     "counts",
     "counts_by_topic",
@@ -45,21 +50,27 @@ __all__ = [
     "delayed_messages",
     "expire",
     "export_dead",
+    "extend",
     "half_message",
     "half_messages",
     "health",
     "hold_delayed",
     "lag",
+    "lag_by_topic",
     "message",
     "message_status",
     "most_dead",
     "next",
+    "open_epoch",
     "per_hour",
+    "positions",
     "prepare_half",
+    "preview_reset",
     "promote",
     "pull",
     "redrive_edited",
     "reschedule_delayed",
+    "reset",
     "run_at_once",
     "search",
     "send",
@@ -71,4 +82,6 @@ __all__ = [
     "tick",
     "totals",
     "trace",
+    "undo_reset",
+    "undoable",
 ]

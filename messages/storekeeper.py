@@ -126,9 +126,10 @@ def cut(connection: psycopg.Connection[Any]) -> bool:
 
 
 def purge(connection: psycopg.Connection[Any]) -> bool:
-    """Forget producers' ids and decided half messages after their time to live."""
+    """Forget producers' ids, transactions and decided half messages after their time to live."""
     connection.execute("SELECT mq_purge_claims()")
     connection.execute("SELECT mq_half_purge()")
+    connection.execute("SELECT mq_transaction_purge()")
     return True
 
 

@@ -57,7 +57,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The result of a pull. Without messages there is no lease, and `reason` says why: empty, suspended, not_subscribed, retired."""
+    """The result of a pull. Without messages there is no lease, and `reason` says why.
+
+    empty, suspended, not_subscribed, retired, or outstanding: as many are in the workers' hands as may be.
+    """
 
     lease: str | None
     lease_until: datetime | None
@@ -240,6 +243,38 @@ class DelayedFilter:
     due_from: datetime | None = None
     due_to: datetime | None = None
     sent_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResetPlan:
+    """What moving a group's position on a topic would do, in messages; a rewind repeats, a skip skips.
+
+    `processing` to `skipped_before` are those that a rewind goes back over, by their status now. `fingerprint` is of all that this was
+    computed from: a reset with it does exactly this, or nothing.
+    """
+
+    position_before: int
+    position: int
+    repeated: int
+    first_time: int
+    skipped: int
+    processing: int
+    succeeded: int
+    later: int
+    dead: int
+    failed: int
+    skipped_before: int
+    fingerprint: str
+
+    @property
+    def kind(self) -> Literal["rewind", "skip"]:
+        """By the direction."""
+        return "rewind" if self.position < self.position_before else "skip"
+
+    @property
+    def changes(self) -> bool:
+        """Whether any message would get another status."""
+        return bool(self.repeated or self.first_time or self.skipped or self.succeeded or self.dead or self.failed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ from core.console import slots
 from core.console.slots import Column
 from core.console.templatetags.console import dash, span, z
 from core.scope import Reach, reach_of
-from messages import half, scope
+from messages import backpressure, half, scope
 from messages import services as store
 from messages.db import fetch
 from messages.scope import groups
 from mqadmin import shell
+from topics.models import Topic
 
 
 def _elsewhere() -> SafeString:
@@ -91,6 +92,7 @@ def group_panel(_request: HttpRequest, group: ConsumerGroup) -> str:
     context = {
         "group": group,
         "totals": totals,
+        "full": bool(group.max_outstanding) and sum(count.processing for count in by_topic.values()) >= group.max_outstanding,
         "topics": topics,
         "lag": lag,
         "behind": timedelta(seconds=lag.seconds),
@@ -135,4 +137,15 @@ slots.columns(
     ],
     topic_cells,
 )
+
+
+def topic_panel(_request: HttpRequest, topic: Topic) -> str:
+    """A topic's backlog beside its ceiling, if it has one."""
+    if not topic.max_backlog or topic.state != State.ACTIVE:
+        return ""
+    waiting = backpressure.backlog(topic_id=topic.pk)
+    return render_to_string("mqadmin/_topic_backlog.html", {"topic": topic, "waiting": waiting, "full": waiting >= topic.max_backlog})
+
+
 slots.panel("group", group_panel)
+slots.panel("topic", topic_panel)

@@ -10,7 +10,7 @@ WRITE = re.compile(r'\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+"?(\w+)', re.IGNORE
 # The store itself is the record of what applications send and consume.
 DATA_PLANE = re.compile(
     r"^/api/v1/(topics/[^/]+/(messages|half-messages(/open)?)|half-messages/\d+/(commit|rollback)|consumer-groups/[^/]+/(pull|acks|next)"
-    r"|clients(/[^/]+(/heartbeat)?)?)$"
+    r"|applications/[^/]+/epochs|transactions|clients(/[^/]+(/heartbeat)?)?)$"
 )
 # Rows that say how a request went and not what it changed.
 BOOKKEEPING = re.compile(r"^(audit_|django_session|django_admin_log|accounts_personsession|accounts_nonce|axes_|core_idempotency|mq_|pg_)")

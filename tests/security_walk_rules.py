@@ -15,6 +15,7 @@ send: POST=mq_messages.send_message
 pull: POST=mq_messages.consume_message
 acks: POST=mq_messages.consume_message
 next: POST=mq_messages.consume_message
+extension: POST=mq_messages.consume_message
 clients: POST=mq_messages.send_message
 client: DELETE=mq_messages.send_message
 client-heartbeat: POST=mq_messages.send_message
@@ -26,6 +27,8 @@ delayed-messages-hours: GET=mq_messages.view_message
 delayed-messages-cancellations: POST=mq_messages.change_delayed
 delayed-messages-reschedules: POST=mq_messages.change_delayed
 delayed-message: GET=mq_messages.view_message PATCH=mq_messages.change_delayed DELETE=mq_messages.change_delayed
+epochs: POST=mq_messages.send_message
+transactions: POST=mq_messages.send_message
 half-prepare: POST=mq_messages.send_message
 half-open: POST=mq_messages.send_message
 half-commit: POST=mq_messages.send_message
@@ -43,6 +46,10 @@ dead-letters-export: GET=mq_messages.view_message
 dead-letter-redrive: POST=mq_messages.add_redrive
 purges: POST=mq_messages.purge_dead
 redrives: GET=mq_messages.view_redrive POST=mq_messages.add_redrive
+resets: GET=mq_messages.view_reset POST=mq_messages.add_reset
+reset-preview: GET=mq_messages.view_reset
+reset: GET=mq_messages.view_reset
+reset-undo: POST=mq_messages.change_reset
 application-list: GET=accounts.view_application POST=accounts.add_application
 application-detail: GET=accounts.view_application PUT=accounts.add_application
 application-detail: PATCH=accounts.change_application DELETE=accounts.delete_application
@@ -209,6 +216,8 @@ admin:messages_check_back: GET=mq_messages.change_checkback POST=mq_messages.cha
 admin:messages_check_back_secret: GET=mq_messages.change_checkback POST=mq_messages.change_checkback
 admin:messages_check_back_delete: GET=mq_messages.delete_checkback POST=mq_messages.delete_checkback
 admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
+admin:messages_position: GET=mq_messages.view_reset POST=mq_messages.add_reset
+admin:messages_reset_undo: GET=mq_messages.change_reset POST=mq_messages.change_reset
 admin:index: self
 admin:login: public
 admin:logout: self

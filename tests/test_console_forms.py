@@ -55,7 +55,7 @@ def topic_form(people, app, **changes):
 
 def group_form(people, application, *subscriptions, **changes):
     values = {"name": "bill_group", "application": application.pk, "owner": people.alice.pk, "consume_from": "earliest", "max_attempts": 5}
-    values |= {"backoff_ms": 1000, "backoff_max_ms": 60_000, "reason": "bills"}
+    values |= {"backoff_ms": 1000, "backoff_max_ms": 60_000, "push_concurrency": 4, "push_timeout_ms": 10_000, "reason": "bills"}
     values |= {"subscriptions-TOTAL_FORMS": len(subscriptions), "subscriptions-INITIAL_FORMS": 0}
     for number, (name, tags) in enumerate(subscriptions):
         values |= {f"subscriptions-{number}-topic": name, f"subscriptions-{number}-tags": tags, f"subscriptions-{number}-DELETE": ""}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from messages_world import statements, world  # noqa: F401 - fixtures
 
 PATHS = ["topics/{t}/messages", "consumer-groups/{g}/pull", "consumer-groups/{g}/acks", "consumer-groups/{g}/next"]
+PATHS.append("consumer-groups/{g}/leases/1/extension")
 FIELDS = [
     *("messages", "body", "body_base64", "key", "tag", "sharding_key", "headers", "deliver_at", "delay_ms", "id"),
     *("max", "visibility_ms", "consumer", "lease", "acks", "status", "error"),
@@ -382,6 +383,41 @@ def test_an_expired_lease_is_told_and_its_messages_come_again(api, pair):
     late = api("POST", f"consumer-groups/{group}/next", {"lease": lease, "acks": [{"id": a, "status": "succeeded"}]}).body
     assert late["acks"][0]["problem"]["code"] == "lease_expired"
     assert [(m["id"], m["attempt"]) for m in late["messages"]] == [(a, 2)]
+
+
+def test_a_lease_is_extended_by_who_holds_it(api, pair):
+    topic, group = pair
+    (a,) = send(api, topic, "a")
+    found = pull(api, group, visibility_ms=1000)
+    path = f"consumer-groups/{group}/leases/{found['lease']}/extension"
+    answer = api("POST", path, {"visibility_ms": 600_000})
+    assert answer.status_code == 200
+    assert answer.body["lease"] == found["lease"]
+    assert datetime.fromisoformat(answer.body["lease_until"]) > datetime.now(UTC) + timedelta(minutes=9)
+    assert api("POST", path).body == answer.body  # a minute from now would be less
+    api("POST", f"consumer-groups/{group}/acks", {"acks": [{"lease": found["lease"], "id": a, "status": "succeeded"}]})
+    assert refused(api("POST", path, {}), 409, "lease_expired")["hint"]
+
+
+def test_it_refuses_to_extend_what_is_not_held(world, api, pair):  # noqa: F811
+    topic, group = pair
+    send(api, topic, "a")
+    lease = pull(api, group)["lease"]
+    other = world.group(world.topic()).name
+    refused(api("POST", f"consumer-groups/{other}/leases/{lease}/extension", {}), 409, "lease_expired")
+    refused(api("POST", f"consumer-groups/{group}/leases/9999999999999999999/extension", {}), 409, "lease_expired")
+    refused(api("POST", f"consumer-groups/no_such_group/leases/{lease}/extension", {}), 404, "not_found")
+    refused(api("POST", f"consumer-groups/{group}/leases/mine/extension", {}), 404, "not_found")
+    for fields, code in (
+        ({"visibility_ms": 0}, "invalid"),
+        ({"visibility_ms": 12 * 3600_000 + 1}, "invalid"),
+        ({"until": 1}, "unknown_field"),
+    ):
+        refused(api("POST", f"consumer-groups/{group}/leases/{lease}/extension", fields), 400, code)
+    longest = refused(
+        api("POST", f"consumer-groups/{group}/leases/{lease}/extension", {"visibility_ms": 12 * 3600_000}), 409, "lease_too_long"
+    )
+    assert datetime.fromisoformat(longest["lease_until"]) < datetime.now(UTC) + timedelta(minutes=2)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_message_that_postgres_refuses_harms_nobody_else(monkeypatch):
     """Each of the group then goes alone; nothing is stored twice."""
     topic = new_id()
     group = new_group(topic)
-    monkeypatch.setattr(sending, "_storable", lambda _text: True)
+    monkeypatch.setattr(sending, "storable", lambda _text: True)
     found = send_all([(topic, NewMessage(b"a")), (topic, NewMessage(b"b", key="nul\x00")), (topic, NewMessage(b"c", producer_id="c"))])
     assert isinstance(found[1], DatabaseError | Problem)
     assert sorted(bodies(pull(group))) == ["a", "c"]

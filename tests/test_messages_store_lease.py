@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 from django.db import connection
@@ -234,6 +235,81 @@ def test_expiry_takes_back_only_what_was_not_settled(topic):
     assert counts(group) == {"succeeded": 1, "later": 2}
     assert [bodies(pull(group)) for _ in range(3)] == [["a"], ["c"], []]
     assert status(batch.messages[1].id, group).status == "succeeded"
+
+
+def lease_until(group):
+    both = "SELECT lease_until FROM mq_lease WHERE group_id = %s UNION ALL SELECT lease_until FROM mq_exception WHERE group_id = %s"
+    return sql(f"SELECT max(lease_until) FROM ({both}) x", group, group)
+
+
+def test_a_lease_is_extended_for_fresh_and_retried_messages_alike(topic):
+    group = new_group(topic)
+    first, second = send(topic, *"ab")
+    settle(group, pull(group, limit=1), "failed")
+    send(topic, "c")
+    services.tick()
+    batch = pull(group, visibility_ms=5_000)
+    assert {m.attempt for m in batch.messages} == {1, 2}
+    until = services.extend(group_id=group, lease=batch.lease, visibility_ms=3600_000)
+    assert until > batch.lease_until + timedelta(minutes=50)
+    assert {status(m.id, group).lease_until for m in batch.messages} == {until}
+    assert services.extend(group_id=group, lease=batch.lease, visibility_ms=1) == until  # never shorter
+    settle(group, batch, messages=batch.messages[:1])
+    assert services.extend(group_id=group, lease=batch.lease, visibility_ms=7200_000) > until
+    # past the time that the pull had given
+    sql("UPDATE mq_lease SET lease_until = lease_until - interval '10 s' WHERE group_id = %s", group)
+    sql("UPDATE mq_exception SET lease_until = lease_until - interval '10 s' WHERE group_id = %s", group)
+    services.expire()
+    assert {s.problem_code for s in settle(group, batch, messages=batch.messages[1:])} == {None}
+    assert counts(group) == {"succeeded": 3}
+    assert second > first
+
+
+def test_what_is_no_live_lease_of_the_group_is_not_extended_and_nothing_changes(topic):
+    group, stranger = new_group(topic), new_group(topic)
+    send(topic, *"ab")
+    expired, done, foreign = pull(group, limit=1), pull(group, limit=1), pull(stranger, limit=2)
+    expire_now(group)
+    again = pull(group, limit=1)
+    settle(group, again)
+    before = lease_until(group), lease_until(stranger)
+    for lease in (expired.lease, done.lease, again.lease, foreign.lease, "0", "not a lease", "٣", "9" * 40, ""):
+        with pytest.raises(Problem) as refused:
+            services.extend(group_id=group, lease=lease, visibility_ms=60_000)
+        assert (refused.value.code, refused.value.status, bool(refused.value.hint)) == ("lease_expired", 409, True)
+    with pytest.raises(Problem) as refused:
+        services.extend(group_id=new_id(), lease=foreign.lease, visibility_ms=60_000)
+    assert refused.value.code == "lease_expired"
+    assert (lease_until(group), lease_until(stranger)) == before
+    assert {s.problem_code for s in settle(stranger, foreign)} == {None}
+
+
+def test_an_expired_lease_is_not_extended_even_before_it_is_swept(topic):
+    group = new_group(topic)
+    send(topic, "x")
+    batch = pull(group)
+    sql("UPDATE mq_lease SET lease_until = clock_timestamp() - interval '1 ms' WHERE group_id = %s", group)
+    with pytest.raises(Problem) as refused:
+        services.extend(group_id=group, lease=batch.lease, visibility_ms=60_000)
+    assert refused.value.code == "lease_expired"
+    services.expire()
+    assert counts(group) == {"later": 1}
+
+
+def test_a_lease_lasts_twelve_hours_in_all(topic):
+    group = new_group(topic)
+    send(topic, "x")
+    batch = pull(group)
+    sql("UPDATE mq_lease SET pulled_at = pulled_at - interval '11 hours' WHERE group_id = %s", group)
+    before = services.extend(group_id=group, lease=batch.lease, visibility_ms=3500_000)
+    with pytest.raises(Problem) as refused:
+        services.extend(group_id=group, lease=batch.lease, visibility_ms=3700_000)
+    assert (refused.value.code, refused.value.status, bool(refused.value.hint)) == ("lease_too_long", 409, True)
+    assert lease_until(group) == before
+    with pytest.raises(Problem) as refused:
+        services.extend(group_id=group, lease=batch.lease, visibility_ms=0)
+    assert refused.value.code == "invalid_visibility"
+    assert {s.problem_code for s in settle(group, batch)} == {None}
 
 
 def test_kill_9_of_a_worker_process_mid_lease_loses_nothing(topic):

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from clusters.drivers import builtin
 from core import tags as tag_expressions
+from core.errors import Problem
 from messages import services
+from messages.transactions import Acks, Send
 from messages.types import DeadFilter, NewMessage, Outcome
 from tests.store_world import counts, expire_now, new_group, new_id, pull, redrive, sql
 
@@ -28,6 +30,7 @@ class Group:
     alone: set = field(default_factory=set)
     leases: dict = field(default_factory=dict)  # token -> set of ids not yet settled, handed out together
     sizes: dict = field(default_factory=dict)
+    moved: dict = field(default_factory=dict)  # topic -> the newest move of its position and what it took away
 
     def arrive(self, topic, message_id, tag):
         wanted = self.active[topic] and (self.filters[topic] is None or tag in self.filters[topic])
@@ -57,10 +60,17 @@ STEP = st.one_of(
     st.tuples(st.just("next"), which_group, words),
     st.tuples(st.just("expire"), which_group),
     st.tuples(st.just("redrive"), which_group),
+    st.tuples(st.just("extend"), which_group),
     st.tuples(st.just("filter"), which_group, which_topic, expression),
     st.tuples(st.just("unsubscribe"), which_group, which_topic),
     st.tuples(st.just("resubscribe"), which_group, which_topic, expression, st.booleans()),
     st.tuples(st.just("cut"), which_group),
+    st.tuples(st.just("prepare"), which_topic, tag),
+    st.tuples(st.just("decide"), st.sampled_from(["commit", "rollback"])),
+    st.tuples(st.just("transact"), which_group, words, st.lists(tag, min_size=1, max_size=2), st.booleans()),
+    st.tuples(st.just("move"), which_group, which_topic, st.integers(0, 40)),
+    st.tuples(st.just("move"), which_group, which_topic, st.integers(0, 40)),
+    st.tuples(st.just("undo"), which_group, which_topic),
 )
 
 
@@ -68,6 +78,9 @@ class World:
     def __init__(self):
         self.topics = [new_id(), new_id()]
         self.messages = {}  # id -> (topic, tag)
+        self.half = []  # (id, topic, tag) of those that are open
+        self.producer = {"application_id": new_id(), "producer": "p"}
+        self.epoch, self.transactions = services.open_epoch(**self.producer), 0
         filters = [None, ["a"]]
         self.groups = []
         for f in filters:
@@ -77,9 +90,46 @@ class World:
     def send(self, topic, tags):
         topic = self.topics[topic]
         for accepted, t in zip(services.send(topic_id=topic, messages=[NewMessage(b"", tag=t) for t in tags]), tags, strict=True):
-            self.messages[accepted.id] = (topic, t)
-            for group in self.groups:
-                group.arrive(topic, accepted.id, t)
+            self.arrived(topic, accepted.id, t)
+        services.tick()
+
+    def arrived(self, topic, message_id, tag):
+        self.messages[message_id] = (topic, tag)
+        for group in self.groups:
+            group.arrive(topic, message_id, tag)
+
+    def prepare(self, topic, tag):
+        made = services.prepare_half(topic_id=self.topics[topic], message=NewMessage(b"", tag=tag))
+        self.half.append((made.id, self.topics[topic], tag))
+
+    def decide(self, decision):
+        if self.half:
+            message_id, topic, tag = self.half.pop(0)
+            done, _changed = services.decide_half(message_id=message_id, decision=decision, by="test")
+            if decision == "commit":
+                assert services.message(message_id=message_id).id == done.message_id
+                self.arrived(topic, done.message_id, tag)
+            services.tick()
+
+    def transact(self, group, words, tags, doomed):
+        """Settle the newest lease and send to both topics; a doomed one names a message that is not in the lease."""
+        lease, outcomes = self.outcomes(group, words)
+        doomed = doomed and lease is not None
+        acks = [Acks(group.id, lease, [*outcomes, *([Outcome(1, "succeeded")] if doomed else [])])] if lease else []
+        sends = [Send(topic, [NewMessage(b"", tag=t) for t in tags]) for topic in self.topics]
+        self.transactions += 1
+        ask = {**self.producer, "epoch": self.epoch, "transaction_id": str(self.transactions), "sends": sends, "acks": acks}
+        if doomed:
+            with pytest.raises(Problem, match="cannot be taken"):
+                services.commit_transaction(**ask)
+            return
+        done = services.commit_transaction(**ask)
+        if lease:
+            self.settled(group, lease, outcomes, done.acks[0])
+        for send, accepted in zip(sends, done.sends, strict=True):
+            for t, one in zip(tags, accepted, strict=True):
+                self.arrived(send.topic_id, one.id, t)
+        assert services.commit_transaction(**ask).sends == done.sends
         services.tick()
 
     def handed_out(self, group, batch, limit):
@@ -126,8 +176,8 @@ class World:
         return lease, [Outcome(i, w) for i, w in zip(sorted(group.leases[lease]), words, strict=False) if w]
 
     def step(self, name, group=None, *args):
-        if name == "send":
-            self.send(group, *args)
+        if name in {"send", "prepare", "decide"}:
+            getattr(self, name)(group, *args)
             return
         g = self.groups[group]
         if name == "pull":
@@ -155,22 +205,90 @@ class World:
                     g.fail(i, self.messages[i][0], counted=counted)
                     g.alone.add(i)
             g.leases = {}
+        elif name == "extend":
+            for lease in g.leases:
+                assert services.extend(group_id=g.id, lease=lease, visibility_ms=120_000)
         elif name == "redrive":
             redrive(g.id, only=DeadFilter())
             for i, s in g.status.items():
                 if s == "dead" and g.active[self.messages[i][0]]:
                     g.status[i], g.attempts[i] = "later", 0
                     g.alone.discard(i)
+        elif name == "transact":
+            self.transact(g, *args)
         elif name == "cut":
             sql("SELECT mq_cut(1000000, 3)")
+        elif name == "move":
+            self.move(g, self.topics[args[0]], args[1])
+        elif name == "undo":
+            self.undo(g, self.topics[args[0]])
         else:
             self.subscription(name, g, *args)
+
+    def stands(self, g, topic):
+        return sql("SELECT pos FROM mq_cursor WHERE group_id = %s AND topic_id = %s", g.id, topic)
+
+    def move(self, g, topic, number):
+        """A rewind or a skip to the message with this number, or to an end."""
+        mine = [i for i, (t, _tag) in self.messages.items() if t == topic]
+        to = ["earliest", *mine, "latest"][number % (len(mine) + 2)]
+        if not g.active[topic]:
+            with pytest.raises(Problem, match="not subscribed"):
+                services.preview_reset(group_id=g.id, topic_id=topic, to=to)
+            return
+        stood, plan = self.stands(g, topic), services.preview_reset(group_id=g.id, topic_id=topic, to=to)
+        between = [i for i in mine if min(stood, plan.position) < i <= max(stood, plan.position)]
+        wanted = [i for i in between if g.filters[topic] is None or self.messages[i][1] in g.filters[topic]]
+        first = [i for i in wanted if g.status[i] in {"skipped", "not_subscribed"}]
+        back = plan.position < stood
+        assert (plan.repeated, plan.first_time, plan.skipped) == (
+            (len(wanted) - len(first), len(first), 0) if back else (0, 0, sum(g.status[i] == "waiting" for i in between))
+        )
+        try:
+            made = services.reset(group_id=g.id, topic_id=topic, position=plan.position, fingerprint=plan.fingerprint)
+        except Problem as problem:
+            assert problem.code == "nothing_changes"  # noqa: PT017
+            assert not wanted or not back
+            return
+        holders = {i: lease for lease, held in g.leases.items() for i in held}
+        taken = {i: (g.status[i], g.attempts.get(i, 0), i in g.alone, holders.get(i)) for i in between}
+        g.moved[topic] = (made, back, stood, taken)
+        for i in between:
+            if back:
+                g.attempts.pop(i, None)
+                g.alone.discard(i)
+                g.leases.get(holders.get(i), set()).discard(i)
+                g.arrive(topic, i, self.messages[i][1])
+            elif g.status[i] == "waiting":
+                g.status[i] = "skipped"
+        g.leases = {lease: held for lease, held in g.leases.items() if held}
+
+    def undo(self, g, topic):
+        if topic not in g.moved:
+            return
+        made, back, stood, taken = g.moved[topic]
+        now = self.stands(g, topic)
+        if back and now >= stood:
+            with pytest.raises(Problem, match="nothing left"):
+                services.undo_reset(reset_id=made.pk)
+            return
+        services.undo_reset(reset_id=made.pk)
+        del g.moved[topic]
+        for i, (status, attempts, alone, lease) in taken.items():
+            if back and i > now:
+                g.status[i], g.attempts[i] = status, attempts
+                (g.alone.add if alone else g.alone.discard)(i)
+                if lease is not None:
+                    g.leases.setdefault(lease, set()).add(i)
+            elif not back and status == "waiting":
+                g.status[i] = "waiting" if now == made.position else "later"
 
     def subscription(self, name, g, topic, expression=None, latest=False):
         topic = self.topics[topic]
         mine = [i for i, (t, _tag) in self.messages.items() if t == topic]
         if name == "unsubscribe":
             builtin.unsubscribe(group_id=g.id, topic_id=topic)
+            g.moved.pop(topic, None)
             if g.active[topic]:
                 for i in mine:
                     g.status[i] = {"waiting": "skipped", "later": "failed"}.get(g.status[i], g.status[i])
@@ -185,6 +303,8 @@ class World:
         stood = sql("SELECT pos FROM mq_cursor WHERE group_id = %s AND topic_id = %s", g.id, topic)
         assert stood >= position
         builtin.subscribe(group_id=g.id, topic_id=topic, tag_expression=expression, consume_from="latest" if latest else "earliest")
+        if not g.active[topic] or tag_expressions.parse(expression) != g.filters[topic]:
+            g.moved.pop(topic, None)
         g.filters[topic], was_active = tag_expressions.parse(expression), g.active[topic]
         g.active[topic] = True
         if was_active or not latest:
@@ -193,6 +313,8 @@ class World:
                     g.arrive(topic, i, self.messages[i][1])
 
     def check(self):
+        for message_id, _topic, _tag in self.half:
+            assert services.message(message_id=message_id).state == "half"
         for g in self.groups:
             for i in self.messages:
                 real = next(s for s in services.message_status(message_id=i) if s.group_id == g.id)

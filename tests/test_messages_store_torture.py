@@ -3,19 +3,25 @@
 The same run with each negative control must lose messages: it shows that this test can fail.
 """
 
+import contextlib
 import os
 import random
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import combinations_with_replacement
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
+from django.db.models import Count
 
 from clusters.drivers import builtin
+from core.errors import Problem
 from messages import redrives, services
+from messages.models import Reset
+from messages.transactions import Acks, Send
 from messages.types import DeadFilter, NewMessage, Outcome
 from tests import store_world
 from tests.store_world import Threads, counts, new_group, new_id, session, sql
@@ -29,7 +35,7 @@ class RollbackError(Exception):
     pass
 
 
-def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03)):
+def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03), moves=False):
     """Run it; returns (ids committed, ids acked, times each was acked, the group)."""
     topic, lock = new_id(), threading.Lock()
     group = new_group(topic, max_attempts=1000, backoff_ms=(0, 5, 20))
@@ -61,6 +67,9 @@ def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03)):
                 for s in settled:
                     if s.status == "succeeded":
                         acked[s.id] = acked.get(s.id, 0) + 1
+            if batch.lease and rng.random() < 0.1:
+                with contextlib.suppress(Problem):  # it has expired already
+                    services.extend(group_id=group, lease=batch.lease, visibility_ms=300)
             lease, outcomes = (
                 batch.lease,
                 [Outcome(m.id, rng.choices(["succeeded", "failed", "later"], [8, 1, 1])[0]) for m in batch.messages],
@@ -81,6 +90,17 @@ def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03)):
             services.expire()
             time.sleep(0.02)
 
+    def mover(rng):
+        while time.monotonic() < end:
+            with contextlib.suppress(Problem), transaction.atomic():
+                if rng.random() < 0.7:  # else the group has gone on since the preview, mostly
+                    sql("SELECT mq_lock_group(%s)", group)
+                move(group, topic, rng)
+            time.sleep(rng.random() * 0.05)
+
+    if moves:
+        threads.start(mover, random.Random(SEED + 200))
+        threads.start(mover, random.Random(SEED + 201))
     for i in range(4):
         threads.start(sender, random.Random(SEED + i))
     for i in range(4):
@@ -100,6 +120,18 @@ def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03)):
     quiet.set()
     threads.join()
     return committed, acked, group
+
+
+def move(group, topic, rng):
+    """A rewind or a skip somewhere, or the newest one taken back."""
+    newest = Reset.objects.filter(group_id=group, topic_id=topic).order_by("-pk").first()
+    if newest is not None and rng.random() < 0.4:
+        services.undo_reset(reset_id=newest.pk)
+        return
+    some = sql("SELECT id FROM mq_message WHERE topic_id = %s ORDER BY random() LIMIT 1", topic)
+    to = rng.choice(["earliest", "latest", some or "latest", some or "latest", datetime.now(UTC) - timedelta(seconds=rng.random())])
+    plan = services.preview_reset(group_id=group, topic_id=topic, to=to)
+    services.reset(group_id=group, topic_id=topic, position=plan.position, fingerprint=plan.fingerprint)
 
 
 def send_well(topic, n, _rng):
@@ -128,6 +160,28 @@ def test_torture_loses_nothing_acks_nothing_twice_and_counts_exactly():
     assert acked.keys() - committed == set(), f"delivered although rolled back; seed {SEED}"
     assert {i: n for i, n in acked.items() if n > 1} == {}, f"acked twice; seed {SEED}"
     assert counts(group) == {"succeeded": len(committed)}
+
+
+def test_torture_with_moves_of_the_position_stays_exact_and_loses_nothing():
+    """While workers crash and fail, others rewind, skip and undo. Every count is that of the rows; from the beginning all comes again."""
+    print(f"seed {SEED}")
+    committed, acked, group = torture(send=send_well, tick=services.tick, seconds=3.0, moves=True)
+    topic = sql("SELECT topic_id FROM mq_cursor WHERE group_id = %s", group)
+    assert acked.keys() <= committed
+    made = dict(Reset.objects.filter(group_id=group).values_list("kind").annotate(n=Count("pk")))
+    assert made, f"nothing was moved; seed {SEED}"
+    print(made)
+    words = "SELECT json_object_agg(status, n) FROM (SELECT s.status, count(*) AS n FROM mq_message m, mq_status(m.topic_id, m.id) s"
+    letters = {"W": "waiting", "P": "processing", "S": "succeeded", "L": "later", "D": "dead", "F": "failed", "K": "skipped"}
+    for _round in range(2):
+        rows = sql(f"{words} WHERE m.topic_id = %s AND s.group_id = %s GROUP BY 1) x", topic, group)
+        assert counts(group) == {letters[letter]: n for letter, n in rows.items()}, f"seed {SEED}"
+        plan = services.preview_reset(group_id=group, topic_id=topic, to="earliest")
+        services.reset(group_id=group, topic_id=topic, position=plan.position, fingerprint=plan.fingerprint)
+        got = []
+        while batch := services.pull(group_id=group, limit=1000, visibility_ms=60_000, consumer="w").messages:
+            got += [m.id for m in batch]
+        assert sorted(got) == sorted(committed), f"seed {SEED}"
 
 
 @pytest.mark.parametrize("control", ["nextval before the lock", "no lock check"])
@@ -198,6 +252,8 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
         g = rng.choice(groups)
         batch = services.pull(group_id=g, limit=rng.randint(1, 20), visibility_ms=rng.choice([1, 5000]), consumer="w")
         if batch.lease:
+            with contextlib.suppress(Problem):
+                services.extend(group_id=g, lease=batch.lease, visibility_ms=rng.choice([1, 9000]))
             words = ["succeeded", "failed", "later", "dead"]
             services.settle(group_id=g, lease=batch.lease, outcomes=[Outcome(m.id, rng.choice(words), 0) for m in batch.messages[::-1]])
 
@@ -224,8 +280,6 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
         services.send(topic_id=rng.choice(topics), messages=batch)
 
     def delay():
-        from datetime import UTC, datetime
-
         (a,) = services.send(topic_id=rng.choice(topics), messages=[NewMessage(b"x", deliver_at=datetime.now(UTC))])
         try:
             rng.choice([services.promote, lambda: services.cancel_delayed(message_id=a.id)])()
@@ -233,8 +287,6 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             assert getattr(error, "code", "") in {"not_found", "not_delayed"}, error  # noqa: PT017
 
     def half():
-        from core.errors import Problem
-
         message = NewMessage(b"x", producer_id=f"{rng.randint(0, 400)}")
         made = services.prepare_half(topic_id=rng.choice(topics), message=message)
         waiting = [m.id for m in services.half_messages(limit=3).items]
@@ -244,10 +296,24 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             except Problem as problem:
                 assert problem.code in {"not_found", "already_committed", "already_rolled_back"}, problem  # noqa: PT017
 
+    def transact():
+        g, t = rng.sample(groups, 2), rng.sample(topics, 2)
+        batches = [(i, services.pull(group_id=i, limit=3, visibility_ms=rng.choice([1, 5000, 5000]), consumer="w")) for i in g]
+        acks = [Acks(i, b.lease, [Outcome(m.id, rng.choice(["succeeded", "failed"])) for m in b.messages]) for i, b in batches if b.lease]
+        sends = [Send(i, [NewMessage(b"x", producer_id=f"{rng.randint(0, 400)}") for _ in range(3)]) for i in t]
+        fields = {"application_id": 1, "producer": rng.choice("ab"), "transaction_id": f"{rng.randint(0, 5000)}"}
+        try:
+            epoch = services.open_epoch(application_id=1, producer=fields["producer"])
+            done = services.commit_transaction(epoch=epoch, sends=sends, acks=acks, **fields)
+            ran["committed"] = ran.get("committed", 0) + (not done.duplicate)
+        except Problem as problem:
+            assert problem.code in {"producer_fenced", "unknown_producer", "transaction_id_reused", "ack_refused"}, problem  # noqa: PT017
+
     def housekeeping():
         sql("SELECT mq_cut(1000, 10)")
         sql("SELECT mq_purge_claims('1 s')")
         sql("SELECT mq_half_purge('0 s')")
+        sql("SELECT mq_transaction_purge('0 s')")
         sql("SELECT mq_half_due(3)")
         sql("SELECT mq_upkeep()")
         services.counts(group_ids=groups)
@@ -255,7 +321,12 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
     def retire():
         builtin.retire_topic(topic_id=rng.choice(topics))
 
-    verbs = [pull_settle, next_, services.expire, redrive, resubscribe, change, send, delay, half, housekeeping, retire, services.tick]
+    def moved():
+        with contextlib.suppress(Problem):
+            move(rng.choice(groups), rng.choice(topics), rng)
+
+    verbs = [pull_settle, next_, services.expire, redrive, moved, resubscribe, change, send, delay, half, transact, housekeeping, retire]
+    verbs.append(services.tick)
     for first, second in combinations_with_replacement(verbs, 2):
         threads, end = Threads(), time.monotonic() + 0.06
 
@@ -271,6 +342,7 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             threads.join()
         except OperationalError as error:
             pytest.fail(f"{first.__name__} against {second.__name__}: {error}; seed {SEED}")
+    assert ran.pop("committed") > 0  # not all transactions were refused
     assert set(ran) == {v.__name__ for v in verbs}
     for group in groups:  # after all of that the counters still tell what the rows say
         found = services.counts(group_ids=[group])[group]

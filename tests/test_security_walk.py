@@ -29,7 +29,7 @@ from consumers import shadow as shadows
 from core.approvals.models import Request
 from core.scope import Reach
 from messages import services as store
-from messages.models import CheckBack
+from messages.models import CheckBack, Reset
 from messages.types import NewMessage
 from registry import clients
 from registry.models import Instance, Publication
@@ -116,6 +116,8 @@ def things(made, word, owner):
         application=application, topic=own_topic, group=own_group, shadow=shadow, instance=online, message=sent.id,
         half=half.id, callback=callback, client=client,
         request=Request.objects.filter(target=f"{word}_pending").first(),
+        reset=Reset.objects.create(group_id=own_group.pk, topic_id=own_topic.pk, kind="rewind", position_before=2, position=1, era=9,
+                                   repeated=1, first_time=0, skipped=0, reason=word),
         publication=Publication.objects.get(path=own_topic.zookeeper_path), owner=owner,
         token=ApiToken.issue(user=owner, name=f"{word}-token", expires_at=timezone.now() + timezone.timedelta(hours=1))[0],
         key=credentials.make_key(actor=people.alice, application=application, name=f"{word}-key")[0],
@@ -151,6 +153,7 @@ def arguments(name, route, team):
     return {
         "name": named.replace("%", "%25"), "pk": pk, "number": pk, "message_id": team.message,
         "half_id": team.half, "group": team.group.name,
+        "lease": "1", "reset": team.reset.pk,
         "key_id": team.key.key_id, "client": team.client,
         "object_id": object_id, "id": object_id if "accounts/user" in route else "00000000-0000-4000-8000-000000000000",
         "uid": "00000000-0000-4000-8000-000000000000", "ref": "0" * 32, "page": "topics_list", "resource": "topics",
@@ -164,12 +167,15 @@ def address(name, route, team):
     plain = re.sub(r"<(?:\w+:)?(\w+)>", lambda m: str(values[m[1]]), plain)
     if "0-9a-f]{8}" in route or "<uuid" in route:
         plain = plain.replace("1000000000", "00000000-0000-4000-8000-000000000000")
-    query = "?topic=" + team.topic.name if name == "messages" else ""
+    queries = {"messages": f"?topic={team.topic.name}", "reset-preview": f"?topic={team.topic.name}&to=earliest"}
+    query = queries.get(name, "")
     return "/" + plain.replace("^", "").replace("$", "").replace("\\", "") + query
 
 
 BODIES = {"request-comments": '{"text": "x"}', "consumer-group-suspension": '{"reason": "x"}', "send": '{"body": "x"}',
-          "half-prepare": '{"body": "x"}', "half-decision": '{"decision": "commit"}', "check-back": '{"url": "https://1.1.1.1/x"}',
+          "half-prepare": '{"body": "x"}', "epochs": '{"producer": "p"}',
+          "transactions": '{"application": "walkown-app", "producer": "p", "epoch": 1, "id": "t"}',
+          "half-decision": '{"decision": "commit"}', "check-back": '{"url": "https://1.1.1.1/x"}',
           "shadow-task-start": '{"minutes": 5, "reason": "x"}', "application-keys": "{}",
           "acks": '{"acks": [{"lease": "1", "id": 1, "status": "succeeded"}]}',
           "clients": '{"role": "producer", "topic": "walkown_topic"}'}  # fmt: skip
@@ -373,8 +379,8 @@ def test_a_key_reaches_its_own_application_only(world, whose):
                 "walkown-app", ""
             ), url
     shared = {"me", "topic-list", "consumer-group-list", "bulk"}
-    data = {"send", "pull", "acks", "next", "half-prepare", "half-open", "half-commit", "half-rollback"}
-    data |= {"push", "clients", "client", "client-heartbeat"}
+    data = {"send", "pull", "acks", "next", "extension", "half-prepare", "half-open", "half-commit", "half-rollback"}
+    data |= {"epochs", "transactions", "push", "clients", "client", "client-heartbeat"}
     allowed = data | {"topic-detail", "consumer-group-detail", "consumption"} if whose == "own" else set()
     assert fine <= shared | allowed
     assert fine >= allowed

@@ -123,7 +123,16 @@ def test_with_redis_frozen_sends_and_edits_go_on_and_delayed_messages_come_after
 
 @pytest.mark.parametrize(
     "words",
-    [("registrar",), ("storekeeper",), ("manage.py", "beat"), ("celery",), ("granian",), ("redis-server",), ("ZooKeeperServerMain",)],
+    [
+        ("registrar",),
+        ("storekeeper",),
+        ("manage.py", "beat"),
+        ("celery", "--concurrency 2"),
+        ("push@",),
+        ("granian",),
+        ("redis-server",),
+        ("ZooKeeperServerMain",),
+    ],
 )
 def test_after_kill_9_of_any_process_the_work_goes_on(running, words):
     drain(running)

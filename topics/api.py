@@ -36,7 +36,8 @@ class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
     class Meta:
         model = Topic
         fields = [
-            "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "reason", "cluster", "state",
+            "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "max_backlog", "reason", "cluster",
+            "state",
             "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status",
         ]  # fmt: skip
 
@@ -55,6 +56,12 @@ class TopicChangeSerializer(serializers.Serializer[Any]):
     message_bytes = serializers.IntegerField(min_value=1, max_value=16 * 1024 * 1024)
     partitions = serializers.IntegerField(min_value=1, max_value=4096, default=1)
     ordered = serializers.BooleanField(default=False)
+    max_backlog = serializers.IntegerField(
+        min_value=0,
+        max_value=2_000_000_000,
+        default=0,
+        help_text="Sends are refused (429) while so many messages wait for a group; 0: never.",
+    )
     reason = serializers.CharField(max_length=2000)
 
 

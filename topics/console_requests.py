@@ -42,8 +42,17 @@ class ChangeForm(ReasonedForm):
     expected_rate = forms.IntegerField(label=gettext_lazy("Expected messages per second"))
     message_bytes = forms.IntegerField(label=gettext_lazy("Typical message size in bytes"))
     partitions = forms.IntegerField(label=gettext_lazy("Partitions"))
+    max_backlog = forms.IntegerField(
+        label=gettext_lazy("Backlog at most"),
+        required=False,
+        help_text=gettext_lazy("When so many messages wait for one of its groups, the built-in store takes no more; 0: no ceiling."),
+    )
     purpose = forms.CharField(max_length=2000, label=gettext_lazy("Purpose"), widget=forms.Textarea(attrs={"rows": 2}))
-    field_order = ["application", "owner", "expected_rate", "message_bytes", "partitions", "purpose", "reason"]
+    field_order = ["application", "owner", "expected_rate", "message_bytes", "partitions", "max_backlog", "purpose", "reason"]
+
+    def clean_max_backlog(self) -> int:
+        """Empty: no ceiling."""
+        return self.cleaned_data["max_backlog"] or 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -102,7 +111,7 @@ class Change(AskTopic):
         """All of the form, references by name."""
         data = form.cleaned_data
         return {
-            **{key: data[key] for key in ("expected_rate", "message_bytes", "partitions", "purpose")},
+            **{key: data[key] for key in ("expected_rate", "message_bytes", "partitions", "max_backlog", "purpose")},
             "application": data["application"].name,
             "owner": data["owner"].get_username(),
         }

@@ -48,6 +48,14 @@ class Topic(Approvable):
         default=False,
         help_text=_("Messages of one sharding key in the order in which they were sent. The built-in store cannot do this yet."),
     )
+    max_backlog = models.PositiveIntegerField(
+        _("backlog at most"),
+        default=0,
+        db_default=0,
+        blank=True,
+        validators=[MaxValueValidator(2_000_000_000)],
+        help_text=_("When so many messages wait for one of its groups, the built-in store takes no more; 0: no ceiling."),
+    )
     cluster = models.ForeignKey(Cluster, models.PROTECT, null=True, editable=False, related_name="topics", verbose_name=_("cluster"))
 
     objects = TopicQuerySet.as_manager()

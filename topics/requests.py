@@ -29,6 +29,7 @@ FIELDS = {
     "expected_rate": Field(gettext_lazy("Expected messages per second"), int, "/s"),
     "message_bytes": Field(gettext_lazy("Typical message size"), int, "B"),
     "partitions": Field(gettext_lazy("Partitions"), int),
+    "max_backlog": Field(gettext_lazy("Backlog at most"), int),
 }
 
 
@@ -78,6 +79,7 @@ def values_of(topic: Topic) -> dict[str, Any]:
         "expected_rate": topic.expected_rate,
         "message_bytes": topic.message_bytes,
         "partitions": topic.partitions,
+        "max_backlog": topic.max_backlog,
         "purpose": topic.reason,
     }
 

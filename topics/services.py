@@ -36,6 +36,7 @@ def apply(
     partitions: int,
     ordered: bool,
     reason: str,
+    max_backlog: int = 0,
 ) -> Topic:
     """Apply for a topic; another person decides, or a policy does at once. The name is taken from then on.
 
@@ -48,6 +49,7 @@ def apply(
         "message_bytes": message_bytes,
         "partitions": partitions,
         "ordered": ordered,
+        "max_backlog": max_backlog,
     }
     workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
     return Topic.objects.get(name=name)

@@ -43,6 +43,11 @@ def update_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int],
     create_group(group_id=group_id, max_attempts=max_attempts, backoff_ms=backoff_ms, suspended=suspended)
 
 
+def set_ceiling(*, group_id: int, max_outstanding: int) -> None:
+    """Hand out no more than so many messages at once; 0: no ceiling. What is in workers' hands beyond it stays there."""
+    _call("SELECT mq_group_ceiling(%s, %s)", group_id, max_outstanding)
+
+
 def subscribe(*, group_id: int, topic_id: int, tag_expression: str = "*", consume_from: ConsumeFrom = "earliest") -> None:
     """Subscribe the group to the topic; on a running subscription it changes the filter from the group's position on.
 

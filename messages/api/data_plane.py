@@ -19,7 +19,7 @@ from accounts.models import User
 from core.api.permissions import require
 from core.errors import FieldError, Problem
 from core.names import PATTERN
-from messages import services, waiting
+from messages import backpressure, services, waiting
 from messages.api import documents, wire
 from messages.api.lookup import active_group, active_topic
 from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS
@@ -27,6 +27,7 @@ from messages.types import Batch, Outcome, Settled
 
 MAX_WAIT_MS = 30_000
 RETRY_AFTER = "2"  # seconds
+OUTSTANDING = "outstanding"  # why a pull hands out nothing: the group is at its ceiling
 DEFAULT_PULL = 10
 DEFAULT_VISIBILITY_MS = 60_000
 MAX_CONSUMER = 255
@@ -34,8 +35,9 @@ _PULL = frozenset({"max", "wait_ms", "visibility_ms", "consumer"})
 _NEXT = _PULL | {"lease", "acks"}
 _ACKS = frozenset({"acks"})
 _ACK = frozenset({"lease", "id", "status", "delay_ms", "error"})
+_EXTENSION = frozenset({"visibility_ms"})
 View = Callable[..., HttpResponse]
-Handler = Callable[[User, str, dict[str, Any]], HttpResponse]
+Handler = Callable[..., HttpResponse]  # (user, name, fields, what else is in the address)
 
 
 def data_plane(permission: str, documentation: type) -> Callable[[Handler], View]:
@@ -49,8 +51,8 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
                 raise Problem("method_not_allowed", _("Only POST is possible here."), status=405, headers={"Allow": "POST"})
             user = authenticate(request)
             require(user, permission)
-            (name,) = named.values()  # of the topic or the group; of a half message its id
-            return handler(user, name, wire.read_object(request))
+            name, *further = named.values() or ("",)  # of the topic, the group or the application, and a lease; of a half message its id
+            return handler(user, name, wire.read_object(request), *further)
 
         vars(view).update(cls=documentation, initkwargs={})  # where drf-spectacular looks for what to say of a view
         return view
@@ -62,7 +64,8 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
 def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:
     """Send one message or a batch; all or nothing."""
     messages, is_batch = wire.new_messages(fields)
-    topic_id = active_topic(user, topic)
+    topic_id, ceiling = active_topic(user, topic)
+    backpressure.admit(topic_id=topic_id, ceiling=ceiling, messages=sum(message.deliver_at is None for message in messages))
     try:
         accepted = services.send(topic_id=topic_id, messages=messages)
     except Problem as problem:
@@ -80,7 +83,7 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     group_id = active_group(user, group)
     found = services.pull(group_id=group_id, **take)
     try:
-        return wire.respond(wire.batch(_wait(user, found, group_id, fields, take)))
+        found = _wait(user, found, group_id, fields, take)
     except waiting.FullError:
         # Nothing was done, so the request can be refused: an empty answer at once would have the caller ask again at once.
         raise Problem(
@@ -90,6 +93,9 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
             hint=_("Ask again later, add a web process, or raise MQADMIN_MAX_WAITING_PULLS."),
             headers={"Retry-After": RETRY_AFTER},
         ) from None
+    if found.reason == OUTSTANDING:
+        raise backpressure.too_many_outstanding(group_id=group_id)
+    return wire.respond(wire.batch(found))
 
 
 @data_plane("mq_messages.consume_message", documents.AcksDocs)
@@ -126,22 +132,34 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     take = _take(user, fields)
     group_id = active_group(user, group)
     settled, found = services.next(group_id=group_id, lease=lease, outcomes=outcomes, **take)
-    crowded = False
     try:
         found = _wait(user, found, group_id, fields, take)
     except waiting.FullError:  # what was settled is committed: the caller must learn of it
-        found, crowded = replace(found, reason="crowded"), True
+        found = replace(found, reason="crowded")
     response = wire.respond({"acks": wire.settled(settled), **wire.batch(found)})
-    if crowded:
+    if found.reason in {"crowded", OUTSTANDING}:
         response["Retry-After"] = RETRY_AFTER
     return response
+
+
+@data_plane("mq_messages.consume_message", documents.ExtensionDocs)
+def extension(user: User, group: str, fields: dict[str, Any], lease: str) -> HttpResponse:
+    """Hold a lease for longer."""
+    wire.only(fields, _EXTENSION)
+    visibility_ms = _visibility(fields)
+    until = services.extend(group_id=active_group(user, group), lease=lease, visibility_ms=visibility_ms)
+    return wire.respond({"lease": lease, "lease_until": until})
+
+
+def _visibility(fields: dict[str, Any]) -> int:
+    return wire.integer(fields, "visibility_ms", default=DEFAULT_VISIBILITY_MS, low=1, high=MAX_VISIBILITY_MS)
 
 
 def _take(user: User, fields: dict[str, Any]) -> dict[str, Any]:
     wire.integer(fields, "wait_ms", default=0, low=0, high=MAX_WAIT_MS)
     return {
         "limit": wire.integer(fields, "max", default=DEFAULT_PULL, low=1, high=MAX_PULL),
-        "visibility_ms": wire.integer(fields, "visibility_ms", default=DEFAULT_VISIBILITY_MS, low=1, high=MAX_VISIBILITY_MS),
+        "visibility_ms": _visibility(fields),
         "consumer": wire.text(fields, "consumer", user.get_username(), MAX_CONSUMER),
     }
 
@@ -154,7 +172,7 @@ def _wait(user: User, found: Batch, group_id: int, fields: dict[str, Any], take:
     wait_ms = fields.get("wait_ms") or 0
     began = monotonic()
     end = began + wait_ms / 1000
-    while found.lease is None and found.reason == "empty" and (left := end - monotonic()) > 0:
+    while found.lease is None and found.reason in {"empty", OUTSTANDING} and (left := end - monotonic()) > 0:
         if not connection.in_atomic_block:
             connection.close()  # back to the pool
         woken = waiting.wait(group_id, left)
@@ -171,4 +189,5 @@ urlpatterns = [
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/pull$", pull, name="pull"),
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/acks$", acks, name="acks"),
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/next$", next_, name="next"),
+    re_path(rf"^consumer-groups/(?P<name>{PATTERN})/leases/(?P<lease>[0-9]{{1,19}})/extension$", extension, name="extension"),
 ]

@@ -15,7 +15,7 @@ HALF_STATES = ["open", "undecided", "committed", "rolled_back"]
 DECISIONS = ["commit", "rollback"]
 OUTCOMES = ["succeeded", "failed", "later", "dead"]
 STATUSES = ["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
-REASONS = ["empty", "suspended", "not_subscribed", "retired", "crowded"]
+REASONS = ["empty", "suspended", "not_subscribed", "retired", "crowded", "outstanding"]
 
 
 class NewMessageSerializer(serializers.Serializer[Any]):
@@ -149,7 +149,8 @@ class BatchSerializer(serializers.Serializer[Any]):
     reason = serializers.ChoiceField(
         REASONS,
         allow_null=True,
-        help_text="Why there are none. crowded: too many long polls wait here, so this one did not; see Retry-After.",
+        help_text="Why there are none. Of a next only: crowded, too many long polls wait here, so this one did not; outstanding, the"
+        " group is at its ceiling; both with Retry-After. A pull is refused with 429 instead.",
     )
 
 
@@ -207,6 +208,25 @@ class SettledAllSerializer(serializers.Serializer[Any]):
     acks = SettledSerializer(many=True)
 
 
+class NewExtensionSerializer(serializers.Serializer[Any]):
+    """For how long from now on."""
+
+    visibility_ms = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=12 * 3600 * 1000,
+        default=60_000,
+        help_text="From now on. In all a lease lasts 12 hours from its pull; it never ends earlier than before.",
+    )
+
+
+class ExtensionSerializer(serializers.Serializer[Any]):
+    """Until when the lease holds now."""
+
+    lease = serializers.CharField()
+    lease_until = serializers.DateTimeField()
+
+
 class NextBatchSerializer(BatchSerializer):
     """One result per ack, and the next batch."""
 
@@ -261,6 +281,70 @@ class RegisteredClientSerializer(WantedSerializer):
 
     heartbeat_seconds = serializers.IntegerField()
     evict_after_seconds = serializers.IntegerField()
+
+
+class NewEpochSerializer(serializers.Serializer[Any]):
+    """Whose epoch."""
+
+    producer = serializers.CharField(max_length=255, help_text="The same name after each start: it tells who takes over from whom.")
+
+
+class EpochSerializer(serializers.Serializer[Any]):
+    """The epoch that is open now; whoever goes on under an older one is refused."""
+
+    application = serializers.CharField()
+    producer = serializers.CharField()
+    epoch = serializers.IntegerField()
+
+
+class TransactionSendSerializer(serializers.Serializer[Any]):
+    """Messages of one topic."""
+
+    topic = serializers.CharField()
+    messages = NewMessageSerializer(many=True)
+
+
+class TransactionAcksSerializer(serializers.Serializer[Any]):
+    """Outcomes of one lease of a group."""
+
+    group = serializers.CharField()
+    lease = serializers.CharField()
+    acks = OutcomeSerializer(many=True)
+
+
+class TransactionSerializer(serializers.Serializer[Any]):
+    """Up to 1000 messages and up to 1000 acks, in one commit."""
+
+    application = serializers.CharField()
+    producer = serializers.CharField(max_length=255)
+    epoch = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
+    id = serializers.CharField(max_length=255, help_text="Of the transaction: sending it again, within a day, returns the first result.")
+    sends = TransactionSendSerializer(many=True, required=False, allow_null=True)
+    acks = TransactionAcksSerializer(many=True, required=False, allow_null=True)
+
+
+class TransactionSentSerializer(serializers.Serializer[Any]):
+    """Messages of one topic, in the order given."""
+
+    topic = serializers.CharField()
+    messages = AcceptedSerializer(many=True)
+
+
+class TransactionSettledSerializer(serializers.Serializer[Any]):
+    """Outcomes of one lease, all of them taken."""
+
+    group = serializers.CharField()
+    lease = serializers.CharField()
+    acks = SettledSerializer(many=True)
+
+
+class CommittedSerializer(serializers.Serializer[Any]):
+    """What came of it, in the order of what was asked for."""
+
+    id = serializers.CharField()
+    duplicate = serializers.BooleanField(help_text="The id was known: this is the first result.")
+    sends = TransactionSentSerializer(many=True)
+    acks = TransactionSettledSerializer(many=True)
 
 
 class _Docs(APIView):
@@ -365,3 +449,29 @@ class LeaveDocs(_Docs):
     @extend_schema(operation_id="leave_client", responses={204: None}, tags=["data plane"])
     def delete(self) -> None:
         """Say goodbye."""
+
+
+class EpochDocs(_Docs):
+    """POST applications/{name}/epochs."""
+
+    @extend_schema(operation_id="open_epoch", request=NewEpochSerializer, responses={201: EpochSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Begin a producer's next epoch, once at its start; transactions of older epochs are refused from now on (producer_fenced)."""
+
+
+class TransactionDocs(_Docs):
+    """POST transactions."""
+
+    @extend_schema(
+        operation_id="commit_transaction", request=TransactionSerializer, responses={200: CommittedSerializer}, tags=["data plane"]
+    )
+    def post(self) -> None:
+        """Send to several topics and ack leases of several groups, all in one commit or nothing at all; sends alone are fine, too."""
+
+
+class ExtensionDocs(_Docs):
+    """POST consumer-groups/{name}/leases/{lease}/extension."""
+
+    @extend_schema(operation_id="extend_lease", request=NewExtensionSerializer, responses={200: ExtensionSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Hold what a lease still has for longer: for work that takes longer than was thought. 409: it has ended, or lasts too long."""

@@ -18,7 +18,7 @@ from core.api.permissions import require
 from core.api.views import actor, validated
 from core.errors import FieldError, Problem, not_found
 from core.names import PATTERN
-from messages import callbacks, operating, scope, services
+from messages import backpressure, callbacks, operating, scope, services
 from messages.api import documents, wire
 from messages.api.control_plane import PAGE, Query, parameter
 from messages.api.data_plane import data_plane
@@ -37,7 +37,8 @@ def prepare(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:
     """Store a message that no group sees before it is committed."""
     message = wire.new_message(fields, "", _PREPARE)
     check_after_ms = wire.typed(fields, "check_after_ms", int)
-    topic_id = active_topic(user, topic)
+    topic_id, ceiling = active_topic(user, topic)
+    backpressure.admit(topic_id=topic_id, ceiling=ceiling, messages=int(message.deliver_at is None))  # what is prepared may be committed
     try:
         accepted = services.prepare_half(topic_id=topic_id, message=message, check_after_ms=check_after_ms)
     except Problem as problem:  # the store speaks of the first of a list
@@ -51,7 +52,8 @@ def ask(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:
     """What the producer has to decide."""
     wire.only(fields, _ASK)
     limit = wire.integer(fields, "max", default=DEFAULT_ASK, low=1, high=MAX_ASK)
-    found = services.ask_for_open(topic_id=active_topic(user, topic), limit=limit)
+    topic_id, _ceiling = active_topic(user, topic)
+    found = services.ask_for_open(topic_id=topic_id, limit=limit)
     return wire.respond({"half_messages": [wire.half(m) for m in found]})
 
 

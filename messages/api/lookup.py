@@ -15,7 +15,7 @@ from messages.db import fetch
 from topics.models import Topic
 
 _TOPIC = (
-    f"SELECT t.id, t.state, c.kind, c.name, t.application_id FROM {Topic._meta.db_table} t"  # noqa: S608, SLF001 - the models' own names of their tables
+    f"SELECT t.id, t.state, c.kind, c.name, t.application_id, t.max_backlog FROM {Topic._meta.db_table} t"  # noqa: S608, SLF001 - the models' own names of their tables
     f" LEFT JOIN {Cluster._meta.db_table} c ON c.id = t.cluster_id WHERE t.name = %s"  # noqa: SLF001
 )
 _GROUP = f"SELECT id, state, application_id FROM {ConsumerGroup._meta.db_table} WHERE name = %s"  # noqa: S608, SLF001
@@ -71,12 +71,15 @@ def _not_active(kind: str, name: str, state: str) -> Problem:
     )
 
 
-def active_topic(user: Principal, name: str) -> int:
-    """The id of a topic that takes messages here, from who asks. Problems: not_found, topic_not_active, not_on_builtin_store."""
+def active_topic(user: Principal, name: str) -> tuple[int, int]:
+    """Id and ceiling of the backlog of a topic that takes messages here, from who asks.
+
+    Problems: not_found, topic_not_active, not_on_builtin_store.
+    """
     rows = fetch(_TOPIC, (name,))
     if not rows or not _within(user, SEND, rows[0][4]):
         raise not_found(_("topic"), name)
-    topic_id, state, kind, cluster, _application = rows[0]
+    topic_id, state, kind, cluster, _application, max_backlog = rows[0]
     if state != State.ACTIVE:
         raise _not_active("topic", name, state)
     if kind != Kind.BUILTIN:
@@ -86,7 +89,7 @@ def active_topic(user: Principal, name: str) -> int:
             hint=_("Send to that cluster; the SDK does it by itself."),
             extra={"cluster": cluster},
         )
-    return int(topic_id)
+    return int(topic_id), int(max_backlog)
 
 
 def active_group(user: Principal, name: str) -> int:

@@ -188,9 +188,8 @@ def no_lease(pointer: str) -> Problem:
     return invalid(pointer, _("This is not a lease."), code="malformed_lease", hint=hint)
 
 
-def outcome(fields: Any, index: int, known: frozenset[str] = _OUTCOME) -> Outcome:
+def outcome(fields: Any, index: int, known: frozenset[str] = _OUTCOME, at: str = "/acks") -> Outcome:
     """What became of one message."""
-    at = "/acks"
     if type(fields) is not dict:
         raise invalid(f"{at}/{index}", _("An ack must be an object."))
     if not known >= fields.keys():

@@ -1,10 +1,10 @@
 """Messages in the console: browse, read, send, the delayed ones, the half ones, the dead ones and their redrives."""
 
 from django.urls import URLPattern, path, reverse
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, editing, half, pushing, sending
+from messages.console import browsing, dead, delayed, editing, half, position, pushing, sending
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -20,6 +20,8 @@ urlpatterns: list[URLPattern] = [
     path("dead-letters/<str:group>/<int:message_id>/edit/", editing.Edit.as_view(), name="messages_edit"),
     path("dead-letters/export/", dead.Export.as_view(), name="messages_dead_export"),
     *half.urlpatterns,
+    path("groups/<str:name>/position/", position.Position.as_view(), name="messages_position"),
+    path("groups/<str:name>/position/<int:reset>/undo/", position.Undo.as_view(), name="messages_reset_undo"),
 ]
 
 slots.tab(
@@ -41,3 +43,12 @@ slots.tab(
     ),
 )
 slots.panel("group", pushing.panel)
+slots.tab(
+    "group",
+    slots.Tab(
+        pgettext_lazy("of a group", "Position"),
+        lambda group: reverse("admin:messages_position", args=[group.name]),
+        permission=position.VIEW,
+        key="position",
+    ),
+)

@@ -1,4 +1,4 @@
-"""Half messages (sql/0031_half.sql) and the check-backs of applications."""
+"""Half messages (sql/0011_half.sql) and the check-backs of applications."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RunSQL((SQL / "0031_half.sql").read_text(), DROP),
+        migrations.RunSQL((SQL / "0011_half.sql").read_text(), DROP),
         migrations.CreateModel(
             name='CheckBack',
             fields=[

@@ -1,4 +1,4 @@
-"""Dead letters by their causes, and the purge with its permission (sql/0042_dead.sql)."""
+"""Dead letters by their causes, and the purge with its permission (sql/0014_dead.sql)."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 
 
 class Migration(migrations.Migration):
-    dependencies = [("mq_messages", "0041_redrive")]
+    dependencies = [("mq_messages", "0013_redrive")]
 
     operations = [
         migrations.AlterModelOptions(
@@ -27,5 +27,5 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "redrives",
             },
         ),
-        migrations.RunSQL((SQL / "0042_dead.sql").read_text(), migrations.RunSQL.noop),
+        migrations.RunSQL((SQL / "0014_dead.sql").read_text(), migrations.RunSQL.noop),
     ]

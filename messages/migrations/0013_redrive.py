@@ -1,4 +1,4 @@
-"""Redrives become operations: one row tells of each message where it went (sql/0041_redrive.sql).
+"""Redrives become operations: one row tells of each message where it went (sql/0013_redrive.sql).
 
 What was redriven before is kept; a redrive that is still running ends, and what it had not come to stays dead.
 """
@@ -22,7 +22,7 @@ DROP TABLE mq_redrive;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("mq_messages", "0021_push"),
+        ("mq_messages", "0012_push"),
         ("operations", "0003_scopes"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
@@ -92,5 +92,5 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.RunSQL(KEEP),
-        migrations.RunSQL((SQL / "0041_redrive.sql").read_text()),
+        migrations.RunSQL((SQL / "0013_redrive.sql").read_text()),
     ]
