@@ -106,8 +106,12 @@ def undoable(*, group_id: int) -> set[int]:
 
 
 def positions(*, group_id: int) -> dict[int, int]:
-    """Where a group stands on each topic that it is subscribed to: everything up to this id has been handed out."""
-    return dict(fetch("SELECT topic_id, pos FROM mq_cursor WHERE group_id = %s::bigint AND active ORDER BY topic_id", (group_id,)))
+    """Where a group stands on each topic that it is subscribed to: everything up to this id has been handed out.
+
+    Its private topics (below zero), which carry dead letters that were edited for it, are nobody's to move.
+    """
+    sql = "SELECT topic_id, pos FROM mq_cursor WHERE group_id = %s::bigint AND active AND topic_id >= 0 ORDER BY topic_id"
+    return dict(fetch(sql, (group_id,)))
 
 
 def time_of(position: int) -> datetime | None:

@@ -283,14 +283,14 @@ def dead_letters(*, group_id: int, only: DeadFilter | None = None, limit: int = 
     return Page(items, str(items[-1].id) if len(rows) > limit else None)
 
 
-def dead_causes(*, group_id: int) -> Causes:
-    """Why the newest 50,000 dead letters of a group have died, and when."""
-    rows = fetch("SELECT * FROM mq_dead_causes(%s::bigint, %s::int)", (group_id, CAUSES_OF + 1))
+def dead_causes(*, group_id: int, most: int = CAUSES_OF) -> Causes:
+    """Why the newest dead letters of a group, 50,000 if not told otherwise, have died, and when."""
+    rows = fetch("SELECT * FROM mq_dead_causes(%s::bigint, %s::int)", (group_id, most + 1))
     looked_at = sum(row[2] for row in rows)
     return Causes(
         items=[Cause(*row[:5]) for row in rows],
         looked_at=looked_at,
-        complete=looked_at <= CAUSES_OF,
+        complete=looked_at <= most,
         in_hour=sum(row[5] for row in rows),
         in_day=sum(row[6] for row in rows),
         in_week=sum(row[7] for row in rows),

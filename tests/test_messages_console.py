@@ -354,6 +354,7 @@ def test_a_message_shows_its_life_and_where_it_came_from(browser, topic, group):
     new = browser.post(reverse("admin:messages_edit", args=[group.name, a]), {"to": "group", "body": "b", "headers": "{}"})
     copy = new.headers["Location"]
     assert f'<a href="{copy}">{group.name}: redriven by wang' in page(browser, "messages_detail", a)
+    assert topic.name in page(browser, "messages_position", group.name)  # the private topic of the edited one is no position of its own
     assert f'<a href="{reverse("admin:messages_detail", args=[a])}">Came from {a}' in browser.get(copy).content.decode()
 
 

@@ -9,7 +9,7 @@ from core.errors import Problem
 from messages import services
 from messages.models import Reset
 from messages.types import DeadFilter, Outcome
-from tests.store_world import bodies, counts, expire_now, new_group, new_id, pull, send, settle, sql, status
+from tests.store_world import bodies, counts, expire_now, new_group, new_id, pull, redrive, send, settle, sql, status
 from tests.test_messages_store_retention import past  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -198,7 +198,7 @@ def test_a_stale_preview_does_nothing_whatever_has_changed(topic):
         settle(group, batch, "dead", messages=batch.messages[:1])
 
     def redriven():
-        services.redrive_step(redrive_id=services.start_redrive(group_id=group, only=DeadFilter()).pk)
+        redrive(group, only=DeadFilter())
 
     changes = [
         lambda: pull(group, limit=1),

@@ -29,6 +29,7 @@ ROWS = 100
 GROUPS = 200  # those with most; the page says how many more there are
 MAX_REASON = 500
 CAUSES = 8  # shown above the list
+CAUSES_OF = 10_000  # newest dead letters that they are told of: the page is drawn again and again
 FIELDS = ("topic", "reason", "key", "cause")  # of Asked, as they are named in addresses
 SEND = "mq_messages.send_message"
 
@@ -105,7 +106,7 @@ class DeadLetters(Page):
                     raise
                 page = services.dead_letters(group_id=group.pk, only=only, limit=ROWS)
         narrowed = bool(asked.address())
-        causes = services.dead_causes(group_id=group.pk)
+        causes = services.dead_causes(group_id=group.pk, most=CAUSES_OF)
         total = services.counts(group_ids=[group.pk])[group.pk].dead
         matching = 0 if only is None else reading.count_dead(group_id=group.pk, only=only) if narrowed else total
         why = "" if request.user.has_perm("mq_messages.add_redrive") else NOT_ALLOWED
