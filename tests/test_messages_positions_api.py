@@ -5,6 +5,7 @@ from messages_world import world  # noqa: F401 - a fixture
 
 from core.audit.models import AuditEntry
 from messages import services
+from tests.store_world import sql
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +142,10 @@ def test_in_the_console_a_person_previews_types_the_name_and_undoes(world, api, 
     assert browser.get(undo).status_code == 200
     assert browser.post(undo, {"reason": ""}).status_code == 302
     assert counts(api, group) == {"processing": 1, "succeeded": 2}
+    sql("SELECT mq_private_topic(%s, %s)", done.context["group"].pk, move["made"].topic_id)  # of edited dead letters: nobody moves it
+    private = str(sql("SELECT min(topic_id) FROM mq_cursor WHERE group_id = %s", done.context["group"].pk))
+    shown = browser.get(f"{page}?topic={private}&to=earliest")
+    assert ([row["topic"] for row in shown.context["rows"]], shown.context["plan"]) == ([topic], None)
     for broken in (f"{page}?topic=x&to=y", f"{page}?topic={topic}&to=time", f"{page}?topic={topic}&to=id&id=1", f"{page}{10**9}/undo/"):
         assert browser.get(broken).status_code in {200, 404}
 
