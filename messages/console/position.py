@@ -119,11 +119,9 @@ class Position(Page):
         stands, counts = services.positions(group_id=group.pk), services.counts_by_topic(group_id=group.pk)
         lags = {pk: timedelta(seconds=age) for pk, age in services.lag_by_topic(group_id=group.pk).items()}
         topic_names(stands)
-        bound = set(group.subscriptions.values_list("topic_id", flat=True))  # not its private topic of edited dead letters
         rows = [
             {"topic": topic_name(pk), "position": at, "time": time_of(at), "counts": counts[pk], "behind": lags.get(pk)}
             for pk, at in sorted(stands.items(), key=lambda row: topic_name(row[0]))
-            if pk in bound
         ]
         why = "" if request.user.has_perm(ADD) else NOT_ALLOWED
         if not why and group.state != State.ACTIVE:
