@@ -5,7 +5,7 @@ window.SwaggerUIBundle({
   url: place.dataset.schema,
   domNode: place,
   deepLinking: true,
-  docExpansion: "list",
+  docExpansion: "none", // of more than 129 operations, all open, Swagger UI 5 draws nine
   filter: true,
   validatorUrl: null,
   showMutatedRequest: false,
