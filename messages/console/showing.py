@@ -8,6 +8,7 @@ from typing import Any
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from consumers.models import ConsumerGroup
 from core.console.actions import NOT_ALLOWED, Action
@@ -88,26 +89,30 @@ def lines(events: Sequence[TraceEvent]) -> list[Line]:
     ]
 
 
+_WORDS = {
+    "sent": gettext_lazy("Accepted by the built-in store"),
+    "prepared": gettext_lazy("Prepared: it goes on when its producer commits it"),
+    "committed": gettext_lazy("Committed by {by}"),
+    "delayed": gettext_lazy("Delayed: kept back until it is due"),
+    "rescheduled": gettext_lazy("Moved to another time by {by}"),
+    "promoted": gettext_lazy("Due: went to its topic"),
+    "due": gettext_lazy("Due: goes to its topic"),
+    "pulled": gettext_lazy("{group}: handed to {consumer}, try {attempt}"),
+    "failed": gettext_lazy("{group}: try {attempt} failed"),
+    "lease_expired": gettext_lazy("{group}: {consumer} was not heard of again"),
+    "retry": gettext_lazy("{group}: next try, {attempt}"),
+    "dead": gettext_lazy("{group}: dead after {attempt} failed tries"),
+    "given_up": gettext_lazy("{group}: given up"),
+    "redriven": gettext_lazy("{group}: redriven by {by}"),
+    "redriven_from": gettext_lazy("Came from {message}, a dead letter of {group}, by {by}"),
+    "succeeded": gettext_lazy("{group}: succeeded with {consumer}, try {attempt}"),
+}
+
+
 def _said(event: TraceEvent) -> str:
-    words = {
-        "sent": _("Accepted by the built-in store"),
-        "prepared": _("Prepared: it goes on when its producer commits it"),
-        "committed": _("Committed by {by}"),
-        "delayed": _("Delayed: kept back until it is due"),
-        "rescheduled": _("Moved to another time by {by}"),
-        "promoted": _("Due: went to its topic"),
-        "due": _("Due: goes to its topic"),
-        "pulled": _("{group}: handed to {consumer}, try {attempt}"),
-        "failed": _("{group}: try {attempt} failed"),
-        "lease_expired": _("{group}: {consumer} was not heard of again"),
-        "retry": _("{group}: next try, {attempt}"),
-        "dead": _("{group}: dead after {attempt} failed tries"),
-        "given_up": _("{group}: given up"),
-        "redriven": _("{group}: redriven by {by} as {message}") if event.message else _("{group}: redriven by {by}"),
-        "redriven_from": _("Came from {message}, a dead letter of {group}, by {by}"),
-        "succeeded": _("{group}: succeeded with {consumer}, try {attempt}"),
-    }
-    return words[event.event].format(
+    onward = event.event == "redriven" and event.message
+    text = _("{group}: redriven by {by} as {message}") if onward else str(_WORDS[event.event])
+    return text.format(
         group=event.group, consumer=event.consumer or "—", attempt=event.attempt, by=event.by or "system", message=event.message
     )
 
