@@ -9,8 +9,6 @@ go one after the other. When nobody answers, the round ends and the group is lef
 from __future__ import annotations
 
 import functools
-import hashlib
-import hmac
 import queue
 import threading
 import time
@@ -27,6 +25,7 @@ from django.utils.translation import gettext as _
 from consumers.models import ConsumerGroup
 from consumers.push import signing_secrets
 from core.approvals.models import State
+from core.approvals.outbox import signature
 from core.encryption import CannotDecryptError
 from core.errors import Problem
 from messages import services
@@ -387,11 +386,6 @@ def headers(target: Target, message: Delivery, body: bytes) -> dict[str, str]:
     }
     signatures = [signature(secret, timestamp, body) for secret in target.secrets]
     return signed | {"X-Mqadmin-Signature": ",".join(f"sha256={one}" for one in signatures)}
-
-
-def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """HMAC-SHA256 in hex of `TIMESTAMP.BODY`: a receiver refuses what is old, so that nothing can be sent to it again."""
-    return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
 @functools.cache

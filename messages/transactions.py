@@ -12,6 +12,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem, conflict
+from messages import backpressure
 from messages.consuming import settle
 from messages.db import fetch, hot_cursor
 from messages.sending import MAX_TEXT, check, headers_text, storable
@@ -24,10 +25,11 @@ _DELAY = "SELECT mq_delay(%s::bigint, %s::timestamptz[], %s::text[], %s::text[],
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Messages of one topic."""
+    """Messages of one topic; `ceiling` is its `max_backlog`, 0: none."""
 
     topic_id: int
     messages: Sequence[NewMessage]
+    ceiling: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def commit(
 
     The same id again, within a day, returns the first result, under a newer epoch too. Must come last in a surrounding transaction.
     Problems: those of send and settle, empty_transaction, too_many_acks, unknown_producer, producer_fenced (another epoch is open),
-    transaction_id_reused, ack_refused (with an error and a code for each).
+    transaction_id_reused, backlog_full, ack_refused (with an error and a code for each).
     """
     _check_text("producer", producer)
     _check_text("id", transaction_id)
@@ -74,6 +76,8 @@ def commit(
         _check_epoch(producer, epoch, known[0])
         if known[2] is not None:
             return _first_result(transaction_id, known[1], known[2] == digest)
+        for part in sends:  # not before: a repetition gets its first result at any backlog
+            backpressure.admit(topic_id=part.topic_id, ceiling=part.ceiling, messages=sum(m.deliver_at is None for m in part.messages))
         settled = _settle(acks)
         with hot_cursor() as cursor:
             accepted = iter(_send(cursor, messages))

@@ -23,6 +23,7 @@ from store_world import until as until_soon
 
 from consumers import push
 from consumers.models import ConsumerGroup
+from core.approvals.outbox import signature
 from messages import pushing, services, tasks
 
 until = partial(until_soon, seconds=30)
@@ -127,7 +128,7 @@ def test_a_message_is_posted_signed_and_succeeded(made, hook):
     assert said == {
         "X-Mqadmin-Event": "message", "X-Mqadmin-Group": made.group.name, "X-Mqadmin-Topic": made.topic.name,
         "X-Mqadmin-Message": str(number), "X-Mqadmin-Attempt": "1",
-        "X-Mqadmin-Signature": "sha256=" + pushing.signature(push.signing_secrets(made.id)[0], stamp, got["body"].encode()),
+        "X-Mqadmin-Signature": "sha256=" + signature(push.signing_secrets(made.id)[0], stamp, got["body"].encode()),
     }  # fmt: skip
     assert got["headers"]["Content-Type"] == "application/json"
     assert counts(made.id) == {"succeeded": 1}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -352,3 +353,19 @@ def test_killed_between_every_two_steps_it_is_done_whole_or_not_at_all():
         workers.stdin.close()
     assert of_topic(first) == of_topic(second) == expected
     assert counts(group) == {"succeeded": 5}
+
+
+def test_a_repetition_gets_its_first_result_at_any_backlog_and_a_new_one_is_refused():
+    application, topic = new_id(), new_id()
+    new_group(topic)
+    epoch = services.open_epoch(application_id=application, producer="p")
+
+    def commit(number):
+        sends = [Send(topic, [NewMessage(b"x")], ceiling=1)]
+        return services.commit_transaction(application_id=application, producer="p", epoch=epoch, transaction_id=number, sends=sends)
+
+    first = commit("one")
+    assert commit("one") == replace(first, duplicate=True)
+    with pytest.raises(Problem) as refused:
+        commit("two")
+    assert refused.value.code == "backlog_full"

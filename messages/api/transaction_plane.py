@@ -12,7 +12,7 @@ from core.api.permissions import require
 from core.errors import not_found
 from core.names import PATTERN
 from core.scope import Reach
-from messages import backpressure, services
+from messages import services
 from messages.api import documents, wire
 from messages.api.data_plane import data_plane
 from messages.api.lookup import CONSUME, SEND, active_group, active_topic
@@ -87,8 +87,7 @@ def _send(user: User, part: Any, at: str) -> tuple[str, Send]:
             raise wire.invalid(f"{at}/messages/{i}", _("A message must be an object."))
         messages.append(wire.new_message(item, f"{at}/messages/{i}"))
     topic_id, ceiling = active_topic(user, topic)
-    backpressure.admit(topic_id=topic_id, ceiling=ceiling, messages=sum(message.deliver_at is None for message in messages))
-    return topic, Send(topic_id, messages)
+    return topic, Send(topic_id, messages, ceiling)
 
 
 def _acks(user: User, part: Any, at: str) -> tuple[str, Acks]:
