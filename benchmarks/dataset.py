@@ -33,6 +33,7 @@ class Size:
     dead: int = 50_000
     retried: int = 20_000
     delayed: int = 100_000
+    half: int = 10_000
     instances: int = 20_000
     shadows: int = 500
     redrives: int = 500
@@ -325,7 +326,7 @@ class Filler:
         from messages.models import Redrive
 
         n = self.size
-        self.file("delayed", delayed=n.delayed)
+        self.file("delayed", delayed=n.delayed, half=n.half)
         total = max(1, n.redriven // n.redrives)
         self.insert(
             Redrive,

@@ -15,7 +15,7 @@ from core.approvals.models import State
 from core.console.pages import Page
 from core.errors import Problem
 from messages import reading, scope, services
-from messages.console.showing import message_context, send_action
+from messages.console.showing import BESIDE, message_context, send_action
 from messages.types import Page as StorePage
 from messages.types import StoredMessage
 
@@ -124,7 +124,7 @@ class Messages(Page):
                 "searched_to": reading.searched_to(page),
                 "opened": opened,
                 "send": send_action(request, _("Send a message"), send_url),
-                **(message_context(request, opened) if opened else {}),
+                **(message_context(request, opened, most=BESIDE) if opened else {}),
             }
         )
 

@@ -18,7 +18,7 @@ from messages import delayed_many, operating, reading, scope, services
 from messages.api.wire import invalid
 from messages.types import DelayedFilter, StoredMessage
 
-ROWS = 100
+ROWS = 50
 HOURS = 48  # of the chart
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7)}
 

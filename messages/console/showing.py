@@ -28,10 +28,19 @@ class Line:
     url: str = ""
 
 
-def message_context(request: HttpRequest, message: StoredMessage) -> dict[str, Any]:
-    """What `messages/_message.html` needs; the body as `?body=pretty|raw|hex` asks."""
+#: Groups, and lines of the timeline, beside a list: a topic may have hundreds of groups. The message's own page shows all.
+BESIDE = 50
+#: What needs a person first.
+_URGENCY = ("dead", "failed", "later", "processing", "waiting", "succeeded")
+
+
+def message_context(request: HttpRequest, message: StoredMessage, *, most: int | None = None) -> dict[str, Any]:
+    """What `messages/_body.html` and `messages/_groups.html` need; the body as `?body=pretty|raw|hex` asks, at `most` so many groups."""
     statuses = scope.message_status(request.user, message.id)
-    limits = dict(ConsumerGroup.objects.filter(pk__in=[s.group_id for s in statuses]).values_list("pk", "max_attempts"))
+    events = scope.trace(request.user, message)
+    shown_statuses = statuses if most is None or len(statuses) <= most else sorted(statuses, key=_urgency)[:most]
+    shown_events = events if most is None else events[-most:]
+    limits = dict(ConsumerGroup.objects.filter(pk__in=[s.group_id for s in shown_statuses]).values_list("pk", "max_attempts"))
     readable = scope.may_read_body(request.user, message.topic_id)
     text = reading.as_text(message.body[: reading.SHOWN]) if len(message.body) <= reading.SHOWN else _cut(message.body)
     formatted = reading.pretty(text) if text is not None and len(message.body) <= reading.SHOWN else None
@@ -41,7 +50,9 @@ def message_context(request: HttpRequest, message: StoredMessage) -> dict[str, A
     labels = {"pretty": _("Pretty"), "raw": _("Raw"), "hex": _("Hex")}
     return {
         "m": message,
-        "statuses": [{"status": s, "of": limits.get(s.group_id)} for s in statuses],
+        "statuses": [{"status": s, "of": limits.get(s.group_id)} for s in shown_statuses],
+        "groups_total": len(statuses),
+        "groups_cut": len(statuses) - len(shown_statuses),
         "body": {"pretty": formatted, "raw": text, "hex": reading.hex_dump(message.body) if shown == "hex" else ""}[shown]
         if readable
         else "",
@@ -50,7 +61,8 @@ def message_context(request: HttpRequest, message: StoredMessage) -> dict[str, A
         "body_readable": readable,
         "body_cut": len(message.body) > (reading.HEX if shown == "hex" else reading.SHOWN),
         "worst": worst(statuses, message),
-        "events": lines(scope.trace(request.user, message)),
+        "events": lines(shown_events),
+        "events_cut": len(events) - len(shown_events),
         "again": send_action(request, _("Send again, edited"), f"{reverse('admin:messages_send')}?like={message.id}", "edit", tone="s"),
     }
 
@@ -65,7 +77,11 @@ def worst(statuses: list[GroupStatus], message: StoredMessage) -> str:
     found = {s.status for s in statuses}
     if message.state != "accepted":
         return message.state
-    return next((status for status in ("dead", "failed", "later", "processing", "waiting", "succeeded") if status in found), "unknown")
+    return next((status for status in _URGENCY if status in found), "unknown")
+
+
+def _urgency(status: GroupStatus) -> tuple[int, str]:
+    return (_URGENCY.index(status.status) if status.status in _URGENCY else len(_URGENCY), status.group)
 
 
 _MARKS = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -82,6 +83,7 @@ WORDS = {
 }
 
 
+@cache
 def _use(name: str) -> str:
     return f"{static('console/icons.svg')}#{name}"
 
@@ -99,13 +101,22 @@ def dash(reason: Any) -> SafeString:
 @register.simple_tag
 def icon(name: str, cls: str = "") -> SafeString:
     """An icon of the sprite."""
+    return _icon(name, str(cls))
+
+
+@lru_cache(1024)
+def _icon(name: str, cls: str) -> SafeString:
     return format_html('<svg class="i {}" aria-hidden="true"><use href="{}"></use></svg>', cls, _use(name))
 
 
 @register.simple_tag
 def glyph(status: str, label: Any = "") -> SafeString:
     """A status shape alone; give a label wherever no text stands beside it."""
-    shape = GLYPH.get(status, "unknown")
+    return _glyph(GLYPH.get(status, "unknown"), str(label))
+
+
+@lru_cache(4096)  # a list has hundreds of the same few
+def _glyph(shape: str, label: str) -> SafeString:
     if label:
         return format_html(
             '<svg class="g g-{}" role="img" aria-label="{}"><title>{}</title><use href="{}"></use></svg>',
