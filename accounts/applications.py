@@ -21,7 +21,7 @@ EDITABLE = ("owner", "description")
 def require_application(actor: User, permission: str, application: Application) -> None:
     """Refuse what is done in the name of an application that is not the person's own. Problem: not_your_application."""
     reach = actor.reach(permission)
-    if reach is Reach.ALL or (reach is Reach.OWN and actor.own_applications().filter(pk=application.pk).exists()):
+    if reach is Reach.ALL or (reach is Reach.OWN and actor.owns(application.pk)):
         return
     detail = _("The application “{name}” is not yours.").format(name=application.name)
     hint = _("Ask its owner, or an operator.")

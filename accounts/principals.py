@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.db.models.expressions import RawSQL
+
 from accounts.roles import KEY_PERMISSIONS
 from core.scope import Reach
 
 if TYPE_CHECKING:
-    from django.db.models import QuerySet
-
     from accounts.models import ApplicationKey
 
 
@@ -49,11 +49,13 @@ class KeyPrincipal:
         """What a key may."""
         return set(KEY_PERMISSIONS)
 
-    def own_applications(self) -> QuerySet[Any, Any]:
+    def own_applications(self) -> RawSQL:
         """Its application, as a subquery."""
-        from accounts.models import Application
+        return RawSQL("SELECT %s::bigint", (self.key.application_id,))
 
-        return Application.objects.filter(pk=self.key.application_id).order_by().values("pk")
+    def owns(self, application_id: int) -> bool:
+        """Whether it is this one."""
+        return application_id == self.key.application_id
 
     def own_application_ids(self) -> frozenset[int]:
         """Its application."""

@@ -30,8 +30,11 @@ class Principal(Protocol):
     def reach(self, permission: str) -> Reach:
         """How far this permission (app.codename) reaches."""
 
-    def own_applications(self) -> QuerySet[Any, Any]:
+    def own_applications(self) -> Any:
         """The primary keys of the applications that the person owns or is a member of, as a subquery."""
+
+    def owns(self, application_id: int) -> bool:
+        """Whether this application is one of them, now."""
 
     def own_application_ids(self) -> frozenset[int]:
         """The same as a set, for the data plane, which asks no query per request."""
@@ -66,7 +69,7 @@ class ScopedQuerySet(models.QuerySet[Row_co]):
 def may(user: Any, permission: str, thing: Any) -> bool:
     """Whether somebody may do this with this one thing, which belongs to an application (`application_id`)."""
     reach = reach_of(user, permission)
-    return reach is Reach.ALL or (reach is Reach.OWN and user.own_applications().filter(pk=thing.application_id).exists())
+    return reach is Reach.ALL or (reach is Reach.OWN and user.owns(thing.application_id))
 
 
 def restricted(rows: Any, user: Any, permission: str, application: str = "application") -> Any:

@@ -145,6 +145,12 @@ def dots(pairs: Iterable[tuple[str, str]]) -> SafeString:
 
 
 @register.simple_tag
+def options(names: Iterable[str]) -> SafeString:
+    """What a field suggests, for a datalist; a loop in the template takes five times as long for hundreds of names."""
+    return format_html_join("", '<option value="{}"></option>', ((name,) for name in names))
+
+
+@register.simple_tag
 def conv(applied: int, total: int, outdated: int = 0, unknown: int = 0, failed: int = 0, cls: str = "", text: Any = True) -> SafeString:  # noqa: PLR0917 - a tag's arguments
     """The convergence bar: applied, outdated, unknown and failed of all that are online."""
     x, rects = 0.0, []
