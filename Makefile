@@ -3,7 +3,7 @@ PYTHON ?= python3
 SUPERVISOR = $(PYTHON) -m mqadmin.supervisor
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench fuzz demo
+.PHONY: help run test lint bench fuzz soak demo
 
 help:  ## list these targets
 	@echo "mqadmin: make TARGET [ARGS=\"…\"]"
@@ -24,6 +24,9 @@ bench:  ## the benchmarks, each beside its floor
 
 fuzz:  ## throw what the schema allows and forbids at every endpoint, an hour or ARGS seconds
 	@$(SUPERVISOR) fuzz $(ARGS)
+
+soak:  ## kill, stop and freeze everything under load: 50 rounds or ARGS, then the store's tortures at length
+	@MQADMIN_SOAK=$(or $(ARGS),50) $(SUPERVISOR) test -s -k "under_load or torture or model or kill_9_of_senders" tests/test_system_faults.py tests/test_messages_store_torture.py tests/test_messages_store_model.py
 
 demo:  ## fill the running instance with life; Ctrl-C ends it
 	@$(SUPERVISOR) demo $(ARGS)

@@ -1,5 +1,6 @@
 """The whole store against a small model in memory: counts and the status of every message, after every step of a random run."""
 
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -326,8 +327,9 @@ class World:
             assert counts(g.id) == expected
 
 
+@pytest.mark.timeout(3600)
 @settings(
-    max_examples=12,
+    max_examples=400 if "MQADMIN_SOAK" in os.environ else 12,
     deadline=None,
     derandomize=False,
     print_blob=True,

@@ -6,12 +6,14 @@ import time
 
 import httpx
 import pytest
+import soak
 from kazoo.client import KazooClient
 from supervised import Supervisor, environment, free_port, processes_of, wait_for
 
 from mqadmin.demo import read_settings
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+ROUNDS = int(os.environ.get("MQADMIN_SOAK", "4"))
 TOPIC = {"name": "t", "application": "shop", "expected_rate": 1, "message_bytes": 100, "partitions": 1, "reason": "test"}
 
 
@@ -141,6 +143,16 @@ def test_after_kill_9_of_any_process_the_work_goes_on(running, words):
     wait_for(lambda: answers(running) and running.ready()["missing"] == [], 60, "readiness after the kill")
     running.ok("POST", "topics/t/messages", {"body": "again", "delay_ms": 300})
     assert taken(running, 30000) == ["again"]
+
+
+@pytest.mark.timeout(600 + 60 * ROUNDS)
+def test_under_load_and_faults_nothing_accepted_is_lost_and_nothing_acked_comes_back(running):
+    """As many rounds as `make soak` asks for; here the four faults that hit what is being written."""
+    seed = int(os.environ.get("MQADMIN_TEST_SEED", time.time_ns() % 1_000_000))
+    print(f"seed {seed}")
+    ledger = soak.run(running, rounds=ROUNDS, seed=seed)
+    assert len(ledger.accepted) > 100
+    assert ledger.repeated, "no request was hit by a fault: this proves nothing"
 
 
 def answers(running):
