@@ -218,12 +218,13 @@ def _settle_params(lease: str | None, outcomes: Sequence[Outcome]) -> tuple[Any,
         if -MAX_BIGINT <= o.id <= MAX_BIGINT:
             by_id.setdefault(o.id, o)
     ids = sorted(by_id)
+    array = f"{{{','.join(map(str, ids))}}}"  # psycopg's own way with a list costs ten times as much
     if all(o.status == "succeeded" for o in by_id.values()):
-        return int(lease), ids, None, None, None
+        return int(lease), array, None, None, None
     ordered = [by_id[i] for i in ids]
     return (
         int(lease),
-        ids,
+        array,
         [_LETTER[o.status] for o in ordered],
         [o.delay_ms for o in ordered],
         [None if o.error is None else o.error.encode("utf-8", "replace").decode().replace("\x00", "")[:MAX_ERROR] for o in ordered],
@@ -233,6 +234,8 @@ def _settle_params(lease: str | None, outcomes: Sequence[Outcome]) -> tuple[Any,
 def _settled(outcomes: Sequence[Outcome], rows: list[Any]) -> list[Settled]:
     told = {r[1]: r for r in rows}
     seen: set[int] = set()
+    if not told and len({o.id for o in outcomes}) == len(outcomes) and all(-MAX_BIGINT <= o.id <= MAX_BIGINT for o in outcomes):
+        return [Settled(o.id, "succeeded") for o in outcomes]  # of what has simply succeeded nothing is told
     results = []
     for o in outcomes:
         row = told.get(o.id)

@@ -208,11 +208,11 @@ def check(messages: Sequence[NewMessage]) -> None:
             status=413,
             hint=_("Send at most {n} messages at once.").format(n=settings.MAX_BATCH_MESSAGES),
         )
-    now = datetime.now(UTC)
+    now, most = datetime.now(UTC), settings.MAX_MESSAGE_BYTES
     for i, m in enumerate(messages):
-        if len(m.body) > settings.MAX_MESSAGE_BYTES:
+        if len(m.body) > most:
             detail = _("The body has {n} bytes.").format(n=len(m.body))
-            hint = _("A body may have {n} bytes; keep bigger things elsewhere and send a reference.").format(n=settings.MAX_MESSAGE_BYTES)
+            hint = _("A body may have {n} bytes; keep bigger things elsewhere and send a reference.").format(n=most)
             raise Problem("body_too_large", detail, status=413, hint=hint, errors=[_at(i, "body", detail)])
         if m.tag and not valid_tag(m.tag):
             detail = _("“{tag}” is not a valid tag.").format(tag=m.tag[:140])
