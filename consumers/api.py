@@ -63,7 +63,11 @@ class NewSubscriptionSerializer(serializers.Serializer[Any]):
     """A topic to subscribe to."""
 
     topic = serializers.CharField(max_length=140)
-    tags = serializers.CharField(max_length=500, default="*", help_text="* or a list: created || paid")
+    tags = serializers.CharField(
+        max_length=500,
+        default="*",
+        help_text=r"* or a list: created || paid, or ~ and a regular expression that a whole tag matches: ~paid\..*",
+    )
 
 
 class GroupChangeSerializer(serializers.Serializer[Any]):

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from accounts.models import Application, User
 from clusters.drivers import builtin
 from clusters.models import Cluster
+from clusters.models import Kind as ClusterKind
 from consumers import push
 from consumers.models import ConsumeFrom, ConsumerGroup, Subscription
 from core import tags
@@ -275,7 +276,16 @@ def check_subscriptions(subscriptions: Wanted) -> list[tuple[Topic, str]]:
             raise Problem("duplicate_subscription", detail, errors=[FieldError(f"/subscriptions/{position}/topic", detail)])
         tags.parse(expression, pointer=f"/subscriptions/{position}/tags")
     topics = lock_active(names)
+    for position, (name, expression) in enumerate(subscriptions):
+        if expression.strip().startswith("~") and not _built_in(topics[name]):
+            hint = _("Only the built-in store knows regular expressions; “{name}” lies elsewhere. Use a list of tags.").format(name=name)
+            detail = _("“{expression}” is not a valid tag expression.").format(expression=expression[:300])
+            raise Problem("invalid_tag_expression", detail, hint=hint, errors=[FieldError(f"/subscriptions/{position}/tags", hint)])
     return [(topics[name], expression.strip() or "*") for name, expression in subscriptions]
+
+
+def _built_in(topic: Topic) -> bool:
+    return topic.cluster is not None and topic.cluster.kind == ClusterKind.BUILTIN
 
 
 def lock_active(names: list[str]) -> dict[str, Topic]:

@@ -193,7 +193,7 @@ def search(
           SELECT m.* FROM seen m
            WHERE (%(from)s::timestamptz IS NULL OR m.sent_at >= %(from)s::timestamptz)
              AND (%(to)s::timestamptz IS NULL OR m.sent_at <= %(to)s::timestamptz)
-             AND (%(key)s::text IS NULL OR m.key = %(key)s::text) AND (%(tag)s::text IS NULL OR m.tag = %(tag)s::text)
+             AND (%(key)s::text IS NULL OR m.key = %(key)s::text) AND (%(tag)s::text IS NULL OR mq_tagged(m.tag, %(tag)s::text))
            ORDER BY m.id DESC LIMIT %(limit)s::int)
         SELECT m.id, m.topic_id, m.key, m.tag, m.skey, m.headers, ''::bytea, octet_length(m.body), m.sent_at, m.origin_id,
                NULL::timestamptz, NULL::bigint FROM hits m
@@ -217,7 +217,7 @@ DELAYED_WHERE = """
   (%(topic_id)s::bigint IS NULL OR d.topic_id = %(topic_id)s::bigint)
   AND (%(topic_ids)s::bigint[] IS NULL OR d.topic_id = ANY (%(topic_ids)s::bigint[]))
   AND d.deliver_at >= coalesce(%(due_from)s::timestamptz, '-infinity') AND d.deliver_at <= coalesce(%(due_to)s::timestamptz, 'infinity')
-  AND (%(key)s::text IS NULL OR d.key = %(key)s::text) AND (%(tag)s::text IS NULL OR d.tag = %(tag)s::text)
+  AND (%(key)s::text IS NULL OR d.key = %(key)s::text) AND (%(tag)s::text IS NULL OR mq_tagged(d.tag, %(tag)s::text))
   AND (%(sent_to)s::timestamptz IS NULL OR d.sent_at <= %(sent_to)s::timestamptz)
 """
 
@@ -261,7 +261,7 @@ DEAD_WHERE = """
   AND (%(cause)s::text IS NULL OR mq_reason(e.error) = %(cause)s::text)
   AND (%(failed_from)s::timestamptz IS NULL OR e.last_at >= %(failed_from)s::timestamptz)
   AND (%(failed_to)s::timestamptz IS NULL OR e.last_at <= %(failed_to)s::timestamptz)
-  AND (%(tag)s::text IS NULL OR m.tag = %(tag)s::text)
+  AND (%(tag)s::text IS NULL OR mq_tagged(m.tag, %(tag)s::text))
   AND (%(key)s::text IS NULL OR m.key = %(key)s::text)
 """
 

@@ -12,7 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem
-from core.tags import valid_tag
+from core.tags import MAX_MESSAGE_TAGS, valid_tags
 from messages import coalescing
 from messages.db import fetch, hot_cursor
 from messages.types import Accepted, NewMessage
@@ -214,12 +214,14 @@ def check(messages: Sequence[NewMessage]) -> None:
             detail = _("The body has {n} bytes.").format(n=len(m.body))
             hint = _("A body may have {n} bytes; keep bigger things elsewhere and send a reference.").format(n=most)
             raise Problem("body_too_large", detail, status=413, hint=hint, errors=[_at(i, "body", detail)])
-        if m.tag and not valid_tag(m.tag):
+        if m.tag and not valid_tags(m.tag):
             detail = _("“{tag}” is not a valid tag.").format(tag=m.tag[:140])
             raise Problem(
                 "invalid_tag",
                 detail,
-                hint=_("Use 1 to 120 letters, digits and the signs _ . % : @ / + = -"),
+                hint=_("Use 1 to 120 letters, digits and the signs _ . % : @ / + = -; at most {n} tags with || between them.").format(
+                    n=MAX_MESSAGE_TAGS
+                ),
                 errors=[_at(i, "tag", detail)],
             )
         for name, value in (("key", m.key), ("sharding_key", m.sharding_key), ("id", m.producer_id)):

@@ -128,7 +128,9 @@ BAD = [
     ([], "empty_batch"),
     ([NewMessage(b"")] * 1001, "batch_too_large"),
     ([NewMessage(b"x" * (settings.MAX_MESSAGE_BYTES + 1))], "body_too_large"),
-    ([NewMessage(b"", tag="a || b")], "invalid_tag"),
+    ([NewMessage(b"", tag="b || a")], "invalid_tag"),  # not in their order: the way in sees to it
+    ([NewMessage(b"", tag="a || ")], "invalid_tag"),
+    ([NewMessage(b"", tag=" || ".join("abcdefghi"))], "invalid_tag"),
     ([NewMessage(b"", tag="*")], "invalid_tag"),
     ([NewMessage(b"", key="")], "invalid_text"),
     ([NewMessage(b"", key="x" * 256)], "invalid_text"),

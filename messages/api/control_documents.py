@@ -148,7 +148,7 @@ class DelayedFilterSerializer(serializers.Serializer[Any]):
 
     topic = serializers.CharField(required=False, max_length=140)
     key = serializers.CharField(required=False, max_length=255)
-    tag = serializers.CharField(required=False, max_length=120)
+    tag = serializers.CharField(required=False, max_length=500)
     due_from = serializers.CharField(required=False, help_text="RFC 3339; bounds the delivery time.")
     due_to = serializers.CharField(required=False, help_text="RFC 3339; bounds the delivery time.")
 
@@ -228,7 +228,7 @@ class DeadFilterSerializer(serializers.Serializer[Any]):
 
     topic = serializers.CharField(required=False, max_length=140)
     key = serializers.CharField(required=False, max_length=255)
-    tag = serializers.CharField(required=False, max_length=120)
+    tag = serializers.CharField(required=False, max_length=500)
     reason_contains = serializers.CharField(required=False, max_length=500)
     cause = serializers.CharField(required=False, max_length=300, help_text="One of dead-letters/causes.")
     after = serializers.CharField(required=False, help_text="RFC 3339; bounds the last failure.")
@@ -279,7 +279,7 @@ class EditedRedriveSerializer(serializers.Serializer[Any]):
     body = serializers.CharField(required=False, trim_whitespace=False, allow_blank=True, help_text="Text, at most 1 MiB in UTF-8.")
     body_base64 = serializers.CharField(required=False, allow_blank=True, help_text="Instead of body: bytes.")
     key = serializers.CharField(required=False, allow_null=True, max_length=255)
-    tag = serializers.CharField(required=False, allow_blank=True, max_length=120)
+    tag = serializers.CharField(required=False, allow_blank=True, max_length=500)
     sharding_key = serializers.CharField(required=False, allow_null=True, max_length=255)
     headers = serializers.DictField(child=serializers.CharField(), required=False)
     reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="", help_text="Kept in the audit.")

@@ -26,7 +26,9 @@ class NewMessageSerializer(serializers.Serializer[Any]):
     key = serializers.CharField(
         required=False, allow_null=True, max_length=255, help_text="For finding it again, for example the order's number."
     )
-    tag = serializers.CharField(required=False, allow_null=True, max_length=120, help_text="Groups subscribe to tags.")
+    tag = serializers.CharField(
+        required=False, allow_null=True, max_length=500, help_text="Groups subscribe to tags; several: paid || urgent."
+    )
     sharding_key = serializers.CharField(required=False, allow_null=True, max_length=255)
     headers = serializers.DictField(child=serializers.CharField(), required=False, allow_null=True)
     deliver_at = serializers.DateTimeField(required=False, allow_null=True, help_text="RFC 3339; at most ten years ahead.")

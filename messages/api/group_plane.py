@@ -23,6 +23,7 @@ from core.api.views import actor, validated
 from core.errors import not_found
 from core.names import PATTERN
 from core.operations.api import OperationSerializer
+from core.tags import spelt
 from messages import exporting, operating, pushing, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
@@ -203,6 +204,8 @@ class EditedRedriveView(View):
         fields = json_object(request)
         checked = validated(EditedRedriveSerializer, request)
         given: dict[str, Any] = {field: checked[field] for field in ("tag", "key", "sharding_key", "headers") if field in checked}
+        if "tag" in given:
+            given["tag"] = spelt(given["tag"])
         if "body" in checked or "body_base64" in checked:
             given["body"] = wire.body_of(fields)
         other = checked.get("topic")

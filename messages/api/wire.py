@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem
+from core.tags import spelt
 from messages.sending import MAX_DELAY, delay_out_of_range
 from messages.types import Accepted, Batch, Delivery, HalfMessage, NewMessage, Outcome, Settled
 
@@ -137,7 +138,7 @@ def new_message(fields: dict[str, Any], at: str, known: frozenset[str] = MESSAGE
     return NewMessage(
         body=body_of(fields, at),
         key=typed(fields, "key", str, at),
-        tag=typed(fields, "tag", str, at) or "",
+        tag=spelt(typed(fields, "tag", str, at) or ""),
         sharding_key=typed(fields, "sharding_key", str, at),
         headers=headers or {},
         deliver_at=due,

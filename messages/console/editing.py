@@ -14,6 +14,7 @@ from consumers.models import ConsumerGroup
 from core.approvals.models import State
 from core.console.pages import FormPage, OptionalReasonForm, get, person
 from core.errors import conflict
+from core.tags import spelt
 from messages import operating, reading, scope, services
 from messages.api.wire import invalid
 from messages.types import StoredMessage
@@ -46,7 +47,7 @@ class EditForm(OptionalReasonForm):
         widget=forms.Textarea(attrs={"rows": 10, "class": "mono", "spellcheck": "false"}),
     )
     key = forms.CharField(label=gettext_lazy("Key"), required=False, max_length=255)
-    tag = forms.CharField(label=gettext_lazy("Tag"), required=False, max_length=120)
+    tag = forms.CharField(label=gettext_lazy("Tag"), required=False, max_length=500)
     headers = forms.JSONField(
         label=gettext_lazy("Headers"),
         required=False,
@@ -113,7 +114,7 @@ class Edit(FormPage):
         headers = data["headers"] or {}
         if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
             raise invalid("/headers", _("Give a JSON object whose values are texts: {example}").format(example=json.dumps({"a": "b"})))
-        edit = services.Edit(key=data["key"] or None, tag=data["tag"], headers=headers)
+        edit = services.Edit(key=data["key"] or None, tag=spelt(data["tag"]), headers=headers)
         if "body" in data and data["body"].replace("\r\n", "\n") != (self.readable() or "").replace("\r\n", "\n"):
             try:
                 edit = services.Edit(key=edit.key, tag=edit.tag, headers=headers, body=data["body"].encode())

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy
 from clusters.models import Kind
 from core.approvals.models import State
 from core.console.pages import ConsoleForm, FormPage, person
+from core.tags import spelt
 from messages import operating, reading, scope
 from messages.api.wire import invalid
 from messages.console.browsing import load
@@ -42,7 +43,12 @@ class SendForm(ConsoleForm):
         max_length=255,
         help_text=gettext_lazy("For finding it again, for example the number of the order."),
     )
-    tag = forms.CharField(label=gettext_lazy("Tag"), required=False, max_length=120, help_text=gettext_lazy("Groups subscribe to tags."))
+    tag = forms.CharField(
+        label=gettext_lazy("Tag"),
+        required=False,
+        max_length=500,
+        help_text=gettext_lazy("Groups subscribe to tags; several: paid || urgent."),
+    )
     delay = forms.IntegerField(
         label=gettext_lazy("Delay in seconds"),
         required=False,
@@ -89,7 +95,7 @@ class Send(FormPage):
         except UnicodeEncodeError:
             raise invalid("/body", _("The body holds half of a surrogate pair.")) from None
         due = datetime.now(UTC) + timedelta(seconds=data["delay"]) if data["delay"] else None
-        message = NewMessage(body=body, key=data["key"] or None, tag=data["tag"], deliver_at=due)
+        message = NewMessage(body=body, key=data["key"] or None, tag=spelt(data["tag"]), deliver_at=due)
         try:
             self.accepted = operating.send(actor=person(self.request), topic_id=data["topic"].pk, message=message)
         except Exception as problem:
