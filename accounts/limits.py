@@ -17,7 +17,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
 from core.errors import Problem
-from core.request_context import current
+from core.request_context import address_of
 
 _DATA_PLANE = re.compile(
     r"/api/v1/(topics/[^/]+/(messages|half-messages(/open)?)|half-messages/[0-9]+/(commit|rollback)"
@@ -46,11 +46,6 @@ def take(request: HttpRequest, credential: str) -> None:
 def take_failure(request: HttpRequest) -> None:
     """Count a wrong credential, or none, against its address. Problem: too_many_requests."""
     _count(settings.ANONYMOUS_RATE_LIMIT, "anonymous", address_of(request) or "")
-
-
-def address_of(request: HttpRequest) -> str | None:
-    """Where a request comes from: behind proxies of ours not theirs, or one client's mistakes would be everybody's."""
-    return current.get().address or request.META.get("REMOTE_ADDR") or None
 
 
 def reset() -> None:

@@ -17,9 +17,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from accounts.limits import address_of
 from accounts.models import User
 from core.audit.services import record
+from core.request_context import address_of
 
 
 def cooloff(request: Any = None) -> timedelta:  # noqa: ARG001 - axes hands it over

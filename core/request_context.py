@@ -3,6 +3,8 @@
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from django.http import HttpRequest
+
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
@@ -20,3 +22,8 @@ class RequestContext:
 
 
 current: ContextVar[RequestContext] = ContextVar("request_context", default=RequestContext())  # noqa: B039 - frozen
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """Where a request comes from: behind proxies of ours not theirs, or one client's mistakes would be everybody's."""
+    return current.get().address or request.META.get("REMOTE_ADDR") or None

@@ -20,8 +20,6 @@ from django.core.checks import CheckMessage, Error, register
 from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from registry import ensemble
-
 OLDEST_POSTGRES = 140000  # DETACH PARTITION CONCURRENTLY and its bookkeeping (messages/storekeeper.py)
 OLDEST_ZOOKEEPER = (3, 6)
 SKEW = 2.0  # seconds; signatures of application keys may be off by 300, leases and heartbeats are shown in seconds
@@ -183,6 +181,8 @@ def zookeeper(*, databases: Sequence[str] | None = None, **_kwargs: Any) -> list
 
 
 def _zookeeper() -> Found:
+    from registry import ensemble  # every process loads this module, and only the check needs a client
+
     servers = ensemble.servers(settings.ZOOKEEPER_HOSTS)
     reached = 0
     for host, port in servers:

@@ -192,7 +192,7 @@ AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contri
 LOGIN_LOCKOUT_MINUTES = env.int("MQADMIN_LOGIN_LOCKOUT_MINUTES", default=15)
 AXES_FAILURE_LIMIT = env.int("MQADMIN_LOGIN_ATTEMPTS", default=5)  # wrong passwords of one name from one address
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_CLIENT_IP_CALLABLE = "accounts.limits.address_of"
+AXES_CLIENT_IP_CALLABLE = "core.request_context.address_of"
 AXES_COOLOFF_TIME = "accounts.lockout.cooloff"
 AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # nobody is kept out for ever by somebody who goes on guessing

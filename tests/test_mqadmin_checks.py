@@ -217,14 +217,14 @@ def answering(text):
     ],
 )
 def test_version_and_mode_of_zookeeper(settings, monkeypatch, text, number):
-    monkeypatch.setattr(service_checks.ensemble, "skew", lambda _hosts: None)
+    monkeypatch.setattr("registry.ensemble.skew", lambda _hosts: None)
     with answering(text) as where:
         settings.ZOOKEEPER_HOSTS = f"{where}/chroot"
         assert ids(service_checks._zookeeper()) == ([number] if number else [])
 
 
 def test_a_zookeeper_that_is_away_is_named(settings, monkeypatch):
-    monkeypatch.setattr(service_checks.ensemble, "skew", lambda _hosts: None)
+    monkeypatch.setattr("registry.ensemble.skew", lambda _hosts: None)
     settings.ZOOKEEPER_HOSTS = "127.0.0.1:1/x"
     assert ids(service_checks._zookeeper()) == ["E020"]
     with answering("Zookeeper version: 3.8.1\nMode: leader\n") as where:

@@ -10,10 +10,10 @@ from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 
 from accounts.authentication import authenticate
-from accounts.limits import address_of
 from accounts.models import User
 from core.api.permissions import require
 from core.errors import Problem
+from core.request_context import address_of
 from messages.api import documents, wire
 from messages.api.lookup import CONSUME, SEND, Followed, followed
 from registry import clients
