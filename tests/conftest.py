@@ -10,6 +10,7 @@ os.environ.setdefault("MQADMIN_ANONYMOUS_RATE_LIMIT", "")
 os.environ.setdefault("MQADMIN_DATA_RATE_LIMIT", "")
 
 import contextlib
+import gc
 import uuid
 
 import pytest
@@ -30,6 +31,14 @@ def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):
         rank = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
         items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def rare_garbage_collection():
+    """What is loaded stays: looking through it all again and again was a good part of the tests' time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(autouse=True, scope="session")
