@@ -20,6 +20,7 @@ from django.test import Client
 from django.test.utils import _TestState
 from django.urls import URLPattern, get_resolver
 from django.utils import timezone
+from django.utils.translation import get_language
 from security_walk_rules import RULES
 
 from accounts import authentication, credentials, limits, roles, signing
@@ -31,6 +32,7 @@ from core.scope import Reach
 from messages import services as store
 from messages.models import CheckBack, Reset
 from messages.types import NewMessage
+from mqadmin import shell
 from registry import clients
 from registry.models import Instance, Publication
 
@@ -187,6 +189,22 @@ def pages_drawn_as_in_production():
     instrumented, Template._render = Template._render, _TestState.saved_data.template_render
     yield
     Template._render = instrumented
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_frame_for_all_pages_of_a_person():
+    """The sidebar and its counts are the same on each page of somebody, since all is rolled back: made once, drawn on each."""
+    make, made = shell._frame, {}
+
+    def frame(request):
+        known = request.user.pk, get_language()
+        if known not in made:
+            made[known] = make(request)
+        return made[known]
+
+    shell._frame = frame
+    yield
+    shell._frame = make
 
 
 def ask(client, method, name, url, **headers):
