@@ -35,6 +35,7 @@ from topics.services import approve as approve_topic
 ROUNDS = 100
 N = 100
 N_PRODUCERS = 256
+SINGLES, AIM = 1000, 1500  # sends; microseconds of processor time
 BODY = os.urandom(100).hex()  # 200 B
 
 
@@ -48,7 +49,11 @@ def run() -> list[Row]:
     with serving() as port:
         rest = Rest(port, secret)
         topics = [_topic(f"bench_{tag}_{i}", application, admin, other) for i in range(2)]
-        found = [_send(rest, *topics), _next(rest, *((t, _group(f"{t.name}_group", t, admin, other)) for t in topics))]
+        found = [
+            _send(rest, *topics),
+            _next(rest, *((t, _group(f"{t.name}_group", t, admin, other)) for t in topics)),
+            _single(rest, port, topics[0]),
+        ]
     return [*found, _producers(secret, topics[0])]
 
 
@@ -99,6 +104,33 @@ def _send(rest: "Rest", over_rest: Topic, direct: Topic) -> Row:
 
     spent, floors = _interleaved(lambda: rest.post(f"topics/{over_rest.name}/messages", body), floor)
     return _row(f"REST: batch send of {N}", spent, floors, "floor: the store's send without HTTP")
+
+
+def _single(rest: "Rest", port: int, topic: Topic) -> Row:
+    """The processor time of the web process for one message, whatever else the machine does."""
+    body = json.dumps({"body": BODY}).encode()
+
+    def send() -> None:
+        for _ in range(SINGLES):
+            rest.post(f"topics/{topic.name}/messages", body)
+
+    send()
+    before = _cpu_of(port)
+    send()
+    spent = (_cpu_of(port) - before) / SINGLES * 1e6
+    return Row("REST: a single send, CPU of the web process", round(spent), AIM, round(spent / AIM, 2), "µs", "an aim, not a floor")
+
+
+def _cpu_of(port: int) -> float:
+    """Seconds of processor time that Granian's processes for this port have used."""
+    asked, found = f"\0--port\0{port}\0".encode(), {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            found[int(process.name)] = (int(fields[1]), int(fields[11]) + int(fields[12]), asked in (process / "cmdline").read_bytes())
+    servers = {pid for pid, (_parent, _ticks, serves) in found.items() if serves}
+    ticks = sum(ticks for pid, (parent, ticks, _serves) in found.items() if pid in servers or parent in servers)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _next(rest: "Rest", over_rest: tuple[Topic, ConsumerGroup], direct: tuple[Topic, ConsumerGroup]) -> Row:
