@@ -26,7 +26,7 @@ def preview_reset(*, group_id: int, topic_id: int, to: Target) -> ResetPlan:
     """
     position = _position(group_id, topic_id, to)
     row = fetch(f"SELECT {_PLAN} FROM mq_reset_plan(%s::bigint, %s::bigint, %s::bigint)", (group_id, topic_id, position))[0]  # noqa: S608
-    return _plan(row, group_id)
+    return _plan(row, group_id, topic_id)
 
 
 def reset(*, group_id: int, topic_id: int, position: int, fingerprint: str, actor: Any = None, reason: str = "") -> Reset:
@@ -41,7 +41,7 @@ def reset(*, group_id: int, topic_id: int, position: int, fingerprint: str, acto
             f"SELECT {_PLAN} FROM mq_reset(%s::bigint, %s::bigint, %s::bigint, %s::text)",  # noqa: S608
             (group_id, topic_id, position, fingerprint.replace("\x00", "")),
         )[0]
-        plan = _plan(row, group_id)
+        plan = _plan(row, group_id, topic_id)
         if plan.fingerprint != fingerprint:
             raise conflict(
                 "stale_preview",
@@ -122,10 +122,10 @@ def time_of(position: int) -> datetime | None:
 def _position(group_id: int, topic_id: int, to: Target) -> int:
     """The position before the first message that is to come next."""
     tick()  # what was sent before this moment counts
-    oldest, closed = fetch("SELECT mq_oldest(), closed_id FROM mq_horizon")[0]
+    oldest, expired, closed = fetch("SELECT mq_oldest(), mq_expired_to(%s::bigint), closed_id FROM mq_horizon", (topic_id,))[0]
     stood = positions(group_id=group_id).get(topic_id, 0)
     if to == "earliest":
-        return int(min(oldest - 1, stood))
+        return int(min(max(oldest - 1, expired), stood))
     if to == "latest":
         return int(max(closed, stood))
     if isinstance(to, datetime):
@@ -133,21 +133,21 @@ def _position(group_id: int, topic_id: int, to: Target) -> int:
             raise _ahead()
         # An hour: ids follow the clock only as long as somebody ticks.
         if fetch("SELECT mq_id_at(%s) < mq_oldest() - 3600 * 1048576::bigint", (to,))[0][0]:
-            raise _beyond()
+            raise _beyond(topic_id)
         found = fetch("SELECT mq_position_at(%s::bigint, %s)", (topic_id, to))[0][0]
         return int(max(closed, stood) if found is None else found)
     assert isinstance(to, int)
     if not 0 < to <= MAX_BIGINT or to > closed:
         raise _ahead()
     if to < oldest:
-        raise _beyond()
+        raise _beyond(topic_id)
     named = message(message_id=to)
     if named.topic_id != topic_id or named.state == "delayed":
         raise not_found(_("message"), to)
     return named.id - 1
 
 
-def _plan(row: Any, group_id: int) -> ResetPlan:
+def _plan(row: Any, group_id: int, topic_id: int) -> ResetPlan:
     problem = row[0]
     if problem == "unknown":
         raise not_found(_("consumer group"), group_id)
@@ -157,17 +157,20 @@ def _plan(row: Any, group_id: int) -> ResetPlan:
         detail = _("The group is not subscribed to this topic.")
         raise Problem("not_subscribed", detail, hint=_("Subscribe it first."), errors=[FieldError("/topic", detail)])
     if problem == "beyond_retention":
-        raise _beyond()
+        raise _beyond(topic_id)
     if problem == "ahead":
         raise _ahead()
     return ResetPlan(*row[1:13])
 
 
-def _beyond() -> Problem:
-    oldest, since = fetch("SELECT mq_oldest(), mq_time_of(mq_oldest())")[0]
+def _beyond(topic_id: int) -> Problem:
+    sql = "SELECT o.id, mq_time_of(o.id) FROM (SELECT greatest(mq_oldest(), mq_expired_to(%s::bigint) + 1) AS id) o"
+    oldest, since = fetch(sql, (topic_id,))[0]
     return conflict(
         "beyond_retention",
-        _("So old messages are no longer kept: the oldest that may be there are of {time}.").format(time=f"{since:%Y-%m-%d %H:%M} UTC"),
+        _("So old messages are no longer kept, or have expired: the oldest that may be there are of {time}.").format(
+            time=f"{since:%Y-%m-%d %H:%M} UTC"
+        ),
         hint=_("Choose a later time, or “earliest” for all that is kept."),
         extra={"earliest": since.isoformat(), "earliest_id": oldest},
     )

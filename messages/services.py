@@ -9,6 +9,7 @@ from messages.exporting import export_dead
 from messages.half import ask_for_open, half_message, half_messages
 from messages.half import decide as decide_half
 from messages.half import prepare as prepare_half
+from messages.limits import enforce
 from messages.positions import positions, preview_reset, reset, undo_reset, undoable
 from messages.purges import start_purge
 from messages.querysets import (
@@ -48,6 +49,7 @@ __all__ = [
     "dead_letters",
     "decide_half",
     "delayed_messages",
+    "enforce",
     "expire",
     "export_dead",
     "extend",

@@ -21,6 +21,12 @@ def expire_leases() -> int:
     return services.expire()
 
 
+@shared_task(name="messages.enforce_limits")
+def enforce_limits() -> int:
+    """Make dead letters of what has expired or is crowded out."""
+    return services.enforce()
+
+
 @shared_task(name="messages.check_back")
 def check_back() -> int:
     """Ask applications about the half messages that they left undecided."""

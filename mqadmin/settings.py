@@ -159,6 +159,7 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULE = {
     "promote-delayed": {"task": "messages.promote_delayed", "schedule": 1.0, "options": {"expires": 5}},
     "expire-leases": {"task": "messages.expire_leases", "schedule": 1.0, "options": {"expires": 5}},
+    "enforce-limits": {"task": "messages.enforce_limits", "schedule": 1.0, "options": {"expires": 5}},
     "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
     "check-back": {"task": "messages.check_back", "schedule": 1.0, "options": {"expires": 5}},
     "push-to-webhooks": {"task": "messages.push", "schedule": 1.0, "options": {"expires": 5}},

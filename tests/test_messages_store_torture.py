@@ -318,6 +318,10 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
         sql("SELECT mq_upkeep()")
         services.counts(group_ids=groups)
 
+    def limits():
+        builtin.set_limits(topic_id=rng.choice(topics), ttl_seconds=rng.randint(0, 1), max_length=rng.choice([0, 5]))
+        services.enforce(chunk=rng.choice([5, 1000]))
+
     def retire():
         builtin.retire_topic(topic_id=rng.choice(topics))
 
@@ -326,7 +330,7 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             move(rng.choice(groups), rng.choice(topics), rng)
 
     verbs = [pull_settle, next_, services.expire, redrive, moved, resubscribe, change, send, delay, half, transact, housekeeping, retire]
-    verbs.append(services.tick)
+    verbs += [services.tick, limits]
     for first, second in combinations_with_replacement(verbs, 2):
         threads, end = Threads(), time.monotonic() + 0.06
 

@@ -36,8 +36,8 @@ class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
     class Meta:
         model = Topic
         fields = [
-            "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "max_backlog", "reason", "cluster",
-            "state",
+            "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "max_backlog",
+            "ttl_seconds", "max_length", "reason", "cluster", "state",
             "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status",
         ]  # fmt: skip
 
@@ -61,6 +61,18 @@ class TopicChangeSerializer(serializers.Serializer[Any]):
         max_value=2_000_000_000,
         default=0,
         help_text="Sends are refused (429) while so many messages wait for a group; 0: never.",
+    )
+    ttl_seconds = serializers.IntegerField(
+        min_value=0,
+        max_value=31_536_000,
+        default=0,
+        help_text="A group's dead letters are what it has not taken by then (expired); 0: none.",
+    )
+    max_length = serializers.IntegerField(
+        min_value=0,
+        max_value=2_000_000_000,
+        default=0,
+        help_text="When more wait for a group, the oldest become dead letters of it (crowded_out); 0: any number.",
     )
     reason = serializers.CharField(max_length=2000)
 

@@ -19,7 +19,7 @@ from core.approvals.services import require_state
 from core.console import slots
 from core.console.pages import ConsoleForm
 from topics import placement, requests
-from topics.console_verbs import AllocateForm, load
+from topics.console_verbs import LIMITS, AllocateForm, load
 from topics.models import Topic
 
 
@@ -47,12 +47,25 @@ class ChangeForm(ReasonedForm):
         required=False,
         help_text=gettext_lazy("When so many messages wait for one of its groups, the built-in store takes no more; 0: no ceiling."),
     )
+    ttl_seconds = forms.IntegerField(
+        label=gettext_lazy("Time to live (s)"),
+        required=False,
+        help_text=gettext_lazy("What a group has not taken by then becomes a dead letter of it, in the built-in store; 0: no limit."),
+    )
+    max_length = forms.IntegerField(
+        label=gettext_lazy("Length at most"),
+        required=False,
+        help_text=gettext_lazy(
+            "When more messages wait for a group, the oldest become dead letters of it, in the built-in store; 0: no limit."
+        ),
+    )
     purpose = forms.CharField(max_length=2000, label=gettext_lazy("Purpose"), widget=forms.Textarea(attrs={"rows": 2}))
-    field_order = ["application", "owner", "expected_rate", "message_bytes", "partitions", "max_backlog", "purpose", "reason"]
+    field_order = ["application", "owner", "expected_rate", "message_bytes", "partitions", *LIMITS, "purpose", "reason"]
 
-    def clean_max_backlog(self) -> int:
-        """Empty: no ceiling."""
-        return self.cleaned_data["max_backlog"] or 0
+    def clean(self) -> None:
+        """Empty: no limit."""
+        super().clean()
+        self.cleaned_data |= {name: self.cleaned_data.get(name) or 0 for name in LIMITS}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,7 +124,7 @@ class Change(AskTopic):
         """All of the form, references by name."""
         data = form.cleaned_data
         return {
-            **{key: data[key] for key in ("expected_rate", "message_bytes", "partitions", "max_backlog", "purpose")},
+            **{key: data[key] for key in ("expected_rate", "message_bytes", "partitions", *LIMITS, "purpose")},
             "application": data["application"].name,
             "owner": data["owner"].get_username(),
         }

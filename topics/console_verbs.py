@@ -21,6 +21,8 @@ from registry.services import instances_known
 from topics import services
 from topics.models import Topic
 
+LIMITS = ("max_backlog", "ttl_seconds", "max_length")  # 0: none
+
 LIVE = [State.PENDING, State.REJECTED, State.ACTIVE]
 
 
@@ -37,7 +39,7 @@ class RequestForm(forms.ModelForm[Topic]):
 
     class Meta:
         model = Topic
-        fields = ["application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "max_backlog", "reason"]
+        fields = ["application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", *LIMITS, "reason"]
         widgets = {"reason": forms.Textarea(attrs={"rows": 4})}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -45,9 +47,10 @@ class RequestForm(forms.ModelForm[Topic]):
         self.fields["application"].queryset = choices.applications()  # type: ignore[attr-defined]
         self.fields["owner"].queryset = choices.people()  # type: ignore[attr-defined]
 
-    def clean_max_backlog(self) -> int:
-        """Empty: no ceiling."""
-        return self.cleaned_data["max_backlog"] or 0
+    def clean(self) -> None:
+        """Empty: no limit."""
+        super().clean()
+        self.cleaned_data |= {name: self.cleaned_data.get(name) or 0 for name in LIMITS}
 
     def _post_clean(self) -> None:
         """The service checks the model; two judges would say two things."""

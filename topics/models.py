@@ -56,6 +56,22 @@ class Topic(Approvable):
         validators=[MaxValueValidator(2_000_000_000)],
         help_text=_("When so many messages wait for one of its groups, the built-in store takes no more; 0: no ceiling."),
     )
+    ttl_seconds = models.PositiveIntegerField(
+        _("time to live (s)"),
+        default=0,
+        db_default=0,
+        blank=True,
+        validators=[MaxValueValidator(31_536_000)],
+        help_text=_("What a group has not taken by then becomes a dead letter of it, in the built-in store; 0: no limit."),
+    )
+    max_length = models.PositiveIntegerField(
+        _("length at most"),
+        default=0,
+        db_default=0,
+        blank=True,
+        validators=[MaxValueValidator(2_000_000_000)],
+        help_text=_("When more messages wait for a group, the oldest become dead letters of it, in the built-in store; 0: no limit."),
+    )
     cluster = models.ForeignKey(Cluster, models.PROTECT, null=True, editable=False, related_name="topics", verbose_name=_("cluster"))
 
     objects = TopicQuerySet.as_manager()

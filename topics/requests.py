@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.models import Application, User
+from clusters.drivers import builtin
 from clusters.models import Cluster
 from core.approvals import services as approvals
 from core.approvals.kinds import Ask, Decision, Draft, Field, Kind, nothing_changes, register
@@ -30,6 +31,8 @@ FIELDS = {
     "message_bytes": Field(gettext_lazy("Typical message size"), int, "B"),
     "partitions": Field(gettext_lazy("Partitions"), int),
     "max_backlog": Field(gettext_lazy("Backlog at most"), int),
+    "ttl_seconds": Field(gettext_lazy("Time to live"), int, "s"),
+    "max_length": Field(gettext_lazy("Length at most"), int),
 }
 
 
@@ -80,6 +83,8 @@ def values_of(topic: Topic) -> dict[str, Any]:
         "message_bytes": topic.message_bytes,
         "partitions": topic.partitions,
         "max_backlog": topic.max_backlog,
+        "ttl_seconds": topic.ttl_seconds,
+        "max_length": topic.max_length,
         "purpose": topic.reason,
     }
 
@@ -279,6 +284,8 @@ class ChangeTopic(TopicKind):
         services.validate(topic)
         Topic.objects.filter(pk=topic.pk).update(version=F("version") + 1, changed_at=timezone.now(), **columns(values))
         after = {**before, **request.payload, "request": request.pk}
+        if values.keys() & {"ttl_seconds", "max_length"}:
+            builtin.set_limits(topic_id=topic.pk, ttl_seconds=topic.ttl_seconds, max_length=topic.max_length)
         record(actor=decision.actor, action="change", kind="topic", name=topic.name, before=before, after=after, reason=decision.reason)
         return {}
 

@@ -37,6 +37,8 @@ def apply(
     ordered: bool,
     reason: str,
     max_backlog: int = 0,
+    ttl_seconds: int = 0,
+    max_length: int = 0,
 ) -> Topic:
     """Apply for a topic; another person decides, or a policy does at once. The name is taken from then on.
 
@@ -50,6 +52,8 @@ def apply(
         "partitions": partitions,
         "ordered": ordered,
         "max_backlog": max_backlog,
+        "ttl_seconds": ttl_seconds,
+        "max_length": max_length,
     }
     workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
     return Topic.objects.get(name=name)
@@ -108,6 +112,8 @@ def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str,
         to=State.ACTIVE,
         values={"cluster_id": cluster.pk, **approvals.decision(actor=actor, reason=reason)},
     )
+    if topic.ttl_seconds or topic.max_length:
+        builtin.set_limits(topic_id=topic.pk, ttl_seconds=topic.ttl_seconds, max_length=topic.max_length)
     record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
     publish(topic)
 

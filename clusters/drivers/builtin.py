@@ -48,12 +48,18 @@ def set_ceiling(*, group_id: int, max_outstanding: int) -> None:
     _call("SELECT mq_group_ceiling(%s, %s)", group_id, max_outstanding)
 
 
+def set_limits(*, topic_id: int, ttl_seconds: int, max_length: int) -> None:
+    """How long a message may wait, and how many may wait for one group; 0: no limit. What is beyond becomes a dead letter."""
+    _call("SELECT mq_limit_put(%s, %s, %s)", topic_id, ttl_seconds, max_length)
+
+
 def subscribe(*, group_id: int, topic_id: int, tag_expression: str = "*", consume_from: ConsumeFrom = "earliest") -> None:
     """Subscribe the group to the topic; on a running subscription it changes the filter from the group's position on.
 
     After an unsubscribe, `earliest` goes on where the group stood, `latest` begins anew. Problem: invalid_tag_expression.
     """
     _call("SELECT mq_subscribe(%s, %s, %s::text[], %s)", group_id, topic_id, tags.parse(tag_expression), consume_from == "latest")
+    _call("SELECT mq_limit_begin(%s, %s)", group_id, topic_id)
 
 
 def change_filter(*, group_id: int, topic_id: int, tag_expression: str) -> None:
