@@ -47,7 +47,8 @@ class GroupSerializer(PublishedSerializer, serializers.ModelSerializer[ConsumerG
     class Meta:
         model = ConsumerGroup
         fields = [
-            "name", "application", "owner", "subscriptions", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms",
+            "name", "application", "owner", "subscriptions",
+            "mode", "instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms",
             "push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "reason",
             "suspended", "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason",
             "version", "changed_at", "status",
@@ -76,7 +77,22 @@ class GroupChangeSerializer(serializers.Serializer[Any]):
     application = application_field()
     owner = owner_field()
     subscriptions = NewSubscriptionSerializer(many=True)
-    consume_from = serializers.ChoiceField(choices=ConsumeFrom.choices, default=ConsumeFrom.EARLIEST.value)
+    mode = serializers.ChoiceField(
+        choices=ConsumerGroup.Mode.choices,
+        required=False,
+        help_text="clustering if not given. It cannot be changed once the group is active.",
+    )
+    instance_ttl_hours = serializers.IntegerField(
+        min_value=1,
+        max_value=720,
+        default=168,
+        help_text="An instance of a broadcast group that was not seen for so long loses its position.",
+    )
+    consume_from = serializers.ChoiceField(
+        choices=ConsumeFrom.choices,
+        required=False,
+        help_text="earliest if not given; latest for a broadcast group, of which it says where a new instance begins.",
+    )
     max_attempts = serializers.IntegerField(min_value=1, max_value=1000, default=16)
     backoff_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, default=1000)
     backoff_max_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, default=600_000)
@@ -121,6 +137,7 @@ class GroupFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter is 
 
     state = filters.ChoiceFilter(choices=State.choices)
     suspended = filters.BooleanFilter()
+    mode = filters.ChoiceFilter(choices=ConsumerGroup.Mode.choices)
     application = filters.CharFilter("application__name")
     owner = filters.CharFilter("owner__username")
     topic = filters.CharFilter("subscriptions__topic__name")

@@ -21,12 +21,12 @@ from core.errors import FieldError
 from topics.console_requests import ReasonedForm
 from topics.models import Topic
 
-PUSH_URL_HELP, PUSH_CONCURRENCY_HELP = (
+PUSH_URL_HELP, PUSH_CONCURRENCY_HELP, INSTANCE_TTL_HELP = (
     ConsumerGroup._meta.get_field(name).help_text  # type: ignore[union-attr]  # noqa: SLF001 - Django's public API
-    for name in ("push_url", "push_concurrency")
+    for name in ("push_url", "push_concurrency", "instance_ttl_hours")
 )
 COLUMNS = (
-    *("consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
+    *("instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
     *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "purpose"),
 )
 
@@ -40,6 +40,9 @@ class ChangeForm(ReasonedForm):
         choices=ConsumeFrom.choices,
         label=gettext_lazy("Consume from"),
         help_text=gettext_lazy("Where it begins on topics that are new to it; on those that it has it goes on where it is."),
+    )
+    instance_ttl_hours = forms.IntegerField(
+        required=False, label=gettext_lazy("Instance is given up after (hours)"), help_text=INSTANCE_TTL_HELP
     )
     max_attempts = forms.IntegerField(label=gettext_lazy("Attempts at most"))
     backoff_ms = forms.IntegerField(label=gettext_lazy("First retry after (ms)"))
@@ -140,7 +143,7 @@ class Change(AskGroup):
         """All of the form, references by name."""
         data = form.cleaned_data
         return {
-            **{key: data[key] for key in COLUMNS},
+            **{key: data[key] for key in COLUMNS if data[key] is not None},  # an empty number stays as it is
             "application": data["application"].name,
             "owner": data["owner"].get_username(),
             "subscriptions": form.wanted,

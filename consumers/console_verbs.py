@@ -48,7 +48,7 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
     class Meta:
         model = ConsumerGroup
         fields = [
-            *("application", "owner", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
+            *("application", "owner", "mode", "instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
             *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "reason"),
         ]
         widgets = {"reason": forms.Textarea(attrs={"rows": 4})}
@@ -57,6 +57,7 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
         super().__init__(data, *args, **{"label_suffix": "", **kwargs})
         self.fields["application"].queryset = choices.applications()  # type: ignore[attr-defined]
         self.fields["owner"].queryset = choices.people()  # type: ignore[attr-defined]
+        self.fields["mode"].required = self.fields["instance_ttl_hours"].required = False
         initial = subscriptions or []
         rows: Any = forms.formset_factory(SubscriptionForm, extra=0 if initial else 1, can_delete=True, max_num=50, absolute_max=60)
         names = list(Topic.objects.filter(state=State.ACTIVE).order_by("name").values_list("name", flat=True))
@@ -65,6 +66,14 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
     def clean_max_outstanding(self) -> int:
         """Empty: no ceiling."""
         return self.cleaned_data["max_outstanding"] or 0
+
+    def clean_mode(self) -> str:
+        """Not chosen: the workers share the messages."""
+        return self.cleaned_data["mode"] or ConsumerGroup.Mode.CLUSTERING.value
+
+    def clean_instance_ttl_hours(self) -> int:
+        """Empty: a week."""
+        return self.cleaned_data["instance_ttl_hours"] or 168
 
     def _post_clean(self) -> None:
         """The service checks the model; two judges would say two things."""

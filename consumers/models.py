@@ -23,6 +23,10 @@ class ConsumeFrom(models.TextChoices):
 class ConsumerGroup(Approvable):
     """A consumer group; every message of its topics has a status in it."""
 
+    class Mode(models.TextChoices):
+        CLUSTERING = "clustering", _("Clustering: the workers share the messages")
+        BROADCAST = "broadcast", _("Broadcast: every instance gets every message")
+
     name = models.CharField(
         _("name"), max_length=120, unique=True, help_text=_("Letters, digits and _ . % -, at most 120. It cannot be changed.")
     )
@@ -34,6 +38,21 @@ class ConsumerGroup(Approvable):
         help_text=_("The application that consumes the messages."),
     )
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="consumer_groups", verbose_name=_("owner"))
+    mode = models.CharField(
+        _("mode"),
+        max_length=12,
+        choices=Mode,
+        default=Mode.CLUSTERING,
+        db_default=Mode.CLUSTERING,
+        help_text=_("It cannot be changed once the group is active."),
+    )
+    instance_ttl_hours = models.PositiveIntegerField(
+        _("instance is given up after (hours)"),
+        default=168,
+        db_default=168,
+        validators=[MinValueValidator(1), MaxValueValidator(720)],
+        help_text=_("Of a broadcast group: an instance that was not seen for so long loses its position. Until then all is kept for it."),
+    )
     consume_from = models.CharField(_("consume from"), max_length=10, choices=ConsumeFrom, default=ConsumeFrom.EARLIEST)
     max_attempts = models.PositiveSmallIntegerField(
         _("attempts at most"),

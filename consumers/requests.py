@@ -26,6 +26,8 @@ FIELDS = {
     "application": Field(gettext_lazy("Application"), str),
     "owner": Field(gettext_lazy("Owner"), str),
     "subscriptions": Field(gettext_lazy("Subscriptions"), list),
+    "mode": Field(gettext_lazy("Mode"), str),
+    "instance_ttl_hours": Field(gettext_lazy("Instance is given up after"), int, "h"),
     "consume_from": Field(gettext_lazy("Consume from"), str),
     "max_attempts": Field(gettext_lazy("Attempts at most"), int),
     "backoff_ms": Field(gettext_lazy("First retry after"), int, "ms"),
@@ -43,6 +45,8 @@ def values_of(group: ConsumerGroup) -> dict[str, Any]:
         "application": group.application.name,
         "owner": group.owner.get_username(),
         "subscriptions": [{"topic": row.topic.name, "tags": row.tags} for row in group.subscriptions.select_related("topic")],
+        "mode": group.mode,
+        "instance_ttl_hours": group.instance_ttl_hours,
         "consume_from": group.consume_from,
         "max_attempts": group.max_attempts,
         "backoff_ms": group.backoff_ms,
@@ -76,6 +80,9 @@ def _check_start(payload: Mapping[str, Any]) -> None:
     if "consume_from" in payload and payload["consume_from"] not in ConsumeFrom.values:
         detail = _("Choose earliest or latest.")
         raise Problem("invalid", detail, errors=[FieldError("/consume_from", detail)])
+    if "mode" in payload and payload["mode"] not in ConsumerGroup.Mode.values:
+        detail = _("Choose clustering or broadcast.")
+        raise Problem("invalid", detail, errors=[FieldError("/mode", detail)])
 
 
 class GroupKind(Kind):
@@ -126,6 +133,7 @@ class CreateGroup(GroupKind):
         values = {**_columns_of(ask.payload), "reason": ask.reason}
         if ask.request is None:
             check_name(ask.target)
+            values.setdefault("consume_from", services.start_of(str(values.get("mode", ""))))
             group = ConsumerGroup(name=ask.target, requested_by=ask.actor, **values)
             services.check_fields(group)
             wanted = services.check_subscriptions(_rows(ask.payload))
@@ -194,6 +202,10 @@ class ChangeGroup(GroupKind):
             wanted = services.check_subscriptions(_rows(asked))
             asked["subscriptions"] = services.listed([(topic.name, expression) for topic, expression in wanted])
         payload = {key: value for key, value in asked.items() if value != now[key]}
+        if "mode" in payload:
+            detail = _("The mode of an active group cannot be changed: its positions would mean something else.")
+            hint = _("Apply for another group, and retire this one.")
+            raise Problem("mode_fixed", detail, status=409, hint=hint, errors=[FieldError("/mode", detail)])
         if not payload:
             raise nothing_changes()
         owning = group.application_id

@@ -34,7 +34,7 @@ def apply(
     name: str,
     application: Application,
     owner: User,
-    consume_from: str,
+    consume_from: str | None = None,
     max_attempts: int,
     backoff_ms: int,
     backoff_max_ms: int,
@@ -44,9 +44,12 @@ def apply(
     push_concurrency: int = 4,
     push_timeout_ms: int = 10_000,
     max_outstanding: int = 0,
+    mode: str = ConsumerGroup.Mode.CLUSTERING,
+    instance_ttl_hours: int = 168,
 ) -> ConsumerGroup:
     """Apply for a group; another person decides, or a policy does at once. The name is taken from then on.
 
+    Without `consume_from` it begins at the earliest message, a new instance of a broadcast group at the latest.
     Raises `invalid_name`, `duplicate_name`, `unknown_topic`, `topic_not_active`, `invalid_tag_expression`, `invalid`,
     `address_not_allowed`.
     Call `consumers.push.look_up` before, outside of any transaction: it asks the network.
@@ -55,7 +58,9 @@ def apply(
         "application": application.name,
         "owner": owner.get_username(),
         "subscriptions": listed(subscriptions),
-        "consume_from": str(consume_from),
+        "mode": str(mode),
+        "instance_ttl_hours": instance_ttl_hours,
+        "consume_from": consume_from or start_of(mode),
         "max_attempts": max_attempts,
         "backoff_ms": backoff_ms,
         "backoff_max_ms": backoff_max_ms,
@@ -66,6 +71,11 @@ def apply(
     }
     workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
     return ConsumerGroup.objects.get(name=name)
+
+
+def start_of(mode: str) -> str:
+    """Where a group begins that does not say."""
+    return str(ConsumeFrom.LATEST if mode == ConsumerGroup.Mode.BROADCAST else ConsumeFrom.EARLIEST)
 
 
 def edit(*, actor: User, group: ConsumerGroup, changes: Mapping[str, Any], subscriptions: Wanted | None = None) -> ConsumerGroup:
@@ -120,6 +130,7 @@ def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: 
     # The store knows every group, wherever its topics are: delayed and dead messages of all of them live in it.
     builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
     builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
+    _set_broadcast(group)
     for subscription in subscriptions:
         _subscribe(group, subscription.topic_id, subscription.tags)
     push.ensure_secret(group)
@@ -141,6 +152,7 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
         store_subscriptions(group, wanted)
     builtin.update_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=group.suspended)
     builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
+    _set_broadcast(group)
     if wanted is not None:
         new = {topic.pk: expression for topic, expression in wanted}
         for topic_id in sorted(old.keys() - new.keys()):
@@ -154,9 +166,17 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
     publish(group)
 
 
+def _start(group: ConsumerGroup) -> Literal["earliest", "latest"]:
+    return "latest" if group.consume_from == ConsumeFrom.LATEST else "earliest"
+
+
+def _set_broadcast(group: ConsumerGroup) -> None:
+    if group.mode == ConsumerGroup.Mode.BROADCAST:
+        builtin.set_broadcast(group_id=group.pk, instance_ttl_hours=group.instance_ttl_hours, consume_from=_start(group))
+
+
 def _subscribe(group: ConsumerGroup, topic_id: int, expression: str) -> None:
-    start: Literal["earliest", "latest"] = "latest" if group.consume_from == ConsumeFrom.LATEST else "earliest"
-    builtin.subscribe(group_id=group.pk, topic_id=topic_id, tag_expression=expression, consume_from=start)
+    builtin.subscribe(group_id=group.pk, topic_id=topic_id, tag_expression=expression, consume_from=_start(group))
 
 
 def _lock_clusters(topics: Mapping[str, Topic]) -> None:
@@ -215,7 +235,7 @@ def publish(group: ConsumerGroup) -> None:
             "clusterName": first.cluster.name,
             "type": "consumergroup",
             "bindingTopic": first.name,
-            "broadcast": "false",
+            "broadcast": "true" if group.mode == ConsumerGroup.Mode.BROADCAST else "false",
             "consumeFrom": group.consume_from,
             "suspend": "true" if group.suspended else "false",
             "gatedIps": "",
@@ -314,6 +334,10 @@ def check_fields(group: ConsumerGroup) -> None:
     """Check the fields of a group; raises `invalid` with a pointer for each."""
     validate(group)
     push.check_form(group.push_url)
+    if group.push_url and group.mode == ConsumerGroup.Mode.BROADCAST:
+        detail = _("A webhook is one receiver; a broadcast group has instances that pull.")
+        hint = _("Leave the webhook out, or let the group share its messages.")
+        raise Problem("push_with_broadcast", detail, hint=hint, errors=[FieldError("/push_url", detail)])
     if group.backoff_max_ms < group.backoff_ms:
         detail = _("The longest wait is shorter than the first one.")
         raise Problem("invalid", detail, errors=[FieldError("/backoff_max_ms", detail)])

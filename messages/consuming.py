@@ -10,6 +10,7 @@ from django.db import DatabaseError, connection
 from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem, conflict, not_found
+from messages import broadcast as broadcasts
 from messages.db import fetch
 from messages.names import topic_name
 from messages.types import NO_HEADERS, STATUS_WORDS, Batch, Delivery, Outcome, Settled
@@ -33,14 +34,21 @@ _EXTEND = "SELECT until, refused FROM mq_extend(%s::bigint, %s::bigint, %s::bigi
 _SCANS = 20  # bounded scans that one pull of a rare tag may take
 
 
-def pull(*, group_id: int, limit: int, visibility_ms: int, consumer: str) -> Batch:
+def pull(*, group_id: int, limit: int, visibility_ms: int, consumer: str, broadcast: bool = False) -> Batch:
     """Hand out up to `limit` messages under one lease of `visibility_ms`; due retries first, then fresh ones.
 
     Every message is in one worker's hands at a time. Those whose lease has expired before are handed out alone.
-    Problems: not_found, invalid_limit, invalid_visibility.
+    `broadcast`: the instance `consumer` of a broadcast group pulls, which gets every message, whoever else does.
+    Problems: not_found, invalid_limit, invalid_visibility; of an instance those of broadcast.join.
     """
     _check_pull(limit, visibility_ms)
-    return _pull(group_id, limit, visibility_ms, consumer)
+    if not broadcast:
+        return _pull(group_id, limit, visibility_ms, consumer)
+    found = _pull(broadcasts.join(group_id=group_id, name=consumer), limit, visibility_ms, consumer)
+    if found.reason == "retired":  # given up since it was last looked for: it begins anew
+        broadcasts.forget(group_id=group_id, name=consumer)
+        found = _pull(broadcasts.join(group_id=group_id, name=consumer), limit, visibility_ms, consumer)
+    return found
 
 
 def settle(*, group_id: int, lease: str, outcomes: Sequence[Outcome]) -> list[Settled]:
@@ -51,6 +59,7 @@ def settle(*, group_id: int, lease: str, outcomes: Sequence[Outcome]) -> list[Se
     lease_expired (no longer yours), not_in_lease, already_settled.
     Problems: invalid_outcome.
     """
+    group_id, lease = broadcasts.holder(group_id=group_id, lease=lease)
     params = _settle_params(lease, outcomes)
     if params is None:
         return [_refused(o.id, "lease_expired") for o in outcomes]
@@ -62,22 +71,29 @@ def settle(*, group_id: int, lease: str, outcomes: Sequence[Outcome]) -> list[Se
 
 
 def next(  # noqa: A001 - the verb of the API
-    *, group_id: int, lease: str | None, outcomes: Sequence[Outcome], limit: int, visibility_ms: int, consumer: str
+    *, group_id: int, lease: str | None, outcomes: Sequence[Outcome], limit: int, visibility_ms: int, consumer: str, broadcast: bool = False
 ) -> tuple[list[Settled], Batch]:
     """Settle the previous lease and pull the next batch in one commit; see settle and pull."""
     _check_pull(limit, visibility_ms)
+    store_id = broadcasts.join(group_id=group_id, name=consumer) if broadcast else group_id
+    if lease is not None:
+        holder, lease = broadcasts.holder(group_id=group_id, lease=lease)
+        lease = lease if holder == store_id else ""  # another instance's: nobody's here
     params = _settle_params(lease, outcomes) if lease is not None and outcomes else None
+    again: Any = {"limit": limit, "visibility_ms": visibility_ms, "consumer": consumer, "broadcast": broadcast}
     if params is None:
         settled = [_refused(o.id, "lease_expired") for o in outcomes]
-        return settled, _pull(group_id, limit, visibility_ms, consumer)
+        return settled, pull(group_id=group_id, **again)
     rows = fetch(
         _NEXT,
-        (group_id, *params, limit, visibility_ms, _consumer(consumer), not connection.in_atomic_block),
+        (store_id, *params, limit, visibility_ms, _consumer(consumer), not connection.in_atomic_block),
     )
     settled = _settled(outcomes, [r for r in rows if r[0] == "S"])
-    batch, again = _batch(group_id, [r for r in rows if r[0] != "S"])
-    if again:
-        batch = _pull(group_id, limit, visibility_ms, consumer, hint=again)
+    batch, hint = _batch(store_id, [r for r in rows if r[0] != "S"])
+    if hint:
+        batch = _pull(store_id, limit, visibility_ms, consumer, hint=hint)
+    elif broadcast and batch.reason == "retired":
+        batch = pull(group_id=group_id, **again)
     return settled, batch
 
 
@@ -89,6 +105,7 @@ def extend(*, group_id: int, lease: str, visibility_ms: int) -> datetime:
     """
     _check_visibility(visibility_ms)
     found: list[tuple[datetime | None, bool]] = [(None, False)]
+    group_id, lease = broadcasts.holder(group_id=group_id, lease=lease)
     if _is_token(lease):
         found = fetch(_EXTEND, (group_id, int(lease), visibility_ms, MAX_VISIBILITY_MS, not connection.in_atomic_block))
     until, refused = found[0]
@@ -152,6 +169,8 @@ def _pull(group_id: int, limit: int, visibility_ms: int, consumer: str, *, hint:
 def _batch(group_id: int, rows: list[Any]) -> tuple[Batch, int]:
     """The batch, and whether to pull again (the header's hint) because it is empty for a reason that passes."""
     _kind, token, until, _tag, reason, _topic, _origin, hint, *_rest = rows[-1]
+    if reason == "unknown" and group_id < 0:  # an instance that was given up, and whose rows are gone
+        reason = "retired"
     if reason == "unknown":
         raise not_found(_("consumer group"), group_id)
     if token is None:
@@ -173,7 +192,7 @@ def _batch(group_id: int, rows: list[Any]) -> tuple[Batch, int]:
         )
         for r in rows[:-1]
     ]
-    return Batch(str(token), until, messages), 0
+    return Batch(broadcasts.lease_name(group_id, token), until, messages), 0
 
 
 def _check_pull(limit: int, visibility_ms: int) -> None:

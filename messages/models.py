@@ -117,6 +117,7 @@ class Reset(models.Model):
     position_before = models.BigIntegerField(_("from"), editable=False)
     position = models.BigIntegerField(_("to"), editable=False)
     era = models.PositiveIntegerField(editable=False)  # of the position afterwards: whether it is still the newest move
+    eras = models.JSONField(null=True, editable=False)  # of a broadcast group in its place: the era of each instance that was moved
     repeated = models.BigIntegerField(_("repeated"), editable=False)
     first_time = models.BigIntegerField(_("delivered for the first time"), editable=False)
     skipped = models.BigIntegerField(_("skipped"), editable=False)

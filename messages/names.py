@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 
 from consumers.models import ConsumerGroup
+from messages import broadcast
 from messages.db import fetch
 from topics.models import Topic
 
@@ -48,10 +49,20 @@ def forget() -> None:
     _names.clear()
     _unknown.clear()
     _private.clear()
+    broadcast.forget_all()
 
 
 def group_names(group_ids: Iterable[int]) -> dict[int, str]:
-    """Names of groups in one query; a number where there is no such group."""
+    """Names of groups in one query, of an instance the name of its broadcast group; a number where there is no such group."""
     wanted = list(group_ids)
-    found = dict(ConsumerGroup.objects.filter(pk__in=wanted).values_list("pk", "name"))
-    return {group_id: found.get(group_id, str(group_id)) for group_id in wanted}
+    owners = broadcast.owners(wanted)
+    groups = {group_id: owners[group_id][0] if group_id in owners else group_id for group_id in wanted}
+    found = dict(ConsumerGroup.objects.filter(pk__in=set(groups.values())).values_list("pk", "name"))
+    return {group_id: found.get(pk, str(group_id)) for group_id, pk in groups.items()}
+
+
+def full_name(group_id: int) -> str:
+    """A group's name; of an instance also its own."""
+    owner = broadcast.owners([group_id]).get(group_id)
+    name = group_names([group_id])[group_id]
+    return f"{name} / {owner[1]}" if owner else name

@@ -11,7 +11,7 @@ from consumers.models import ConsumerGroup
 from core.audit.services import record
 from core.errors import FieldError, Problem, changed_meanwhile
 from core.operations.models import Operation
-from messages import backpressure, services
+from messages import backpressure, broadcast, services
 from messages.editing import KEEP
 from messages.half import Decision
 from messages.models import Redrive, Reset
@@ -96,11 +96,16 @@ def redrive(
     only: DeadFilter | None = None,
     plan: services.Plan | None = None,
     reason: str = "",
+    instance: str | None = None,
 ) -> Operation:
-    """Begin to redrive dead letters; a small number, which nothing holds back, is done at once. Problems: those of start_redrive."""
+    """Begin to redrive dead letters; a small number, which nothing holds back, is done at once.
+
+    Of a broadcast group those of one instance. Problems: those of start_redrive and of broadcast.find.
+    """
     plan = plan or services.Plan()
     with transaction.atomic():
-        job = services.start_redrive(group_id=group.pk, ids=ids, only=only, plan=plan, actor=actor, reason=reason)
+        store_id = broadcast.find(group=group, name=instance)
+        job = services.start_redrive(group_id=store_id, ids=ids, only=only, plan=plan, actor=actor, reason=reason)
         after = {"operation": str(job.uid), "messages": job.total, **job.params["values"]}
         record(actor=actor, action="redrive", kind="consumer group", name=group.name, after=after, reason=reason)
     services.run_at_once(job, plan)
@@ -108,34 +113,53 @@ def redrive(
 
 
 def purge(
-    *, actor: User, group: ConsumerGroup, reason: str, ids: Sequence[int] | None = None, only: DeadFilter | None = None, confirm: str
+    *,
+    actor: User,
+    group: ConsumerGroup,
+    reason: str,
+    ids: Sequence[int] | None = None,
+    only: DeadFilter | None = None,
+    confirm: str,
+    instance: str | None = None,
 ) -> Operation:
     """Begin to purge dead letters; a small number is done at once. Problems: not_confirmed (the group's name), those of start_purge."""
     if confirm != group.name:
         detail = _("To confirm it, give the name of the group, {name}.").format(name=group.name)
         raise Problem("not_confirmed", detail, errors=[FieldError("/confirm", detail)])
     with transaction.atomic():
-        job = services.start_purge(group_id=group.pk, ids=ids, only=only, actor=actor, reason=reason)
+        store_id = broadcast.find(group=group, name=instance)
+        job = services.start_purge(group_id=store_id, ids=ids, only=only, actor=actor, reason=reason)
         after = {"operation": str(job.uid), "messages": job.total, **job.params["values"]}
         record(actor=actor, action="purge", kind="consumer group", name=group.name, after=after, reason=reason)
     services.run_at_once(job)
     return job
 
 
-def record_export(*, actor: User, group: ConsumerGroup, only: DeadFilter) -> None:
-    """Keep that somebody took the dead letters of a group as a file, with the filter."""
-    record(actor=actor, action="export", kind="consumer group", name=group.name, after={"what": "dead letters", **filter_values(only)})
+def record_export(*, actor: User, group: ConsumerGroup, only: DeadFilter, instance: str | None = None) -> None:
+    """Keep that somebody took the dead letters of a group, or of one of its instances, as a file, with the filter."""
+    what = {"what": "dead letters", **({"instance": instance} if instance else {}), **filter_values(only)}
+    record(actor=actor, action="export", kind="consumer group", name=group.name, after=what)
 
 
 def redrive_edited(
-    *, actor: User, group: ConsumerGroup, message_id: int, edit: services.Edit, plan: services.Plan, reason: str = ""
+    *,
+    actor: User,
+    group: ConsumerGroup,
+    message_id: int,
+    edit: services.Edit,
+    plan: services.Plan,
+    reason: str = "",
+    instance: str | None = None,
 ) -> Redrive:
     """Send one dead letter on, edited; the audit keeps what was edited, not the body. Problems: those of the service."""
     with transaction.atomic():
-        done = services.redrive_edited(group_id=group.pk, message_id=message_id, edit=edit, plan=plan, actor=actor)
+        store_id = broadcast.find(group=group, name=instance)
+        done = services.redrive_edited(group_id=store_id, message_id=message_id, edit=edit, plan=plan, actor=actor)
         edited = {name: getattr(edit, name) for name in ("tag", "key", "sharding_key", "headers") if getattr(edit, name) is not KEEP}
         where = "group" if plan.to == "group" else topic_name(done.new_topic_id or 0)
         after = {"message": message_id, "new_message": done.new_id, "to": where, "body": "edited" if edit.body is not KEEP else "as it was"}
+        if instance:
+            after["instance"] = instance
         record(actor=actor, action="redrive", kind="consumer group", name=group.name, after={**after, **edited}, reason=reason)
     return done
 

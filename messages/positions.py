@@ -1,5 +1,6 @@
 """Rewind and skip: a person moves a group's position on one topic; previewed by the computation that does it, and taken back by undo."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,10 +23,11 @@ _PLAN = "problem, pos, target, repeated, first_time, passed, processing, succeed
 def preview_reset(*, group_id: int, topic_id: int, to: Target) -> ResetPlan:
     """What moving the position to `to` would do now; nothing is changed. Counters only: no message is read but some at the ends.
 
-    Problems: not_found (the group, the message), group_retired, not_subscribed, beyond_retention, position_ahead.
+    Of a broadcast group all instances are moved, together or not at all; the numbers are their sums.
+    Problems: no_instances, not_found (the group, the message), group_retired, not_subscribed, beyond_retention, position_ahead.
     """
     position = _position(group_id, topic_id, to)
-    row = fetch(f"SELECT {_PLAN} FROM mq_reset_plan(%s::bigint, %s::bigint, %s::bigint)", (group_id, topic_id, position))[0]  # noqa: S608
+    row = fetch(f"SELECT {_PLAN} FROM mq_group_reset_plan(%s::bigint, %s::bigint, %s::bigint)", (group_id, topic_id, position))[0]  # noqa: S608
     return _plan(row, group_id, topic_id)
 
 
@@ -38,7 +40,8 @@ def reset(*, group_id: int, topic_id: int, position: int, fingerprint: str, acto
         raise _ahead()
     with transaction.atomic():
         row = fetch(
-            f"SELECT {_PLAN} FROM mq_reset(%s::bigint, %s::bigint, %s::bigint, %s::text)",  # noqa: S608
+            f"SELECT {_PLAN}, eras FROM (SELECT (r.plan).*, r.eras"  # noqa: S608
+            " FROM mq_group_reset(%s::bigint, %s::bigint, %s::bigint, %s::text) r) x",
             (group_id, topic_id, position, fingerprint.replace("\x00", "")),
         )[0]
         plan = _plan(row, group_id, topic_id)
@@ -48,7 +51,7 @@ def reset(*, group_id: int, topic_id: int, position: int, fingerprint: str, acto
                 _("Since the preview the group has gone on: something else would be done now."),
                 hint=_("Look at the preview again. Suspend the group meanwhile if it is busy."),
             )
-        done, era = row[13:15]
+        done, era, eras = row[13:16]
         if not done or not plan.changes:
             raise conflict(
                 "nothing_changes",
@@ -62,6 +65,7 @@ def reset(*, group_id: int, topic_id: int, position: int, fingerprint: str, acto
             position_before=plan.position_before,
             position=plan.position,
             era=era,
+            eras=eras,
             repeated=plan.repeated,
             first_time=plan.first_time,
             skipped=plan.skipped,
@@ -80,8 +84,8 @@ def undo_reset(*, reset_id: int, actor: Any = None) -> Reset:
         if found is None:
             raise not_found(_("move of a position"), reset_id)
         problem, restored = fetch(
-            "SELECT problem, restored FROM mq_reset_undo(%s::bigint, %s::bigint, %s::int, %s::bigint)",
-            (found.group_id, found.topic_id, found.era, UNDO_MOST),
+            "SELECT problem, restored FROM mq_group_reset_undo(%s::bigint, %s::bigint, %s::int, %s::jsonb, %s::bigint)",
+            (found.group_id, found.topic_id, found.era, None if found.eras is None else json.dumps(found.eras), UNDO_MOST),
         )[0]
         if problem is not None:
             raise _not_undone(found, problem)
@@ -99,8 +103,14 @@ def undoable(*, group_id: int) -> set[int]:
           JOIN mq_reset r ON r.group_id = u.group_id AND r.topic_id = u.topic_id AND r.era = u.era AND r.state = 'done'
          WHERE u.group_id = %s::bigint AND c.active AND c.era = u.era AND c.filter_no = u.filter_no
            AND (u.to_pos > u.from_pos OR c.pos < u.from_pos)
+        UNION ALL
+        SELECT r.id FROM mq_reset r WHERE r.group_id = %s::bigint AND r.state = 'done' AND r.eras IS NOT NULL AND EXISTS (
+          SELECT FROM jsonb_each_text(r.eras) e
+            JOIN mq_undo u ON u.group_id = e.key::bigint AND u.topic_id = r.topic_id AND u.era = e.value::int
+            JOIN mq_cursor c ON c.group_id = u.group_id AND c.topic_id = u.topic_id
+           WHERE c.active AND c.era = u.era AND c.filter_no = u.filter_no AND (u.to_pos > u.from_pos OR c.pos < u.from_pos))
         """,
-        (group_id,),
+        (group_id, group_id),
     )
     return {row[0] for row in rows}
 
@@ -108,9 +118,13 @@ def undoable(*, group_id: int) -> set[int]:
 def positions(*, group_id: int) -> dict[int, int]:
     """Where a group stands on each topic that it is subscribed to: everything up to this id has been handed out.
 
+    A broadcast group: where the instance stands that is furthest behind.
     Its private topics (below zero), which carry dead letters that were edited for it, are nobody's to move.
     """
-    sql = "SELECT topic_id, pos FROM mq_cursor WHERE group_id = %s::bigint AND active AND topic_id >= 0 ORDER BY topic_id"
+    sql = (
+        "SELECT topic_id, min(pos) FROM mq_cursor WHERE group_id = ANY (mq_members(ARRAY[%s::bigint])) AND active AND topic_id >= 0"
+        " GROUP BY 1 ORDER BY 1"
+    )
     return dict(fetch(sql, (group_id,)))
 
 
@@ -153,6 +167,9 @@ def _plan(row: Any, group_id: int, topic_id: int) -> ResetPlan:
         raise not_found(_("consumer group"), group_id)
     if problem == "retired":
         raise conflict("group_retired", _("The consumer group is retired: it takes no messages any more."))
+    if problem == "no_instances":
+        detail = _("No instance of this broadcast group has a position yet.")
+        raise conflict("no_instances", detail, hint=_("An instance begins with its first pull, or when it registers."))
     if problem == "not_subscribed":
         detail = _("The group is not subscribed to this topic.")
         raise Problem("not_subscribed", detail, hint=_("Subscribe it first."), errors=[FieldError("/topic", detail)])

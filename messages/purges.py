@@ -13,7 +13,7 @@ from core.operations import kinds
 from core.operations import services as operations
 from core.operations.models import Operation
 from messages.db import fetch
-from messages.names import group_names
+from messages.names import full_name
 from messages.redrives import CHUNK, check_selection, filter_values, frozen, out_of_reach, refusal
 from messages.types import DeadFilter
 
@@ -36,7 +36,7 @@ def start_purge(
     with transaction.atomic():
         if not fetch("SELECT 1 FROM mq_group WHERE group_id = %s::bigint", (group_id,)):
             raise not_found(_("consumer group"), group_id)
-        name = group_names([group_id])[group_id]
+        name = full_name(group_id)
         return operations.start(
             actor=actor,
             kind=KIND,

@@ -9,6 +9,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from core.errors import Problem, not_found
+from messages.broadcast import owners
 from messages.db import fetch
 from messages.names import group_names, topic_name, topic_names, topic_of
 from messages.types import (
@@ -47,7 +48,7 @@ _FIND = (
 
 
 def counts(*, group_ids: Sequence[int]) -> dict[int, Counts]:
-    """Exact counts per status of many groups, in one statement."""
+    """Exact counts per status of many groups, in one statement; of a broadcast group those of all its instances together."""
     return {group_id: Counts(group_id, *values) for group_id, values in _summed(_COUNT_ROWS, group_ids).items()}
 
 
@@ -57,36 +58,54 @@ def counts_by_topic(*, group_id: int) -> dict[int, Counts]:
     topic_names(r[1] for r in rows)  # who shows them names them
     found: dict[int, tuple[int, ...]] = {}
     for r in sorted(rows, key=lambda row: abs(row[1])):  # what lies in a private topic counts with its own
-        found[topic_of(r[1])] = tuple(a + b for a, b in zip(found.get(topic_of(r[1]), (0,) * 7), r[2:], strict=True))
+        found[topic_of(r[1])] = tuple(a + b for a, b in zip(found.get(topic_of(r[1]), (0,) * 7), r[2:9], strict=True))
     return {topic_id: Counts(group_id, *values) for topic_id, values in found.items()}
 
 
-_COUNT_ROWS = "SELECT group_id, topic_id, waiting, processing, succeeded, later, dead, failed, skipped FROM mq_counts(%s::bigint[])"
+_COUNT_ROWS = (
+    "SELECT c.group_id, c.topic_id, c.waiting, c.processing, c.succeeded, c.later, c.dead, c.failed, c.skipped, i.group_id"
+    " FROM mq_counts(mq_members(%s::bigint[])) c LEFT JOIN mq_instance i ON i.instance_id = c.group_id"
+)
 
 
 def _summed(sql: str, group_ids: Sequence[int]) -> dict[int, tuple[int, ...]]:
     found: dict[int, tuple[int, ...]] = dict.fromkeys(group_ids, (0, 0, 0, 0, 0, 0, 0))
     for row in fetch(sql, (list(group_ids),)):
-        found[row[0]] = tuple(a + b for a, b in zip(found[row[0]], row[2:], strict=True))
+        key = row[0] if row[0] in found else row[9]  # an instance that was not asked for itself counts with its group
+        found[key] = tuple(a + b for a, b in zip(found[key], row[2:9], strict=True))
     return found
 
 
 def lag(*, group_ids: Sequence[int]) -> dict[int, Lag]:
-    """Messages that wait, and the age in seconds of the oldest of them, of many groups in one statement."""
+    """Messages that wait, and the age in seconds of the oldest of them, of many groups in one statement.
+
+    Of a broadcast group: of the instance for which most wait, and the age of the oldest that waits for any.
+    """
     return {group_id: Lag(group_id) for group_id in group_ids} | behind(group_ids=group_ids)
 
 
 def behind(*, group_ids: Sequence[int]) -> dict[int, Lag]:
     """The same of those groups only for which something waits: few, even among ten thousand."""
-    rows = fetch("SELECT group_id, sum(messages)::bigint, min(oldest) FROM mq_lag(%s::bigint[]) GROUP BY 1", (list(group_ids),))
-    now = datetime.now(UTC)
-    return {group_id: Lag(group_id, waiting, max(0.0, (now - oldest).total_seconds())) for group_id, waiting, oldest in rows}
+    rows = fetch(_BEHIND, (list(group_ids),))
+    now, asked = datetime.now(UTC), set(group_ids)
+    found: dict[int, Lag] = {}
+    for store_id, waiting, oldest, owner in rows:
+        group_id = store_id if store_id in asked else owner
+        worst, seconds = found.get(group_id, Lag(group_id)), max(0.0, (now - oldest).total_seconds())
+        found[group_id] = Lag(group_id, max(worst.messages, waiting), max(worst.seconds, seconds))
+    return found
+
+
+_BEHIND = (
+    "SELECT l.group_id, sum(l.messages)::bigint, min(l.oldest), i.group_id FROM mq_lag(mq_members(%s::bigint[])) l"
+    " LEFT JOIN mq_instance i ON i.instance_id = l.group_id GROUP BY 1, 4"
+)
 
 
 def lag_by_topic(*, group_id: int) -> dict[int, float]:
     """The age in seconds of the oldest message that waits, of each topic for which one does."""
     now = datetime.now(UTC)
-    rows = fetch("SELECT topic_id, oldest FROM mq_lag(%s::bigint[])", ([group_id],))
+    rows = fetch("SELECT topic_id, min(oldest) FROM mq_lag(mq_members(%s::bigint[])) GROUP BY 1", ([group_id],))
     return {topic_id: max(0.0, (now - oldest).total_seconds()) for topic_id, oldest in rows}
 
 
@@ -96,8 +115,9 @@ def totals(*, group_ids: Sequence[int]) -> dict[str, int]:
     rows = fetch(
         """
         SELECT coalesce(sum(processing), 0)::bigint, coalesce(sum(succeeded), 0)::bigint, coalesce(sum(later), 0)::bigint,
-               coalesce(sum(dead), 0)::bigint, count(DISTINCT group_id) FILTER (WHERE dead > 0)
-          FROM mq_cursor WHERE group_id IN (SELECT unnest(%s::bigint[]))
+               coalesce(sum(dead), 0)::bigint, count(DISTINCT coalesce(i.group_id, c.group_id)) FILTER (WHERE dead > 0)
+          FROM mq_cursor c LEFT JOIN mq_instance i ON i.instance_id = c.group_id
+         WHERE c.group_id IN (SELECT unnest(mq_members(%s::bigint[])))
         """,
         (list(group_ids),),
     )
@@ -107,8 +127,9 @@ def totals(*, group_ids: Sequence[int]) -> dict[str, int]:
 def most_dead(*, group_ids: Sequence[int], limit: int) -> dict[int, int]:
     """The groups with most dead letters, and how many; those without any are left out."""
     sql = (
-        "SELECT group_id, sum(dead)::bigint FROM mq_cursor WHERE dead > 0 AND group_id IN (SELECT unnest(%s::bigint[]))"
-        " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %s::int"
+        "SELECT coalesce(i.group_id, c.group_id), sum(c.dead)::bigint FROM mq_cursor c"
+        " LEFT JOIN mq_instance i ON i.instance_id = c.group_id"
+        " WHERE c.dead > 0 AND c.group_id IN (SELECT unnest(mq_members(%s::bigint[]))) GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %s::int"
     )
     return dict(fetch(sql, (list(group_ids), limit)))
 
@@ -122,13 +143,26 @@ def message(*, message_id: int) -> StoredMessage:
 
 
 def message_status(*, message_id: int) -> list[GroupStatus]:
-    """The status of one message in every group of its topic; none as long as it is delayed or half. Problem: not_found."""
+    """The status of one message in every group of its topic, in a broadcast one in every instance.
+
+    None as long as it is delayed or half. Problem: not_found.
+    """
     found = message(message_id=message_id)
     if found.state != "accepted":
         return []
     rows = fetch("SELECT * FROM mq_status(%s::bigint, %s::bigint)", (found.topic_id, found.id))
+    owned = owners(r[0] for r in rows)
     names = group_names(r[0] for r in rows)
-    return [GroupStatus(r[0], names[r[0]], STATUS_WORDS[r[1]], r[2], r[3], r[4], r[5], r[6], r[7], r[8]) for r in rows]
+    told = []
+    for r in rows:
+        group_id, instance = owned.get(r[0], (r[0], None))
+        if group_id > 0:  # of an instance that was given up the rows go in steps
+            told.append(
+                GroupStatus(
+                    group_id, names[r[0]], STATUS_WORDS[r[1]], r[2], r[3], r[4], r[5], r[6], r[7], r[8], instance=instance, store_id=r[0]
+                )
+            )
+    return sorted(told, key=lambda s: (s.group_id, s.instance or ""))
 
 
 def _find(message_id: int) -> StoredMessage | None:

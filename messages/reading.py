@@ -17,24 +17,40 @@ from messages.types import STATUS_WORDS, DeadFilter, Page, StoredMessage
 PREVIEW = 160  # bytes of a body in a list
 SHOWN = 64 * 1024  # bytes of a body on a page
 HEX = 4096
+INSTANCES = 20  # of a broadcast group, whose statuses are looked at for each message of a list
+#: Which status needs a person first.
+BY_URGENCY = ("dead", "failed", "later", "processing", "waiting", "succeeded", "skipped", "not_subscribed")
 COUNTED = 100_000  # an exact count ends here
 
 
 def statuses_of(
     *, topic_id: int, message_ids: Sequence[int], visible: Callable[[Sequence[int]], set[int]], groups: int = 8
 ) -> tuple[list[str], dict[int, list[tuple[str, str]]]]:
-    """Names of the topic's first `visible` groups, and per message pairs (group, status) in their order; one statement for all."""
-    known = [row[0] for row in fetch("SELECT group_id FROM mq_cursor WHERE topic_id = %s::bigint", (topic_id,))]
-    names = group_names(visible(known)) if known else {}
+    """Names of the topic's first `visible` groups, and per message pairs (group, status) in their order; one statement for all.
+
+    Of a broadcast group the status that needs a person first; one with more than INSTANCES instances is left out, as groups beyond the
+    first are.
+    """
+    known: dict[int, list[int]] = {}  # group -> its groups in the store
+    sql = (
+        "SELECT c.group_id, coalesce(i.group_id, c.group_id) FROM mq_cursor c LEFT JOIN mq_instance i ON i.instance_id = c.group_id"
+        " WHERE c.topic_id = %s::bigint AND i.gone_at IS NULL"
+    )
+    for store_id, group_id in fetch(sql, (topic_id,)):
+        known.setdefault(group_id, []).append(store_id)
+    few = [group_id for group_id, store_ids in known.items() if len(store_ids) <= INSTANCES]
+    names = group_names(visible(few)) if few else {}
     shown = sorted(names, key=lambda group_id: names[group_id])[:groups]
+    owner = {store_id: group_id for group_id in shown for store_id in known[group_id]}
     rows = fetch(  # a busy topic has hundreds of groups, the page has room for some
         "SELECT x.id, s.group_id, s.status FROM unnest(%s::bigint[]) x(id) CROSS JOIN LATERAL mq_status(%s::bigint, x.id) s"
         " WHERE s.group_id = ANY (%s::bigint[])",
-        (list(message_ids), topic_id, shown),
+        (list(message_ids), topic_id, list(owner)),
     )
     by_message: dict[int, dict[int, str]] = {message_id: {} for message_id in message_ids}
-    for message_id, group_id, letter in rows:
-        by_message[message_id][group_id] = STATUS_WORDS[letter]
+    for message_id, store_id, letter in rows:
+        found = by_message[message_id]
+        found[owner[store_id]] = min(found.get(owner[store_id], STATUS_WORDS[letter]), STATUS_WORDS[letter], key=BY_URGENCY.index)
     pairs = {
         message_id: [(names[group_id], found[group_id]) for group_id in shown if group_id in found]
         for message_id, found in by_message.items()

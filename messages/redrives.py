@@ -16,9 +16,10 @@ from core.operations import driving, kinds
 from core.operations import services as operations
 from core.operations.models import Operation
 from messages import scope
+from messages.broadcast import owners
 from messages.db import fetch
 from messages.models import Redrive
-from messages.names import group_names, topic_name, topic_of
+from messages.names import full_name, group_names, topic_name, topic_of
 from messages.querysets import DEAD_FROM, DEAD_WHERE
 from messages.types import DeadFilter
 from topics.models import Topic
@@ -78,7 +79,7 @@ def start_redrive(
         if plan.topic_id is not None and plan.topic_id not in open_topics(actor, [plan.topic_id]):
             raise topic_not_active(topic_name(plan.topic_id))
         chosen = frozen(group_id=group_id, ids=ids, only=only)
-        name = group_names([group_id])[group_id]
+        name = full_name(group_id)
         shown = {
             "group": name,
             "to": plan.to if plan.topic_id is None else topic_name(plan.topic_id),
@@ -191,8 +192,11 @@ def refusal(code: str) -> Problem | None:
 
 
 def out_of_reach(actor: User | None, group_id: int, permission: str) -> Problem | None:
-    """The group is no longer one of those that this person may do it with."""
-    if actor is None or scope.groups(actor, permission).filter(pk=group_id).exists():
+    """The group is no longer one of those that this person may do it with, or the instance was given up."""
+    owner = owners([group_id]).get(group_id, (group_id, ""))[0]
+    if owner < 0:
+        return not_found(_("instance"), group_id)
+    if actor is None or scope.groups(actor, permission).filter(pk=owner).exists():
         return None
     return not_found(_("consumer group"), group_names([group_id])[group_id])
 

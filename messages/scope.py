@@ -80,7 +80,7 @@ def trace(user: Any, found: StoredMessage) -> list[TraceEvent]:
 
 def visible_groups(user: Any, group_ids: Sequence[int]) -> set[int]:
     """Of these groups those that the person may see."""
-    return set(groups(user, "consumers.view_consumergroup").filter(pk__in=group_ids).values_list("pk", flat=True))
+    return set(groups(user, "consumers.view_consumergroup").filter(pk__in=set(group_ids)).values_list("pk", flat=True))
 
 
 def may_read_body(user: Any, topic: int) -> bool:

@@ -1,5 +1,7 @@
 """The verbs of the store, in one place for its callers; docs/message-store.md tells how they fit together."""
 
+from messages.broadcast import furthest_behind, instances
+from messages.broadcast import sweep as sweep_instances
 from messages.checking import check_back
 from messages.consuming import expire, extend, next, pull, settle, tick  # noqa: A004 - the verb of the API
 from messages.delayed import cancel_delayed, hold_delayed, promote, reschedule_delayed
@@ -53,10 +55,12 @@ __all__ = [
     "expire",
     "export_dead",
     "extend",
+    "furthest_behind",
     "half_message",
     "half_messages",
     "health",
     "hold_delayed",
+    "instances",
     "lag",
     "lag_by_topic",
     "message",
@@ -81,6 +85,7 @@ __all__ = [
     "start_purge",
     "start_redrive",
     "start_rescheduling",
+    "sweep_instances",
     "tick",
     "totals",
     "trace",

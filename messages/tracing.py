@@ -1,11 +1,12 @@
 """A message's life as a timeline, put together from what is stored anyway; nothing is written for it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
 from core.audit.models import AuditEntry
+from messages.broadcast import owners
 from messages.db import fetch
 from messages.models import Redrive
 from messages.names import group_names, topic_name
@@ -33,6 +34,7 @@ class TraceEvent:
     topic: str | None = None
     operation: str | None = None
     group_id: int | None = None
+    instance: str | None = None  # of a broadcast group
 
 
 def trace(message: StoredMessage) -> list[TraceEvent]:
@@ -40,10 +42,15 @@ def trace(message: StoredMessage) -> list[TraceEvent]:
     found = {*_beginning(message), *_by_hand(message)}
     if message.state == "accepted":
         rows = fetch("SELECT * FROM mq_trace(%s::bigint, %s::bigint)", (message.topic_id, message.id))
+        owned = owners(row[0] for row in rows)
         names = group_names({row[0] for row in rows})
-        found |= {TraceEvent(row[1], row[2], names[row[0]], row[3], row[4], row[5], group_id=row[0]) for row in rows}
+        found |= {
+            TraceEvent(row[1], row[2], names[row[0]], row[3], row[4], row[5], **_whose(row[0], owned))
+            for row in rows
+            if row[0] >= 0 or row[0] in owned
+        }
         found |= set(_redrives(message))
-    return sorted(found, key=lambda event: (event.at, WORDS.index(event.event), event.group or ""))
+    return sorted(found, key=lambda event: (event.at, WORDS.index(event.event), event.group or "", event.instance or ""))
 
 
 def _beginning(message: StoredMessage) -> Iterator[TraceEvent]:
@@ -80,12 +87,18 @@ def _by_hand(message: StoredMessage) -> Iterator[TraceEvent]:
         yield TraceEvent(entry.at, "rescheduled", by=entry.actor_name, detail=str((entry.after or {}).get("deliver_at", "")))
 
 
+def _whose(store_id: int, owned: Mapping[int, tuple[int, str]]) -> dict[str, Any]:
+    group_id, instance = owned.get(store_id, (store_id, None))
+    return {"group_id": group_id, "instance": instance}
+
+
 def _redrives(message: StoredMessage) -> Iterator[TraceEvent]:
     """Where it went from a group, and where it came from."""
     here = fetch("SELECT group_id FROM mq_cursor WHERE topic_id = %s::bigint", (message.topic_id,))
     rows: Any = Redrive.objects.select_related("actor", "operation")
     went = list(rows.filter(group_id__in=[row[0] for row in here], message_id=message.id).order_by("id")[:100])
     came = list(rows.filter(new_id=message.id)[:1])
+    owned = owners(row.group_id for row in went + came)
     names = group_names({row.group_id for row in went + came})
     told: list[tuple[Redrive, Word, int | None]] = [(row, "redriven", row.new_id) for row in went]
     told += [(row, "redriven_from", row.message_id) for row in came]
@@ -98,5 +111,5 @@ def _redrives(message: StoredMessage) -> Iterator[TraceEvent]:
             message=other,
             topic=topic_name(row.new_topic_id) if row.new_topic_id is not None and event == "redriven" else None,
             operation=str(row.operation.uid) if row.operation else None,
-            group_id=row.group_id,
+            **_whose(row.group_id, owned),
         )

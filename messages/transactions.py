@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem, conflict
-from messages import backpressure
+from messages import backpressure, broadcast
 from messages.consuming import settle
 from messages.db import fetch, hot_cursor
 from messages.sending import MAX_TEXT, check, headers_text, storable
@@ -70,6 +70,7 @@ def commit(
     messages = [(part.topic_id, message) for part in sends for message in part.messages]
     _check_parts(messages, sends, acks)
     digest = _digest(messages, acks)
+    acks = [_held(part) for part in acks]
     groups = sorted({part.group_id for part in acks})
     with transaction.atomic():
         known = fetch(_BEGIN, (application_id, producer, epoch, transaction_id, digest, groups))[0]
@@ -87,6 +88,12 @@ def commit(
                 (_dump(done), application_id, producer, transaction_id),
             )
     return done
+
+
+def _held(part: Acks) -> Acks:
+    """With the group of the store that holds the lease: of a broadcast group an instance."""
+    group_id, lease = broadcast.holder(group_id=part.group_id, lease=part.lease)
+    return replace(part, group_id=group_id, lease=lease)
 
 
 def _check_epoch(producer: str, epoch: int, current: int | None) -> None:

@@ -105,6 +105,8 @@ class GroupStatus:
     pulled_at: datetime | None
     settled_at: datetime | None
     lease_until: datetime | None = None
+    instance: str | None = None  # of a broadcast group: each has a status of its own
+    store_id: int = 0  # the instance's group in the store, else the group's own id
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,23 @@ class Lag:
     group_id: int
     messages: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance of a broadcast group: where it stands on each topic, and how it does.
+
+    `id` is that of its group in the store. `overdue`: it was not seen for so long that it is about to be given up.
+    """
+
+    id: int
+    name: str
+    began_at: datetime
+    last_seen_at: datetime
+    counts: Counts
+    lag: Lag
+    positions: Mapping[int, int]
+    overdue: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def topic_cells(rows: Sequence[Any]) -> dict[int, list[Any]]:
     ids = [row.pk for row in rows if row.state == State.ACTIVE]
     groups = list(Subscription.objects.filter(topic__in=ids, group__state=State.ACTIVE).values_list("group_id", flat=True).distinct())
     cells: dict[int, list[Any]] = {row.pk: [_idle()] * 2 for row in rows}
-    sql = "SELECT topic_id, max(waiting), sum(dead)::bigint FROM mq_counts(%s::bigint[]) GROUP BY 1"
+    sql = "SELECT topic_id, max(waiting), sum(dead)::bigint FROM mq_counts(mq_members(%s::bigint[])) GROUP BY 1"
     found = {topic_id: (waiting, dead) for topic_id, waiting, dead in fetch(sql, (groups,))} if groups else {}
     kinds = {row.pk: {row.cluster.kind} if row.cluster else set() for row in rows}
     for pk in ids:
@@ -109,7 +109,12 @@ def dead_letters(user: Any) -> int:
     else:
         ids = groups(user).filter(state=State.ACTIVE).values_list("pk", flat=True)
         active, params = "SELECT unnest(%s::bigint[])", (list(ids),)
-    return int(fetch(f"SELECT coalesce(sum(dead), 0)::bigint FROM mq_cursor WHERE dead > 0 AND group_id IN ({active})", params)[0][0])  # noqa: S608 - constants
+    sql = (
+        "SELECT coalesce(sum(c.dead), 0)::bigint FROM mq_cursor c"  # noqa: S608 - constants
+        " LEFT JOIN mq_instance i ON i.instance_id = c.group_id AND i.gone_at IS NULL"
+        f" WHERE c.dead > 0 AND coalesce(i.group_id, c.group_id) IN ({active})"
+    )
+    return int(fetch(sql, params)[0][0])
 
 
 def undecided_half_messages(user: Any) -> int:

@@ -162,6 +162,7 @@ CELERY_BEAT_SCHEDULE = {
     "enforce-limits": {"task": "messages.enforce_limits", "schedule": 1.0, "options": {"expires": 5}},
     "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
     "check-back": {"task": "messages.check_back", "schedule": 1.0, "options": {"expires": 5}},
+    "give-up-instances": {"task": "messages.give_up_instances", "schedule": 30.0, "options": {"expires": 30}},
     "push-to-webhooks": {"task": "messages.push", "schedule": 1.0, "options": {"expires": 5}},
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
     "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
@@ -315,6 +316,8 @@ SPECTACULAR_SETTINGS = {
         "OutcomeStatus": "messages.api.documents.OUTCOMES",
         "EmptyBecause": "messages.api.documents.REASONS",
         "TraceWord": "messages.tracing.WORDS",
+        "GroupMode": "consumers.models.ConsumerGroup.Mode",
+        "ModeEnum": "core.bulk.api.MODES",
     },
 }
 

@@ -11,6 +11,7 @@ STORE = [
     *("mq_message", "mq_delayed", "mq_lease", "mq_exception", "mq_history", "mq_group", "mq_cursor", "mq_span", "mq_topic", "mq_stat"),
     *("mq_producer_id", "mq_claim", "mq_redriven", "operations_operation", "mq_half", "mq_check_back", "mq_push"),
     *("mq_label", "mq_limit", "mq_producer", "mq_transaction", "mq_reset", "mq_undo", "mq_undo_exception"),
+    *("mq_broadcast", "mq_broadcast_topic", "mq_instance"),
 ]
 
 
@@ -46,7 +47,7 @@ def world(django_db_setup, django_db_blocker):
     from clusters.services import ensure_builtin
     from consumers import services as consumers
     from core.audit.models import AuditEntry
-    from registry.models import Publication
+    from registry.models import Instance, Publication
     from topics import services as topics
 
     with django_db_blocker.unblock():
@@ -74,7 +75,7 @@ def world(django_db_setup, django_db_blocker):
             )
             return topics.approve(actor=approver, topic=made, cluster=cluster) if approve else made
 
-        def group(*bound, tags="*", approve=True, consume_from="earliest", max_attempts=3, backoff_ms=0):
+        def group(*bound, tags="*", approve=True, consume_from="earliest", max_attempts=3, backoff_ms=0, **fields):
             made = consumers.apply(
                 actor=admin,
                 name=f"group_{next(_numbers)}",
@@ -86,6 +87,7 @@ def world(django_db_setup, django_db_blocker):
                 backoff_max_ms=backoff_ms,
                 subscriptions=[(t.name, tags) for t in bound],
                 reason="tests",
+                **fields,
             )
             return consumers.approve(actor=approver, group=made) if approve else made
 
@@ -109,6 +111,7 @@ def world(django_db_setup, django_db_blocker):
             group=group,
         )
         Publication.objects.exclude(path=builtin.zookeeper_path).delete()
+        Instance.objects.all().delete()
         with connection.cursor() as cursor:
             tables = [User._meta.db_table, AuditEntry._meta.db_table, "django_session", *STORE]
             cursor.execute(f"TRUNCATE {', '.join(tables)} CASCADE")

@@ -50,6 +50,8 @@ resets: GET=mq_messages.view_reset POST=mq_messages.add_reset
 reset-preview: GET=mq_messages.view_reset
 reset: GET=mq_messages.view_reset
 reset-undo: POST=mq_messages.change_reset
+broadcast-instances: GET=consumers.view_consumergroup
+broadcast-instances-given-up: POST=consumers.change_consumergroup
 application-list: GET=accounts.view_application POST=accounts.add_application
 application-detail: GET=accounts.view_application PUT=accounts.add_application
 application-detail: PATCH=accounts.change_application DELETE=accounts.delete_application
@@ -218,6 +220,7 @@ admin:messages_check_back_delete: GET=mq_messages.delete_checkback POST=mq_messa
 admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
 admin:messages_position: GET=mq_messages.view_reset POST=mq_messages.add_reset
 admin:messages_reset_undo: GET=mq_messages.change_reset POST=mq_messages.change_reset
+admin:messages_give_up: GET=consumers.change_consumergroup POST=consumers.change_consumergroup
 admin:index: self
 admin:login: public
 admin:logout: self

@@ -41,11 +41,24 @@ def create_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int],
 def update_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int], suspended: bool) -> None:
     """Change what pull and settle go by; a suspended group hands out nothing, what is in workers' hands may be settled."""
     create_group(group_id=group_id, max_attempts=max_attempts, backoff_ms=backoff_ms, suspended=suspended)
+    _call("SELECT mq_instances_follow(%s)", group_id)
+
+
+def set_broadcast(*, group_id: int, instance_ttl_hours: float, consume_from: ConsumeFrom) -> None:
+    """Make it a broadcast group: each instance gets every message, from `consume_from` on, and is given up when not seen for so long.
+
+    Before the first subscription, and for good; later on it changes both.
+    """
+    _call("SELECT mq_broadcast_put(%s, %s * interval '1 hour', %s)", group_id, instance_ttl_hours, consume_from == "latest")
 
 
 def set_ceiling(*, group_id: int, max_outstanding: int) -> None:
-    """Hand out no more than so many messages at once; 0: no ceiling. What is in workers' hands beyond it stays there."""
+    """Hand out no more than so many messages at once; 0: no ceiling. What is in workers' hands beyond it stays there.
+
+    Of a broadcast group each instance has this ceiling for itself.
+    """
     _call("SELECT mq_group_ceiling(%s, %s)", group_id, max_outstanding)
+    _call("SELECT mq_instances_follow(%s)", group_id)
 
 
 def set_limits(*, topic_id: int, ttl_seconds: int, max_length: int) -> None:
@@ -58,8 +71,7 @@ def subscribe(*, group_id: int, topic_id: int, tag_expression: str = "*", consum
 
     After an unsubscribe, `earliest` goes on where the group stood, `latest` begins anew. Problem: invalid_tag_expression.
     """
-    _call("SELECT mq_subscribe(%s, %s, %s::text[], %s)", group_id, topic_id, tags.parse(tag_expression), consume_from == "latest")
-    _call("SELECT mq_limit_begin(%s, %s)", group_id, topic_id)
+    _call("SELECT mq_group_subscribe(%s, %s, %s::text[], %s)", group_id, topic_id, tags.parse(tag_expression), consume_from == "latest")
 
 
 def change_filter(*, group_id: int, topic_id: int, tag_expression: str) -> None:
@@ -69,17 +81,17 @@ def change_filter(*, group_id: int, topic_id: int, tag_expression: str) -> None:
 
 def unsubscribe(*, group_id: int, topic_id: int) -> None:
     """End the subscription: waiting messages are skipped, retries given up (failed), leases may still be settled."""
-    _call("SELECT mq_unsubscribe(%s, %s)", group_id, topic_id)
-    _call("SELECT mq_unsubscribe(group_id, topic_id) FROM mq_private WHERE group_id = %s AND of_topic_id = %s", group_id, topic_id)
+    _call("SELECT mq_group_unsubscribe(%s, %s)", group_id, topic_id)
 
 
 def retire_group(*, group_id: int) -> None:
-    """Unsubscribe from everything and hand out nothing any more; the history stays."""
-    _call("SELECT mq_group_retire(%s)", group_id)
+    """Unsubscribe from everything and hand out nothing any more; the history stays. A broadcast group's instances go."""
+    _call("SELECT mq_group_end(%s)", group_id)
 
 
 def retire_topic(*, topic_id: int) -> int:
     """Close the topic: unsubscribe every group, cancel its delayed messages, stop counting it. Returns how many were cancelled."""
+    _call("SELECT mq_broadcast_leave_topic(%s)", topic_id)
     cancelled = int(_call("SELECT mq_topic_retire(%s)", topic_id)[0])
     _call("SELECT mq_unsubscribe(group_id, topic_id) FROM mq_private WHERE of_topic_id = %s ORDER BY group_id", topic_id)
     return cancelled
@@ -91,14 +103,18 @@ def backlog(*, topic_id: int) -> Backlog:
 
 
 def backlog_of(*, group_id: int, topic_id: int) -> Backlog:
-    """What one group would lose with one topic: waiting messages would be skipped, retries given up. Delayed ones are the topic's."""
+    """What one group would lose with one topic: waiting messages would be skipped, retries given up. Delayed ones are the topic's.
+
+    Of a broadcast group: all instances together.
+    """
     found = _call(
-        "SELECT mq_count(topic_id, pos, 9223372036854775807, tags), processing, later, 0 FROM mq_cursor"
-        " WHERE group_id = %s AND topic_id = %s AND active",
+        "SELECT coalesce(sum(mq_count(topic_id, pos, 9223372036854775807, tags)), 0)::bigint, coalesce(sum(processing), 0)::bigint,"
+        " coalesce(sum(later), 0)::bigint, 0 FROM mq_cursor"
+        " WHERE group_id = ANY (mq_members(ARRAY[%s::bigint])) AND topic_id = %s AND active",
         group_id,
         topic_id,
     )
-    return Backlog(*(found or (0, 0, 0, 0)))
+    return Backlog(*found)
 
 
 def _call(sql: str, *params: Any) -> Any:

@@ -3,13 +3,14 @@
 from django.urls import URLPattern
 from rest_framework.routers import BaseRouter
 
-from messages.api import clients, control_plane, data_plane, group_plane, half_plane, position_plane, transaction_plane
+from messages.api import clients, control_plane, data_plane, group_plane, half_plane, instance_plane, position_plane, transaction_plane
 
 urlpatterns: list[URLPattern] = [
     *data_plane.urlpatterns,
     *clients.urlpatterns,
     *control_plane.urlpatterns,
     *group_plane.urlpatterns,
+    *instance_plane.urlpatterns,
     *half_plane.urlpatterns,
     *transaction_plane.urlpatterns,
     *position_plane.urlpatterns,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import re_path
 from django.utils.translation import gettext as _
@@ -14,6 +15,7 @@ from accounts.models import User
 from core.api.permissions import require
 from core.errors import Problem
 from core.request_context import address_of
+from messages import broadcast
 from messages.api import documents, wire
 from messages.api.lookup import CONSUME, SEND, Followed, followed
 from registry import clients
@@ -59,17 +61,24 @@ def register(request: HttpRequest, user: User) -> HttpResponse:
     follows = _followed(user, role, fields)
     number = _uuid(fields)
     address = (address_of(request) or "")[:255]
-    made, wanted = clients.register(
-        client=number,
-        path=follows.path,
-        role=role,
-        app=follows.application,
-        ip=address,
-        name=_text(fields, "name", 255) or f"{address} {number}".strip(),
-        sdk=_text(fields, "sdk", 120) or "",
-        pid=_number(fields, "pid"),
-        report=_report(fields),
-    )
+    name = _text(fields, "name", 255)
+    if follows.broadcast_group is not None:
+        broadcast.check_name(name or "", "/name")
+    sdk, pid, report = _text(fields, "sdk", 120) or "", _number(fields, "pid"), _report(fields)
+    with transaction.atomic():
+        made, wanted = clients.register(
+            client=number,
+            path=follows.path,
+            role=role,
+            app=follows.application,
+            ip=address,
+            name=name or f"{address} {number}".strip(),
+            sdk=sdk,
+            pid=pid,
+            report=report,
+        )
+        if follows.broadcast_group is not None:  # its position is kept from now on, not only from its first pull
+            broadcast.join(group_id=follows.broadcast_group, name=name or "")
     document = {
         "id": str(number),
         "heartbeat_seconds": int(clients.HEARTBEAT.total_seconds()),
@@ -85,7 +94,10 @@ def heartbeat(request: HttpRequest, user: User, client: str) -> HttpResponse:
     instance, follows = _own(user, client)
     fields = wire.read_object(request)
     wire.only(fields, _REPORT)
-    return wire.respond({"id": client, **_wanted(clients.beat(instance=instance, report=_report(fields)), follows)})
+    wanted = clients.beat(instance=instance, report=_report(fields))
+    if follows.broadcast_group is not None:
+        broadcast.join(group_id=follows.broadcast_group, name=instance.node)
+    return wire.respond({"id": client, **_wanted(wanted, follows)})
 
 
 @_view("DELETE", documents.LeaveDocs)

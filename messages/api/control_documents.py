@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from rest_framework import serializers
 
+from consumers.models import ConsumerGroup
 from messages import pushing, tracing
 from messages.api import documents, wire
 from messages.models import Redrive
@@ -15,6 +16,7 @@ class GroupStatusSerializer(serializers.Serializer[Any]):
     """The status of one message in one group."""
 
     group = serializers.CharField()
+    instance = serializers.CharField(allow_null=True, help_text="Of a broadcast group: each instance has a status of its own.")
     status = serializers.ChoiceField(documents.STATUSES)
     attempts = serializers.IntegerField(help_text="Tries so far, the running one included.")
     last_error = serializers.CharField(allow_null=True)
@@ -31,6 +33,7 @@ class TraceEventSerializer(serializers.Serializer[Any]):
     at = serializers.DateTimeField()
     event = serializers.ChoiceField(tracing.WORDS)
     group = serializers.CharField(allow_null=True)
+    instance = serializers.CharField(allow_null=True, help_text="Of a broadcast group.")
     consumer = serializers.CharField(allow_null=True)
     attempt = serializers.IntegerField(allow_null=True, help_text="Which try; those between the first and the last failure are not kept.")
     detail = serializers.CharField(allow_null=True, help_text="The error, or the time to which it was moved.")
@@ -241,6 +244,9 @@ class SelectionSerializer(serializers.Serializer[Any]):
     ids = serializers.ListField(child=serializers.IntegerField(min_value=1, max_value=2**63 - 1), required=False)
     all = serializers.BooleanField(required=False, default=False)
     filter = DeadFilterSerializer(required=False)
+    instance = serializers.CharField(
+        max_length=255, required=False, help_text="Of a broadcast group, whose dead letters are each instance's."
+    )
     reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="", help_text="Kept in the audit.")
 
 
@@ -282,6 +288,7 @@ class EditedRedriveSerializer(serializers.Serializer[Any]):
     tag = serializers.CharField(required=False, allow_blank=True, max_length=500)
     sharding_key = serializers.CharField(required=False, allow_null=True, max_length=255)
     headers = serializers.DictField(child=serializers.CharField(), required=False)
+    instance = serializers.CharField(max_length=255, required=False, help_text="Of a broadcast group: whose dead letter it is.")
     reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="", help_text="Kept in the audit.")
 
 
@@ -346,7 +353,9 @@ class ConsumptionSerializer(serializers.Serializer[Any]):
     """Where a group stands: exact counts per status, per topic too, and how far behind it is."""
 
     group = serializers.CharField()
+    mode = serializers.ChoiceField(ConsumerGroup.Mode.choices)
+    instances = serializers.IntegerField(allow_null=True, help_text="With a position of their own, of a broadcast group; null of another.")
     suspended = serializers.BooleanField()
-    counts = CountsSerializer()
-    lag = LagSerializer()
+    counts = CountsSerializer(help_text="Of a broadcast group those of all instances together.")
+    lag = LagSerializer(help_text="Of a broadcast group that of the instance that is furthest behind.")
     topics = TopicCountsSerializer(many=True)

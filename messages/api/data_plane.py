@@ -19,9 +19,9 @@ from accounts.models import User
 from core.api.permissions import require
 from core.errors import FieldError, Problem
 from core.names import PATTERN
-from messages import backpressure, services, waiting
+from messages import backpressure, broadcast, services, waiting
 from messages.api import documents, wire
-from messages.api.lookup import active_group, active_topic
+from messages.api.lookup import active_group, active_topic, pulling_group
 from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS
 from messages.types import Batch, Outcome, Settled
 
@@ -79,8 +79,7 @@ def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:
 def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     """Hand out messages under a lease; wait for some if there are none."""
     wire.only(fields, _PULL)
-    take = _take(user, fields)
-    group_id = active_group(user, group)
+    group_id, take = _take(user, group, fields)
     found = services.pull(group_id=group_id, **take)
     try:
         found = _wait(user, found, group_id, fields, take)
@@ -129,8 +128,7 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     outcomes = [wire.outcome(item, i) for i, item in enumerate(wire.acks_of(fields))]
     if outcomes and lease is None:
         raise wire.no_lease("/lease")
-    take = _take(user, fields)
-    group_id = active_group(user, group)
+    group_id, take = _take(user, group, fields)
     settled, found = services.next(group_id=group_id, lease=lease, outcomes=outcomes, **take)
     try:
         found = _wait(user, found, group_id, fields, take)
@@ -155,13 +153,18 @@ def _visibility(fields: dict[str, Any]) -> int:
     return wire.integer(fields, "visibility_ms", default=DEFAULT_VISIBILITY_MS, low=1, high=MAX_VISIBILITY_MS)
 
 
-def _take(user: User, fields: dict[str, Any]) -> dict[str, Any]:
+def _take(user: User, group: str, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The group and what it is asked for. Problems: those of active_group, instance_required."""
     wire.integer(fields, "wait_ms", default=0, low=0, high=MAX_WAIT_MS)
-    return {
+    take = {
         "limit": wire.integer(fields, "max", default=DEFAULT_PULL, low=1, high=MAX_PULL),
         "visibility_ms": _visibility(fields),
-        "consumer": wire.text(fields, "consumer", user.get_username(), MAX_CONSUMER),
+        "consumer": wire.text(fields, "consumer", "", MAX_CONSUMER),
     }
+    group_id, take["broadcast"] = pulling_group(user, group)
+    if fields.get("consumer") is None and not take["broadcast"]:
+        take["consumer"] = user.get_username()  # an instance that does not say who it is would share its position with others
+    return group_id, take
 
 
 def _wait(user: User, found: Batch, group_id: int, fields: dict[str, Any], take: dict[str, Any]) -> Batch:
@@ -170,12 +173,13 @@ def _wait(user: User, found: Batch, group_id: int, fields: dict[str, Any], take:
     Raises AuthenticationFailed when the credential was revoked meanwhile.
     """
     wait_ms = fields.get("wait_ms") or 0
+    waits_for = broadcast.join(group_id=group_id, name=take["consumer"]) if wait_ms and take["broadcast"] else group_id
     began = monotonic()
     end = began + wait_ms / 1000
     while found.lease is None and found.reason in {"empty", OUTSTANDING} and (left := end - monotonic()) > 0:
         if not connection.in_atomic_block:
             connection.close()  # back to the pool
-        woken = waiting.wait(group_id, left)
+        woken = waiting.wait(waits_for, left)
         if monotonic() - began > CACHE_SECONDS and not still_holds(user):
             raise AuthenticationFailed
         found = services.pull(group_id=group_id, **take)
@@ -189,5 +193,7 @@ urlpatterns = [
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/pull$", pull, name="pull"),
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/acks$", acks, name="acks"),
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/next$", next_, name="next"),
-    re_path(rf"^consumer-groups/(?P<name>{PATTERN})/leases/(?P<lease>[0-9]{{1,19}})/extension$", extension, name="extension"),
+    re_path(
+        rf"^consumer-groups/(?P<name>{PATTERN})/leases/(?P<lease>[0-9]{{1,19}}(?:-[0-9]{{1,18}})?)/extension$", extension, name="extension"
+    ),
 ]

@@ -121,7 +121,10 @@ class PullSerializer(serializers.Serializer[Any]):
         help_text="After so long without an ack the messages are handed out again.",
     )
     consumer = serializers.CharField(
-        required=False, max_length=255, help_text="Who pulls, as it is shown to people; the user name by default."
+        required=False,
+        max_length=255,
+        help_text="Who pulls, as it is shown to people; the user name by default. Of a broadcast group the name of the instance, which is"
+        " needed: its position is kept under it, so let it stay the same when it starts anew.",
     )
 
 
@@ -255,7 +258,12 @@ class NewClientSerializer(ReportSerializer):
     id = serializers.UUIDField(
         required=False, allow_null=True, help_text="Of your choice: registering again under it is harmless. One is made if there is none."
     )
-    name = serializers.CharField(required=False, allow_null=True, max_length=255, help_text="As people know it, for example the pod's.")
+    name = serializers.CharField(
+        required=False,
+        allow_null=True,
+        max_length=255,
+        help_text="As people know it, for example the pod's. Needed in a broadcast group: the instance, which begins now if it is new.",
+    )
     sdk = serializers.CharField(required=False, allow_null=True, max_length=120)
     pid = serializers.IntegerField(required=False, allow_null=True, min_value=0)
 

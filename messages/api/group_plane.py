@@ -24,7 +24,7 @@ from core.errors import not_found
 from core.names import PATTERN
 from core.operations.api import OperationSerializer
 from core.tags import spelt
-from messages import exporting, operating, pushing, scope, services
+from messages import broadcast, exporting, operating, pushing, scope, services
 from messages.api import wire
 from messages.api.control_documents import (
     CausesSerializer,
@@ -46,7 +46,9 @@ from messages.types import DeadFilter
 
 _FILTER = frozenset({"topic", "key", "tag", "reason_contains", "cause", "after", "before"})
 CAUSES = 100  # shown at once
+INSTANCE = parameter("instance", "of a broadcast group, needed there: dead letters are each instance's")
 _DEAD = [
+    INSTANCE,
     parameter("topic"),
     parameter("key"),
     parameter("tag"),
@@ -67,6 +69,11 @@ def group_of(view: View, name: str) -> ConsumerGroup:
     return group
 
 
+def store_id_of(query: Query, group: ConsumerGroup) -> int:
+    """The group in the store, of a broadcast one the instance of the address. Problems: those of broadcast.find."""
+    return broadcast.find(group=group, name=query.text("instance"))
+
+
 class ConsumptionView(View):
     """Where a group stands."""
 
@@ -81,6 +88,8 @@ class ConsumptionView(View):
         return Response(
             {
                 "group": group.name,
+                "mode": group.mode,
+                "instances": broadcast.count_instances(group_id=group.pk) if broadcast.is_broadcast(group) else None,
                 "suspended": group.suspended,
                 "counts": _counts(services.counts(group_ids=[group.pk])[group.pk]),
                 "lag": {"messages": lag.messages, "seconds": round(lag.seconds, 3)},
@@ -121,7 +130,7 @@ class DeadLettersView(View):
     def get(self, request: Request, name: str) -> Response:
         """Newest message first, each with its reason."""
         query = Query(request)
-        page = services.dead_letters(group_id=group_of(self, name).pk, only=asked_for(query), **query.page())
+        page = services.dead_letters(group_id=store_id_of(query, group_of(self, name)), only=asked_for(query), **query.page())
         return query.answer(page, DeadLetterSerializer(page.items, many=True).data)
 
 
@@ -143,11 +152,12 @@ class CausesView(View):
 
     permissions_by_action: ClassVar[dict[str, str]] = {"get": "mq_messages.view_message"}
     document = CausesSerializer
+    query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {"get": [INSTANCE]}
 
     @extend_schema(operation_id="list_dead_letter_causes", parameters=[_NAME], responses=CausesSerializer)
-    def get(self, request: Request, name: str) -> Response:  # noqa: ARG002
+    def get(self, request: Request, name: str) -> Response:
         """Reasons that are the same but for numbers and ids, with how many there are and since when."""
-        found = services.dead_causes(group_id=group_of(self, name).pk)
+        found = services.dead_causes(group_id=store_id_of(Query(request), group_of(self, name)))
         body = {**asdict(found), "results": found.items[:CAUSES], "causes": len(found.items)}
         return Response(CausesSerializer(body).data)
 
@@ -173,13 +183,16 @@ class ExportView(View):
         form = query.text("as") or "jsonl"
         if form not in exporting.FORMS:
             raise wire.invalid("/as", _("“{name}” is one of {known}.").format(name="as", known=", ".join(exporting.FORMS)))
-        return dead_letter_file(actor(request), group_of(self, name), asked_for(query), form)
+        return dead_letter_file(actor(request), group_of(self, name), asked_for(query), form, query.text("instance"))
 
 
-def dead_letter_file(user: User, group: ConsumerGroup, only: DeadFilter, form: exporting.Form) -> StreamingHttpResponse:
+def dead_letter_file(
+    user: User, group: ConsumerGroup, only: DeadFilter, form: exporting.Form, instance: str | None
+) -> StreamingHttpResponse:
     """The file as a response that streams; who has taken it is recorded before the first byte leaves."""
-    operating.record_export(actor=user, group=group, only=only)
-    lines = services.export_dead(group_id=group.pk, only=only, form=form, bodies=scope.topic_ids(user, scope.BODY))
+    store_id = broadcast.find(group=group, name=instance)
+    operating.record_export(actor=user, group=group, only=only, instance=instance)
+    lines = services.export_dead(group_id=store_id, only=only, form=form, bodies=scope.topic_ids(user, scope.BODY))
     return StreamingHttpResponse(
         lines,
         content_type=exporting.CONTENT_TYPES[form],
@@ -217,6 +230,7 @@ class EditedRedriveView(View):
             edit=services.Edit(**given),
             plan=plan,
             reason=checked["reason"],
+            instance=checked.get("instance"),
         )
         where = reverse("message", kwargs={"message_id": done.new_id}, request=request)
         return Response(RedriveSerializer(done).data, status=status.HTTP_201_CREATED, headers={"Location": where})
@@ -238,7 +252,7 @@ class PurgesView(View):
         group = group_of(self, name)
         checked = validated(NewPurgeSerializer, request)
         ids, only = selection(request, checked)
-        given = {"reason": checked["reason"], "confirm": checked["confirm"]}
+        given = {"reason": checked["reason"], "confirm": checked["confirm"], "instance": checked.get("instance")}
         return started(request, operating.purge(actor=actor(request), group=group, ids=ids, only=only, **given))
 
 
@@ -250,6 +264,7 @@ class RedrivesView(View):
     query: ClassVar[Mapping[str, Sequence[OpenApiParameter]]] = {
         "get": [
             parameter("message", "where this dead letter went", OpenApiTypes.INT64),
+            parameter("instance", "of a broadcast group; all of them if not given"),
             *PAGE,
             parameter("count", "also count", OpenApiTypes.BOOL),
         ]
@@ -258,8 +273,11 @@ class RedrivesView(View):
     @extend_schema(operation_id="list_redrives", parameters=[_NAME], responses=RedrivePageSerializer)
     def get(self, request: Request, name: str) -> Response:
         """The messages that were redriven, newest first."""
-        rows = Redrive.objects.filter(group_id=group_of(self, name).pk).select_related("actor", "operation")
-        if (message_id := Query(request).number("message")) is not None:
+        query, group = Query(request), group_of(self, name)
+        instance = query.text("instance")
+        ids = [broadcast.find(group=group, name=instance)] if instance else broadcast.store_ids(group=group)
+        rows = Redrive.objects.filter(group_id__in=ids).select_related("actor", "operation")
+        if (message_id := query.number("message")) is not None:
             rows = rows.filter(message_id=message_id)
         paginator = CursorPagination()
         paginator.ordering = "-pk"
@@ -285,7 +303,8 @@ class RedrivesView(View):
             canary=checked["canary"],
             stop_at=checked.get("stop_at"),
         )
-        job = operating.redrive(actor=actor(request), group=group, ids=ids, only=only, plan=plan, reason=checked["reason"])
+        given = {"reason": checked["reason"], "instance": checked.get("instance")}
+        job = operating.redrive(actor=actor(request), group=group, ids=ids, only=only, plan=plan, **given)
         return started(request, job)
 
 

@@ -18,21 +18,22 @@ _TOPIC = (
     f"SELECT t.id, t.state, c.kind, c.name, t.application_id, t.max_backlog FROM {Topic._meta.db_table} t"  # noqa: S608, SLF001 - the models' own names of their tables
     f" LEFT JOIN {Cluster._meta.db_table} c ON c.id = t.cluster_id WHERE t.name = %s"  # noqa: SLF001
 )
-_GROUP = f"SELECT id, state, application_id FROM {ConsumerGroup._meta.db_table} WHERE name = %s"  # noqa: S608, SLF001
+_GROUP = f"SELECT id, state, application_id, mode FROM {ConsumerGroup._meta.db_table} WHERE name = %s"  # noqa: S608, SLF001
 _FOLLOWED = {  # who follows one need not be served by the built-in store
     "topic": (
-        f"SELECT t.state, t.application_id, a.name, false FROM {Topic._meta.db_table} t"  # noqa: S608, SLF001
+        f"SELECT t.state, t.application_id, a.name, false, NULL FROM {Topic._meta.db_table} t"  # noqa: S608, SLF001
         f" JOIN {Application._meta.db_table} a ON a.id = t.application_id WHERE t.name = %s"  # noqa: SLF001
     ),
     "group": (
-        f"SELECT g.state, g.application_id, a.name, g.suspended FROM {ConsumerGroup._meta.db_table} g"  # noqa: S608, SLF001
+        "SELECT g.state, g.application_id, a.name, g.suspended, CASE g.mode WHEN 'broadcast' THEN g.id END"  # noqa: S608
+        f" FROM {ConsumerGroup._meta.db_table} g"  # noqa: SLF001
         f" JOIN {Application._meta.db_table} a ON a.id = g.application_id WHERE g.name = %s"  # noqa: SLF001
     ),
 }
 # Groups that were active: a name never gets another id, and the store itself refuses a group that was retired or suspended since.
 # The time bound is for a database that was put in the place of another one.
 CACHE_SECONDS = 5.0
-_groups: dict[str, tuple[float, int, int]] = {}
+_groups: dict[str, tuple[float, int, int, bool]] = {}
 SEND, CONSUME = "mq_messages.send_message", "mq_messages.consume_message"
 
 
@@ -43,6 +44,7 @@ class Followed:
     path: str
     application: str
     suspended: bool
+    broadcast_group: int | None = None  # each instance of it has a position of its own
 
 
 def followed(user: Principal, kind: str, name: str, *, any_state: bool = False) -> Followed:
@@ -51,10 +53,10 @@ def followed(user: Principal, kind: str, name: str, *, any_state: bool = False) 
     rows = fetch(_FOLLOWED[kind], (name,)) if "\x00" not in name else []
     if not rows or not _within(user, permission, rows[0][1]):
         raise not_found(word, name)
-    state, _application_id, application, suspended = rows[0]
+    state, _application_id, application, suspended, broadcast_group = rows[0]
     if state != State.ACTIVE and not any_state:
         raise _not_active(kind, name, state)
-    return Followed(model.path_of(name), application, suspended)
+    return Followed(model.path_of(name), application, suspended, broadcast_group)
 
 
 def _not_active(kind: str, name: str, state: str) -> Problem:
@@ -94,10 +96,15 @@ def active_topic(user: Principal, name: str) -> tuple[int, int]:
 
 def active_group(user: Principal, name: str) -> int:
     """The id of a group that may pull, for who asks. Problems: not_found, group_not_active."""
+    return pulling_group(user, name)[0]
+
+
+def pulling_group(user: Principal, name: str) -> tuple[int, bool]:
+    """The same, and whether it is a broadcast one, of which an instance pulls."""
     now = monotonic()
     cached = _groups.get(name)
     if cached is not None and cached[0] > now and _within(user, CONSUME, cached[2]):
-        return cached[1]
+        return cached[1], cached[3]
     rows = fetch(_GROUP, (name,))
     if not rows or not _within(user, CONSUME, rows[0][2]):
         raise not_found(_("consumer group"), name)
@@ -105,8 +112,8 @@ def active_group(user: Principal, name: str) -> int:
         raise _not_active("group", name, rows[0][1])
     if len(_groups) > 10_000:
         _groups.clear()
-    _groups[name] = (now + CACHE_SECONDS, rows[0][0], rows[0][2])
-    return int(rows[0][0])
+    _groups[name] = (now + CACHE_SECONDS, rows[0][0], rows[0][2], rows[0][3] == ConsumerGroup.Mode.BROADCAST)
+    return _groups[name][1], _groups[name][3]
 
 
 def _within(user: Principal, permission: str, application_id: int) -> bool:

@@ -20,7 +20,7 @@ from messages.types import Accepted, Batch, Delivery, HalfMessage, NewMessage, O
 
 T = TypeVar("T")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-_LEASE = re.compile(r"[0-9]{1,19}", re.ASCII)
+_LEASE = re.compile(r"[0-9]{1,19}(-[0-9]{1,18})?", re.ASCII)  # of an instance with its number
 _MAX_DELAY_MS = int(MAX_DELAY / timedelta(milliseconds=1))
 _MAX_ID = 2**63 - 1
 MESSAGE = frozenset({"body", "body_base64", "key", "tag", "sharding_key", "headers", "deliver_at", "delay_ms", "id"})

@@ -4,7 +4,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, editing, half, position, pushing, sending
+from messages.console import browsing, dead, delayed, editing, half, instances, position, pushing, sending
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -20,6 +20,7 @@ urlpatterns: list[URLPattern] = [
     path("dead-letters/<str:group>/<int:message_id>/edit/", editing.Edit.as_view(), name="messages_edit"),
     path("dead-letters/export/", dead.Export.as_view(), name="messages_dead_export"),
     *half.urlpatterns,
+    path("groups/<str:name>/instances/give-up/", instances.GiveUp.as_view(), name="messages_give_up"),
     path("groups/<str:name>/position/", position.Position.as_view(), name="messages_position"),
     path("groups/<str:name>/position/<int:reset>/undo/", position.Undo.as_view(), name="messages_reset_undo"),
 ]
@@ -43,6 +44,7 @@ slots.tab(
     ),
 )
 slots.panel("group", pushing.panel)
+slots.panel("group", instances.panel)
 slots.tab(
     "group",
     slots.Tab(

@@ -21,7 +21,7 @@ from core.console.actions import NOT_ALLOWED
 from core.console.pages import Page, get, person
 from core.errors import Problem, not_found
 from core.operations.models import Operation
-from messages import exporting, operating, purges, reading, redrives, scope, services
+from messages import broadcast, exporting, operating, purges, reading, redrives, scope, services
 from messages.api.group_plane import dead_letter_file
 from messages.types import DeadFilter
 
@@ -73,7 +73,12 @@ class DeadLetters(Page):
     def get(self, request: HttpRequest) -> HttpResponse:
         """The page that the address describes."""
         name = request.GET.get("group", "")
-        return self._of_group(request, get(scope.groups(request.user), name=name)) if name else self._all()
+        if not name:
+            return self._all()
+        group = get(scope.groups(request.user), name=name)
+        if broadcast.is_broadcast(group) and not request.GET.get("instance"):
+            return self._of_instances(group)
+        return self._of_group(request, group)
 
     def _all(self) -> HttpResponse:
         seen = scope.groups(self.request.user).filter(state=State.ACTIVE)
@@ -93,22 +98,38 @@ class DeadLetters(Page):
             template="messages/dead_groups.html",
         )
 
+    def _of_instances(self, group: ConsumerGroup) -> HttpResponse:
+        """Of a broadcast group: its instances that have some, most first."""
+        rows = [one for one in services.furthest_behind(group_id=group.pk, limit=broadcast.MAX_INSTANCES) if one.counts.dead]
+        rows.sort(key=lambda one: (-one.counts.dead, one.name))
+        context = {
+            "crumbs": [(_("Dead letters"), reverse("admin:messages_dead"))],
+            "title": group.name,
+            "group": group,
+            "rows": rows,
+            "total": sum(one.counts.dead for one in rows),
+        }
+        return self.show(context, template="messages/dead_instances.html")
+
     def _of_group(self, request: HttpRequest, group: ConsumerGroup) -> HttpResponse:
+        instance = request.GET.get("instance", "") or None
+        store_id = broadcast.find(group=group, name=instance)
         asked, now = Asked.of(request.GET), timezone.now()
         only = asked.only(request.user)
         cursor = request.GET.get("cursor") or None
         page = None
         if only is not None:
             try:
-                page = services.dead_letters(group_id=group.pk, only=only, limit=ROWS, cursor=cursor)
+                page = services.dead_letters(group_id=store_id, only=only, limit=ROWS, cursor=cursor)
             except Problem as problem:
                 if problem.code != "invalid_cursor":
                     raise
-                page = services.dead_letters(group_id=group.pk, only=only, limit=ROWS)
+                page = services.dead_letters(group_id=store_id, only=only, limit=ROWS)
         narrowed = bool(asked.address())
-        causes = services.dead_causes(group_id=group.pk, most=CAUSES_OF)
-        total = services.counts(group_ids=[group.pk])[group.pk].dead
-        matching = 0 if only is None else reading.count_dead(group_id=group.pk, only=only) if narrowed else total
+        causes = services.dead_causes(group_id=store_id, most=CAUSES_OF)
+        total = services.counts(group_ids=[store_id])[store_id].dead
+        matching = 0 if only is None else reading.count_dead(group_id=store_id, only=only) if narrowed else total
+        whose = {"group": group.name, **({"instance": instance} if instance else {})}
         why = "" if request.user.has_perm("mq_messages.add_redrive") else NOT_ALLOWED
         if not why and group.state != State.ACTIVE:
             why = _("The group is not active: nobody would get them.")
@@ -117,12 +138,14 @@ class DeadLetters(Page):
                 "crumbs": [(_("Dead letters"), reverse("admin:messages_dead"))],
                 "title": group.name,
                 "group": group,
+                "instance": instance or "",
+                "own_url": f"?{urlencode(whose)}",
                 "rows": page.items if page else [],
                 "next": page.next if page else None,
                 "first_page": cursor is None,
                 "causes": causes,
                 "shown_causes": causes.items[:CAUSES],
-                "export_url": f"{reverse('admin:messages_dead_export')}?{urlencode({'group': group.name, **asked.address()})}",
+                "export_url": f"{reverse('admin:messages_dead_export')}?{urlencode({**whose, **asked.address()})}",
                 "why_not_purge": "" if request.user.has_perm("mq_messages.purge_dead") else NOT_ALLOWED,
                 "total": total,
                 "matching": matching,
@@ -131,7 +154,7 @@ class DeadLetters(Page):
                 "narrowed": narrowed,
                 "frozen": now,
                 "why_not": why,
-                "running": running(request.user, group.pk),
+                "running": running(request.user, store_id),
                 "topics": list(scope.topics(request.user, SEND).order_by("name").values_list("name", flat=True)[:500]),
             }
         )
@@ -144,17 +167,20 @@ class DeadLetters(Page):
             raise PermissionDenied
         group = get(scope.groups(request.user, permission), name=request.POST.get("group", ""))
         reason = request.POST.get("why", "").replace("\x00", "").strip()[:MAX_REASON]
+        instance = request.POST.get("instance", "") or None
         try:
             ids, only = chosen(request)
             if purging:
                 confirm = request.POST.get("confirm", "").strip()
-                job = operating.purge(actor=person(request), group=group, ids=ids, only=only, reason=reason, confirm=confirm)
+                job = operating.purge(
+                    actor=person(request), group=group, ids=ids, only=only, reason=reason, confirm=confirm, instance=instance
+                )
             else:
                 plan = services.Plan() if request.POST.get("one") else self._plan(request)
-                job = operating.redrive(actor=person(request), group=group, ids=ids, only=only, plan=plan, reason=reason)
+                job = operating.redrive(actor=person(request), group=group, ids=ids, only=only, plan=plan, reason=reason, instance=instance)
         except Problem as problem:
             flash.error(request, f"{problem} {problem.hint}".strip())
-            back = {"group": group.name, **Asked.of(request.POST).address()}
+            back = {"group": group.name, **({"instance": instance} if instance else {}), **Asked.of(request.POST).address()}
             return HttpResponseRedirect(f"{reverse('admin:messages_dead')}?{urlencode(back)}")
         return HttpResponseRedirect(reverse("admin:operations_detail", args=[job.uid]))
 
@@ -191,7 +217,7 @@ class Export(Page):
         if only is None:
             raise not_found(_("topic"), asked.topic)
         form: exporting.Form = "jsonl" if request.GET.get("as") == "jsonl" else "csv"
-        return dead_letter_file(person(request), group, only, form)
+        return dead_letter_file(person(request), group, only, form, request.GET.get("instance", "") or None)
 
 
 def chosen(request: HttpRequest) -> tuple[list[int] | None, DeadFilter | None]:

@@ -15,7 +15,7 @@ from core.approvals.models import State
 from core.console.pages import FormPage, OptionalReasonForm, get, person
 from core.errors import conflict
 from core.tags import spelt
-from messages import operating, reading, scope, services
+from messages import broadcast, operating, reading, scope, services
 from messages.api.wire import invalid
 from messages.types import StoredMessage
 from topics.models import Topic
@@ -71,6 +71,10 @@ class Edit(FormPage):
         """The group of the address."""
         return get(scope.groups(self.request.user, self.permission), name=self.kwargs["group"])
 
+    def instance(self) -> str | None:
+        """Of a broadcast group: whose dead letter it is."""
+        return self.request.GET.get("instance", "") or None
+
     def message(self) -> StoredMessage:
         """The message of the address. Problem: not_found."""
         return scope.message(self.request.user, self.kwargs["message_id"], scope.VIEW)
@@ -78,7 +82,8 @@ class Edit(FormPage):
     def check(self) -> None:
         """Refuse before anything is filled in."""
         group, message = self.group(), self.message()
-        if not any(s.group_id == group.pk and s.status == "dead" for s in services.message_status(message_id=message.id)):
+        store_id = broadcast.find(group=group, name=self.instance())
+        if not any(s.store_id == store_id and s.status == "dead" for s in services.message_status(message_id=message.id)):
             raise conflict("not_dead", _("It is no longer a dead letter."))
 
     def readable(self) -> str | None:
@@ -102,9 +107,18 @@ class Edit(FormPage):
     def context(self) -> dict[str, Any]:
         """The message beside the form."""
         group = self.group()
-        back = f"{reverse('admin:messages_dead')}?{urlencode({'group': group.name})}"
+        instance = self.instance()
+        whose = {"group": group.name, **({"instance": instance} if instance else {})}
+        back = f"{reverse('admin:messages_dead')}?{urlencode(whose)}"
         crumbs = [(_("Dead letters"), reverse("admin:messages_dead")), (group.name, back)]
-        return {"crumbs": crumbs, "back": back, "m": self.message(), "group": group, "with_body": self.readable() is not None}
+        return {
+            "crumbs": crumbs,
+            "back": back,
+            "m": self.message(),
+            "group": group,
+            "instance": instance,
+            "with_body": self.readable() is not None,
+        }
 
     def perform(self, form: EditForm) -> str:
         """Send it on, then show the new message."""
@@ -128,6 +142,7 @@ class Edit(FormPage):
             edit=edit,
             plan=plan,
             reason=data["reason"],
+            instance=self.instance(),
         )
         return reverse("admin:messages_detail", args=[done.new_id])
 

@@ -18,7 +18,7 @@ from core.approvals.models import State
 from core.console.actions import NOT_ALLOWED
 from core.console.pages import ConsoleForm, FormPage, OptionalReasonForm, Page, TypedNameForm, attach, get, person
 from core.errors import Problem
-from messages import operating, services
+from messages import broadcast, operating, services
 from messages.models import Reset
 from messages.names import topic_name, topic_names
 from messages.positions import Target, time_of
@@ -144,6 +144,7 @@ class Position(Page):
             {
                 **frame(request, group, "position"),
                 "rows": rows,
+                "instances": broadcast.count_instances(group_id=group.pk) if broadcast.is_broadcast(group) else None,
                 "form": form,
                 "plan": plan,
                 "confirm": confirm if plan is not None else None,

@@ -30,8 +30,7 @@ class Line:
 
 #: Groups, and lines of the timeline, beside a list: a topic may have hundreds of groups. The message's own page shows all.
 BESIDE = 50
-#: What needs a person first.
-_URGENCY = ("dead", "failed", "later", "processing", "waiting", "succeeded")
+_URGENCY = reading.BY_URGENCY[:6]
 
 
 def message_context(request: HttpRequest, message: StoredMessage, *, most: int | None = None) -> dict[str, Any]:
@@ -129,7 +128,11 @@ def _said(event: TraceEvent) -> str:
     onward = event.event == "redriven" and event.message
     text = _("{group}: redriven by {by} as {message}") if onward else str(_WORDS[event.event])
     return text.format(
-        group=event.group, consumer=event.consumer or "—", attempt=event.attempt, by=event.by or "system", message=event.message
+        group=f"{event.group} / {event.instance}" if event.instance else event.group,
+        consumer=event.consumer or "—",
+        attempt=event.attempt,
+        by=event.by or "system",
+        message=event.message,
     )
 
 
