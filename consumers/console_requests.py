@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy
 from accounts import choices
 from consumers import requests
 from consumers.console_verbs import SubscriptionForm, load
-from consumers.models import ConsumeFrom, ConsumerGroup
+from consumers.models import ConsumeFrom, ConsumerGroup, OnExhausted
 from core.approvals import console as requests_console
 from core.approvals.asking import AskPage
 from core.approvals.console import Extra
@@ -21,13 +21,13 @@ from core.errors import FieldError
 from topics.console_requests import ReasonedForm
 from topics.models import Topic
 
-PUSH_URL_HELP, PUSH_CONCURRENCY_HELP, INSTANCE_TTL_HELP = (
+PUSH_URL_HELP, PUSH_CONCURRENCY_HELP, INSTANCE_TTL_HELP, ON_EXHAUSTED_HELP = (
     ConsumerGroup._meta.get_field(name).help_text  # type: ignore[union-attr]  # noqa: SLF001 - Django's public API
-    for name in ("push_url", "push_concurrency", "instance_ttl_hours")
+    for name in ("push_url", "push_concurrency", "instance_ttl_hours", "on_exhausted")
 )
 COLUMNS = (
     *("instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
-    *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "purpose"),
+    *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "purpose"),
 )
 
 
@@ -55,6 +55,9 @@ class ChangeForm(ReasonedForm):
         required=False,
         help_text=gettext_lazy("So many messages may be in the workers' hands at once; 0: no ceiling."),
     )
+    on_exhausted = forms.ChoiceField(
+        choices=OnExhausted.choices, required=False, label=gettext_lazy("Out of attempts"), help_text=ON_EXHAUSTED_HELP
+    )
     purpose = forms.CharField(max_length=2000, label=gettext_lazy("Purpose"), widget=forms.Textarea(attrs={"rows": 2}))
 
     def __init__(self, data: Any = None, *args: Any, subscriptions: list[dict[str, str]], **kwargs: Any) -> None:
@@ -64,6 +67,10 @@ class ChangeForm(ReasonedForm):
         rows: Any = forms.formset_factory(SubscriptionForm, extra=0, can_delete=True, max_num=50, absolute_max=60)
         names = list(Topic.objects.filter(state=State.ACTIVE).order_by("name").values_list("name", flat=True)[:2000])
         self.rows = rows(data, prefix="subscriptions", initial=subscriptions, form_kwargs={"topics": names})
+
+    def clean_on_exhausted(self) -> str:
+        """Not said: a dead letter."""
+        return self.cleaned_data["on_exhausted"] or OnExhausted.DEAD_LETTER.value
 
     def clean_max_outstanding(self) -> int:
         """Empty: no ceiling."""

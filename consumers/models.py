@@ -20,6 +20,13 @@ class ConsumeFrom(models.TextChoices):
     LATEST = "latest", _("Latest: what is sent from now on")
 
 
+class OnExhausted(models.TextChoices):
+    """What becomes of a message of an ordered topic that is out of attempts."""
+
+    DEAD_LETTER = "dead_letter", _("it becomes a dead letter, and its key goes on")
+    STOP_KEY = "stop_key", _("its key stops until a person decides")
+
+
 class ConsumerGroup(Approvable):
     """A consumer group; every message of its topics has a status in it."""
 
@@ -89,6 +96,14 @@ class ConsumerGroup(Approvable):
         blank=True,
         validators=[MaxValueValidator(100_000_000)],
         help_text=_("So many messages may be in the workers' hands at once; 0: no ceiling."),
+    )
+    on_exhausted = models.CharField(
+        _("out of attempts"),
+        max_length=12,
+        choices=OnExhausted,
+        default=OnExhausted.DEAD_LETTER,
+        db_default=OnExhausted.DEAD_LETTER,
+        help_text=_("On ordered topics of the built-in store; on others a message that is out of attempts becomes a dead letter."),
     )
     suspended = models.BooleanField(_("suspended"), default=False, editable=False)
     suspend_reason = models.CharField(max_length=500, blank=True, editable=False)

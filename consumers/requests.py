@@ -36,6 +36,7 @@ FIELDS = {
     "push_concurrency": Field(gettext_lazy("Deliveries at once"), int),
     "push_timeout_ms": Field(gettext_lazy("Answer within"), int, "ms"),
     "max_outstanding": Field(gettext_lazy("Outstanding at most"), int),
+    "on_exhausted": Field(gettext_lazy("Out of attempts"), str),
 }
 
 
@@ -55,6 +56,7 @@ def values_of(group: ConsumerGroup) -> dict[str, Any]:
         "push_concurrency": group.push_concurrency,
         "push_timeout_ms": group.push_timeout_ms,
         "max_outstanding": group.max_outstanding,
+        "on_exhausted": group.on_exhausted,
         "purpose": group.reason,
     }
 

@@ -12,7 +12,7 @@ from clusters.drivers import builtin
 from clusters.models import Cluster
 from clusters.models import Kind as ClusterKind
 from consumers import push
-from consumers.models import ConsumeFrom, ConsumerGroup, Subscription
+from consumers.models import ConsumeFrom, ConsumerGroup, OnExhausted, Subscription
 from core import tags
 from core.approvals import services as approvals
 from core.approvals import workflow
@@ -46,6 +46,7 @@ def apply(
     max_outstanding: int = 0,
     mode: str = ConsumerGroup.Mode.CLUSTERING,
     instance_ttl_hours: int = 168,
+    on_exhausted: str = "dead_letter",
 ) -> ConsumerGroup:
     """Apply for a group; another person decides, or a policy does at once. The name is taken from then on.
 
@@ -68,6 +69,7 @@ def apply(
         "push_concurrency": push_concurrency,
         "push_timeout_ms": push_timeout_ms,
         "max_outstanding": max_outstanding,
+        "on_exhausted": str(on_exhausted),
     }
     workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
     return ConsumerGroup.objects.get(name=name)
@@ -131,6 +133,7 @@ def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: 
     builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
     builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
     _set_broadcast(group)
+    builtin.set_exhaustion(group_id=group.pk, stop_key=group.on_exhausted == OnExhausted.STOP_KEY)
     for subscription in subscriptions:
         _subscribe(group, subscription.topic_id, subscription.tags)
     push.ensure_secret(group)
@@ -153,6 +156,7 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
     builtin.update_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=group.suspended)
     builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
     _set_broadcast(group)
+    builtin.set_exhaustion(group_id=group.pk, stop_key=group.on_exhausted == OnExhausted.STOP_KEY)
     if wanted is not None:
         new = {topic.pk: expression for topic, expression in wanted}
         for topic_id in sorted(old.keys() - new.keys()):
@@ -338,6 +342,10 @@ def check_fields(group: ConsumerGroup) -> None:
         detail = _("A webhook is one receiver; a broadcast group has instances that pull.")
         hint = _("Leave the webhook out, or let the group share its messages.")
         raise Problem("push_with_broadcast", detail, hint=hint, errors=[FieldError("/push_url", detail)])
+    if group.on_exhausted == OnExhausted.STOP_KEY and group.mode == ConsumerGroup.Mode.BROADCAST:
+        detail = _("A person cannot decide for each instance of a broadcast group.")
+        hint = _("Let what is out of attempts become a dead letter of the instance, or let the group share its messages.")
+        raise Problem("stop_with_broadcast", detail, hint=hint, errors=[FieldError("/on_exhausted", detail)])
     if group.backoff_max_ms < group.backoff_ms:
         detail = _("The longest wait is shorter than the first one.")
         raise Problem("invalid", detail, errors=[FieldError("/backoff_max_ms", detail)])

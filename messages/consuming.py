@@ -56,7 +56,8 @@ def settle(*, group_id: int, lease: str, outcomes: Sequence[Outcome]) -> list[Se
 
     `failed` is retried after the group's backoff, dead at its attempts limit; `later` is retried without counting an attempt;
     `dead` goes to the dead letters at once. An outcome that cannot be taken gets `problem_code` and changes nothing:
-    lease_expired (no longer yours), not_in_lease, already_settled.
+    lease_expired (no longer yours), not_in_lease, already_settled, held_back (of an ordered topic: one before it of its sharding key
+    is to be tried again, and this one after it).
     Problems: invalid_outcome.
     """
     group_id, lease = broadcasts.holder(group_id=group_id, lease=lease)
@@ -277,5 +278,6 @@ def _refused(message_id: int, code: str) -> Settled:
         "lease_expired": lease_expired(),
         "not_in_lease": _("This message is not in the lease."),
         "already_settled": _("This message was settled before under the same lease."),
+        "held_back": _("A message before it with the same sharding key is to be tried again first: this one is handed out after it."),
     }
     return Settled(message_id, None, code, details[code])

@@ -49,6 +49,7 @@ class Redrive(models.Model):
             ("view_body", _("Can read the bodies of messages")),
             ("change_delayed", _("Can cancel and reschedule delayed messages")),
             ("purge_dead", _("Can purge dead letters")),
+            ("decide_stopped", _("Can decide on stopped keys")),
         ]
         indexes = [
             models.Index(fields=["group_id", "message_id"], name="mq_redriven_message"),  # where a dead letter went

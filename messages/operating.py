@@ -195,3 +195,13 @@ def undo_reset(*, actor: User, group: ConsumerGroup, made: Reset, reason: str = 
             reason=reason,
         )
     return undone
+
+
+def decide_stopped(*, actor: User, group: ConsumerGroup, ids: Sequence[int], decision: str, reason: str) -> dict[int, str]:
+    """Decide on messages that stop their keys; for each '' or why nothing was done. Problems: those of the store."""
+    with transaction.atomic():
+        found = services.decide_stopped(group_id=group.pk, ids=ids, decision=decision, reason=reason)
+        if done := [message_id for message_id, refusal in found.items() if not refusal]:
+            after = {"decision": decision, "messages": done}
+            record(actor=actor, action="decide stopped keys", kind="consumer group", name=group.name, after=after, reason=reason)
+    return found

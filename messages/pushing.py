@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,6 +49,7 @@ UNSERVED = 30.0  # seconds after which somebody should have come: no worker take
 STATES = ("off", "idle", "delivering", "quiet", "unserved", "suspended")
 MAX_ANSWER = 64 * 1024  # bytes that are read of an answer
 CONSUMER = "webhook"
+AS_A_WHOLE = 2  # of mq_cursor.ordering
 AWAY = frozenset({429, 502, 503, 504})  # who says so is no more there than who says nothing
 STOPPING = threading.Event()
 
@@ -62,6 +64,7 @@ class Target:
     concurrency: int
     timeout: float
     secrets: tuple[str, ...]
+    orders: Mapping[int, int] = field(default_factory=dict)  # ordered topics: 1 by sharding key, 2 as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,8 @@ def deliver(*, group_id: int) -> int:
     except CannotDecryptError as error:  # for a person to see on the group's page
         record(group_id, claim, 0, _Tally(error=str(error)), misses, QUIET[-1])
         return 0
-    target = Target(group_id, group.name, group.push_url, group.push_concurrency, group.push_timeout_ms / 1000, secrets)
+    orders = dict(fetch("SELECT topic_id, ordering FROM mq_cursor WHERE group_id = %s::bigint AND ordering > 0", (group_id,)))
+    target = Target(group_id, group.name, group.push_url, group.push_concurrency, group.push_timeout_ms / 1000, secrets, orders)
     return Round(target, claim, misses).run()
 
 
@@ -192,11 +196,12 @@ class Round:
         for message in batch.messages:
             self._out += 1
             job = Job(message, batch.lease, began + self._visibility)
-            waiting = self._lanes.get(lane_of(message))
+            lane = lane_of(message, self.target.orders)
+            waiting = self._lanes.get(lane)
             if waiting is not None:
                 waiting.append(job)
             else:
-                self._lanes[lane_of(message)] = deque()
+                self._lanes[lane] = deque()
                 pool.submit(self._deliver, job, http)
         return True
 
@@ -213,8 +218,7 @@ class Round:
     def _settle(self, results: list[Result], pool: ThreadPoolExecutor, http: httpx.Client) -> None:
         for result in results:
             self._count(result)
-        for result in results:
-            self._go_on(result, pool, http)
+        results = results + [given for result in results for given in self._go_on(result, pool, http)]
         by_lease: dict[str, list[Outcome]] = {}
         for result in results:
             by_lease.setdefault(result.job.lease, []).append(result.outcome)
@@ -252,14 +256,18 @@ class Round:
                 self.misses = 0
         self.tried += result.outcome.status != "later"
 
-    def _go_on(self, result: Result, pool: ThreadPoolExecutor, http: httpx.Client) -> None:
-        """The next of its lane."""
-        lane = lane_of(result.job.message)
+    def _go_on(self, result: Result, pool: ThreadPoolExecutor, http: httpx.Client) -> list[Result]:
+        """The next of its lane; behind one of an ordered topic that was not delivered the rest is given back, to come after it."""
+        lane = lane_of(result.job.message, self.target.orders)
         waiting = self._lanes[lane]
+        if waiting and result.outcome.status != "succeeded" and result.job.message.topic_id in self.target.orders:
+            del self._lanes[lane]
+            return [Result(job, Outcome(job.message.id, "later", 0)) for job in waiting]
         if waiting:
             pool.submit(self._deliver, waiting.popleft(), http)
         else:
             del self._lanes[lane]
+        return []
 
     def _record(self, hold: float, quiet: float) -> None:
         tally, self.tally, self._recorded = self.tally, _Tally(), time.monotonic()
@@ -358,8 +366,10 @@ def state(group: ConsumerGroup) -> PushState:
     )
 
 
-def lane_of(message: Delivery) -> Any:
+def lane_of(message: Delivery, orders: Mapping[int, int]) -> Any:
     """Messages of the same lane go one after the other."""
+    if orders.get(message.topic_id) == AS_A_WHOLE:
+        return (message.topic_id,)
     return message.id if message.sharding_key is None else (message.topic_id, message.sharding_key)
 
 

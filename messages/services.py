@@ -12,6 +12,7 @@ from messages.half import ask_for_open, half_message, half_messages
 from messages.half import decide as decide_half
 from messages.half import prepare as prepare_half
 from messages.limits import enforce
+from messages.ordering import decide_stopped, stopped_keys
 from messages.positions import positions, preview_reset, reset, undo_reset, undoable
 from messages.purges import start_purge
 from messages.querysets import (
@@ -50,6 +51,7 @@ __all__ = [
     "dead_causes",
     "dead_letters",
     "decide_half",
+    "decide_stopped",
     "delayed_messages",
     "enforce",
     "expire",
@@ -85,6 +87,7 @@ __all__ = [
     "start_purge",
     "start_redrive",
     "start_rescheduling",
+    "stopped_keys",
     "sweep_instances",
     "tick",
     "totals",

@@ -99,6 +99,8 @@ def world(django_db_setup, django_db_blocker):
         secrets = {person.username: token_for(person) for person in (admin, nobody, viewer)}
         yield SimpleNamespace(
             admin=admin,
+            approver=approver,
+            builtin=builtin,
             viewer=viewer,
             nobody=nobody,
             secret=secrets["wang"],

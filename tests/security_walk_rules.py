@@ -45,6 +45,8 @@ dead-letters-causes: GET=mq_messages.view_message
 dead-letters-export: GET=mq_messages.view_message
 dead-letter-redrive: POST=mq_messages.add_redrive
 purges: POST=mq_messages.purge_dead
+stopped-keys: GET=mq_messages.view_message
+stopped-keys-decisions: POST=mq_messages.decide_stopped
 redrives: GET=mq_messages.view_redrive POST=mq_messages.add_redrive
 resets: GET=mq_messages.view_reset POST=mq_messages.add_reset
 reset-preview: GET=mq_messages.view_reset
@@ -221,6 +223,7 @@ admin:messages_dead: GET=mq_messages.view_message POST=mq_messages.add_redrive
 admin:messages_position: GET=mq_messages.view_reset POST=mq_messages.add_reset
 admin:messages_reset_undo: GET=mq_messages.change_reset POST=mq_messages.change_reset
 admin:messages_give_up: GET=consumers.change_consumergroup POST=consumers.change_consumergroup
+admin:messages_stopped: GET=mq_messages.decide_stopped POST=mq_messages.decide_stopped
 admin:index: self
 admin:login: public
 admin:logout: self

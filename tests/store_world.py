@@ -58,7 +58,7 @@ def pull(group, limit=100, visibility_ms=60_000, consumer="w"):
 
 def settle(group, batch, status="succeeded", messages=None, **fields):
     outcomes = [Outcome(m.id, status, **fields) for m in (batch.messages if messages is None else messages)]
-    return services.settle(group_id=group, lease=batch.lease, outcomes=outcomes)
+    return services.settle(group_id=group, lease=batch.lease or "", outcomes=outcomes)
 
 
 def bodies(batch):

@@ -151,11 +151,11 @@ def test_what_is_approved_is_what_the_page_showed(people, application, alice, bo
     assert ConsumerGroup.objects.get().state == "pending"
 
 
-def test_an_ordered_topic_does_not_fit_the_built_in_store(people, application, alice, bob):
-    alice.post(page("topics_apply"), topic_form(people, application, ordered="on"))
-    response = bob.post(page("topics_approve", "order_topic"), {"cluster": Cluster.objects.get(name="builtin").pk})
-    assert "does not keep an order" in response.content.decode()
-    assert Topic.objects.get().state == "pending"
+def test_an_ordered_topic_may_go_to_the_built_in_store(people, application, alice, bob):
+    alice.post(page("topics_apply"), topic_form(people, application, ordered="on", order_scope="topic"))
+    bob.post(page("topics_approve", "order_topic"), {"cluster": Cluster.objects.get(name="builtin").pk})
+    topic = Topic.objects.get()
+    assert (topic.state, topic.ordered, topic.order_scope) == ("active", True, "topic")
 
 
 def test_what_was_decided_meanwhile_is_a_page_and_no_error(people, application, bob):

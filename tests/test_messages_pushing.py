@@ -21,6 +21,7 @@ from messages_world import world  # noqa: F401 - fixture
 from store_world import counts, send, sql, status
 from store_world import until as until_soon
 
+from clusters.drivers import builtin
 from consumers import push
 from consumers.models import ConsumerGroup
 from core.approvals.outbox import signature
@@ -388,3 +389,27 @@ def test_messages_that_nobody_delivers_are_shown(made):
     sent(made, "x")
     sql("UPDATE mq_group SET created_at = clock_timestamp() - interval '1 minute' WHERE group_id = %s", made.id)
     assert pushing.state(made.group).state == "unserved"
+
+
+@pytest.mark.parametrize("ordering", ["key", "topic"])
+def test_an_ordered_topic_keeps_its_order_over_failures(made, hook, ordering):
+    builtin.set_ordering(topic_id=made.topic.pk, ordering=ordering)
+    builtin.set_exhaustion(group_id=made.id, stop_key=True)
+    for i in range(4):
+        for key in ("a", "b"):
+            send(made.topic.pk, f"{key}{i}", sharding_key=key)
+    until(lambda: ready(made.id))
+    hook.rule(status=500)
+    pushing.deliver(group_id=made.id)
+    assert {got["message"]["body"] for got in hook.log} <= ({"a0", "b0"} if ordering == "key" else {"a0"})  # nothing behind a failure
+    hook.rule(status=200)
+    before = len(hook.log)
+    stopped = [one.message_id for one in services.stopped_keys(group_id=made.id)]
+    services.decide_stopped(group_id=made.id, ids=stopped, decision="retry", reason="tests")
+    until(lambda: pushing.deliver(group_id=made.id) is not None and counts(made.id) == {"succeeded": 8})
+    taken = [got["message"]["body"] for got in hook.log[before:]]
+    assert len(taken) == 8
+    for key in ("a", "b"):
+        assert [body for body in taken if body[0] == key] == [f"{key}{i}" for i in range(4)]
+    if ordering == "topic":
+        assert taken == [f"{key}{i}" for i in range(4) for key in ("a", "b")]

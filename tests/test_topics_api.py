@@ -114,10 +114,10 @@ def test_it_refuses_malformed_json(api):
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_json")
 
 
-def test_the_builtin_store_takes_no_ordered_topic(api, api2, topic_fields):
-    apply(api, topic_fields, ordered=True)
+def test_the_builtin_store_takes_an_ordered_topic(api, api2, topic_fields):
+    apply(api, topic_fields, ordered=True, order_scope="topic")
     answer = api2("POST", "topics/order_topic/approval", {"cluster": "builtin"})
-    assert (answer.status_code, answer.body["code"]) == (409, "ordered_not_supported")
+    assert (answer.status_code, answer.body["ordered"], answer.body["order_scope"]) == (200, True, "topic")
 
 
 def test_a_second_decision_is_refused(api2, active):

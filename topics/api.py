@@ -20,7 +20,7 @@ from core.approvals.replacing import AskedSerializer, ask_for_change
 from core.errors import conflict
 from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
 from topics import services
-from topics.models import Topic
+from topics.models import OrderScope, Topic
 from topics.requests import ChangeTopic, values_of
 
 
@@ -36,7 +36,7 @@ class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
     class Meta:
         model = Topic
         fields = [
-            "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "max_backlog",
+            "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "order_scope", "max_backlog",
             "ttl_seconds", "max_length", "reason", "cluster", "state",
             "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status",
         ]  # fmt: skip
@@ -55,7 +55,12 @@ class TopicChangeSerializer(serializers.Serializer[Any]):
     expected_rate = serializers.IntegerField(min_value=0, max_value=10_000_000, help_text="messages per second")
     message_bytes = serializers.IntegerField(min_value=1, max_value=16 * 1024 * 1024)
     partitions = serializers.IntegerField(min_value=1, max_value=4096, default=1)
-    ordered = serializers.BooleanField(default=False)
+    ordered = serializers.BooleanField(default=False, help_text="Messages are handed out in the order in which they were sent.")
+    order_scope = serializers.ChoiceField(
+        choices=OrderScope.choices,
+        default=OrderScope.KEY.value,
+        help_text="Of an ordered topic on the built-in store: each sharding key is in an order of its own, or all of the topic in one.",
+    )
     max_backlog = serializers.IntegerField(
         min_value=0,
         max_value=2_000_000_000,
@@ -163,7 +168,7 @@ class TopicViewSet(WithPublication, NamedViewSet):
 
     def _ask_for_change(self, topic: Topic, fields: dict[str, Any]) -> Response:
         wanted = {"purpose" if key == "reason" else key: services.named(value) for key, value in fields.items()}
-        if wanted.pop("ordered") != topic.ordered:
+        if (wanted.pop("ordered"), wanted.pop("order_scope")) != (topic.ordered, topic.order_scope):
             raise conflict("order_is_fixed", _("Whether a topic is ordered cannot be changed."), hint=_("Apply for another topic."))
         request = ask_for_change(actor=actor(self.request), kind=ChangeTopic.name, thing=topic, now=values_of(topic), wanted=wanted)
         if request is not None and request.state == Standing.PENDING:

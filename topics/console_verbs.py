@@ -19,7 +19,7 @@ from core.console.pages import ApprovalForm, ConsoleForm, FormPage, ReasonForm, 
 from registry.console import instances_at, publication_of
 from registry.services import instances_known
 from topics import services
-from topics.models import Topic
+from topics.models import OrderScope, Topic
 
 LIMITS = ("max_backlog", "ttl_seconds", "max_length")  # 0: none
 
@@ -39,13 +39,18 @@ class RequestForm(forms.ModelForm[Topic]):
 
     class Meta:
         model = Topic
-        fields = ["application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", *LIMITS, "reason"]
+        fields = ["application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "order_scope", *LIMITS, "reason"]
         widgets = {"reason": forms.Textarea(attrs={"rows": 4})}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"label_suffix": "", **kwargs})
+        self.fields["order_scope"].required = False
         self.fields["application"].queryset = choices.applications()  # type: ignore[attr-defined]
         self.fields["owner"].queryset = choices.people()  # type: ignore[attr-defined]
+
+    def clean_order_scope(self) -> str:
+        """Not said: by sharding key."""
+        return self.cleaned_data["order_scope"] or OrderScope.KEY.value
 
     def clean(self) -> None:
         """Empty: no limit."""
@@ -220,10 +225,9 @@ class Approve(TopicAction):
     said = gettext_lazy("{name} is approved; a registrar publishes it now.")
 
     def initial(self) -> dict[str, Any]:
-        """The built-in store, unless the topic wants an order, which it cannot keep."""
-        fit = Cluster.objects.exclude(kind="builtin") if self.topic.ordered else Cluster.objects.order_by("-kind")
-        builtin = Cluster.objects.filter(kind="builtin").first() if not self.topic.ordered else None
-        return {"cluster": builtin or fit.first(), "version": self.topic.version}
+        """The built-in store."""
+        builtin = Cluster.objects.filter(kind="builtin").first()
+        return {"cluster": builtin or Cluster.objects.order_by("-kind").first(), "version": self.topic.version}
 
     def run(self, form: AllocateForm) -> None:
         """Approve what was shown."""

@@ -11,6 +11,13 @@ from core.approvals.models import Approvable
 from topics.querysets import TopicQuerySet
 
 
+class OrderScope(models.TextChoices):
+    """Which messages of an ordered topic are in one order."""
+
+    KEY = "key", _("those with the same sharding key")
+    TOPIC = "topic", _("all of the topic")
+
+
 class Topic(Approvable):
     """A topic; its row is the truth, its node in ZooKeeper what SDKs see."""
 
@@ -46,7 +53,17 @@ class Topic(Approvable):
     ordered = models.BooleanField(
         _("ordered"),
         default=False,
-        help_text=_("Messages of one sharding key in the order in which they were sent. The built-in store cannot do this yet."),
+        help_text=_(
+            "Messages are handed out in the order in which they were sent: one after the other, and none before those ahead of it are done."
+        ),
+    )
+    order_scope = models.CharField(
+        _("ordered among"),
+        max_length=10,
+        choices=OrderScope,
+        default=OrderScope.KEY,
+        db_default=OrderScope.KEY,
+        help_text=_("For the built-in store; brokers keep an order in each partition."),
     )
     max_backlog = models.PositiveIntegerField(
         _("backlog at most"),

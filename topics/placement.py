@@ -72,7 +72,6 @@ class Place:
 
     cluster: Cluster
     measures: list[Measure]
-    why_not: str = ""  # the cluster cannot serve such a topic at all
 
     @property
     def excess(self) -> list[str]:
@@ -88,7 +87,7 @@ class Place:
     @property
     def fits(self) -> bool:
         """Nothing speaks against it."""
-        return not self.why_not and not any(measure.over for measure in self.measures)
+        return not any(measure.over for measure in self.measures)
 
     @property
     def known(self) -> bool:
@@ -131,18 +130,17 @@ def _places(topic: Topic, clusters: Any, *, added: bool = True) -> list[Place]:
         "bytes_per_second": topic.expected_rate * topic.message_bytes,
         "partitions": topic.partitions,
     }
-    found = [_place(topic, cluster, adds) for cluster in counted]
+    found = [_place(cluster, adds) for cluster in counted]
     return sorted(
         found,
         key=lambda place: (not place.fits, not place.known, place.load, place.cluster.kind != Kind.BUILTIN, place.cluster.name),
     )
 
 
-def _place(topic: Topic, cluster: Any, adds: dict[str, int]) -> Place:
-    unordered = topic.ordered and cluster.kind == Kind.BUILTIN
+def _place(cluster: Any, adds: dict[str, int]) -> Place:
     measures = [
         Measure(key, int(getattr(cluster, f"used_{key}")), added, getattr(cluster, f"max_{key}"))
         for key, added in adds.items()
         if not (key == "partitions" and cluster.kind == Kind.BUILTIN)  # the store has none
     ]
-    return Place(cluster, measures, _("The built-in store does not keep an order yet.") if unordered else "")
+    return Place(cluster, measures)

@@ -122,7 +122,7 @@ class TopicKind(Kind):
                 "recommended": position == 0 and one.fits and topic.cluster is None,
                 "fits": one.fits,
                 "limits_known": one.known,
-                "why_not": [*([one.why_not] if one.why_not else []), *one.excess],
+                "why_not": one.excess,
                 "measures": [{"measure": m.key, "used": m.used, "after": m.after, "limit": m.limit, "over": m.over} for m in one.measures],
             }
             for position, one in enumerate(found)
@@ -145,7 +145,7 @@ class CreateTopic(TopicKind):
     name = services.CREATE
     label = gettext_lazy("New topic")
     submitted_word = "apply"
-    fields = {**FIELDS, "ordered": Field(gettext_lazy("Ordered"), bool)}
+    fields = {**FIELDS, "ordered": Field(gettext_lazy("Ordered"), bool), "order_scope": Field(gettext_lazy("Ordered among"), str)}
     wants = ("cluster",)
 
     def draft(self, ask: Ask) -> Draft:

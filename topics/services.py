@@ -17,7 +17,7 @@ from core.approvals.models import Request, State
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
 from registry import services as registry
-from topics.models import Topic
+from topics.models import OrderScope, Topic
 
 # Rooms above add what must follow when a topic moves to another cluster, in the same transaction.
 moved: list[Callable[[Topic], None]] = []
@@ -39,6 +39,7 @@ def apply(
     max_backlog: int = 0,
     ttl_seconds: int = 0,
     max_length: int = 0,
+    order_scope: str = "key",
 ) -> Topic:
     """Apply for a topic; another person decides, or a policy does at once. The name is taken from then on.
 
@@ -54,6 +55,7 @@ def apply(
         "max_backlog": max_backlog,
         "ttl_seconds": ttl_seconds,
         "max_length": max_length,
+        "order_scope": str(order_scope),
     }
     workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
     return Topic.objects.get(name=name)
@@ -105,7 +107,6 @@ def request_of(thing: Any, kind: str = CREATE) -> Request:
 
 def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str, request: int) -> None:
     """Allocate a pending topic and publish it; in the transaction of its approval. Actor None: a policy."""
-    check_fit(topic.ordered, cluster)
     approvals.move(
         thing=topic,
         expected=State.PENDING,
@@ -116,6 +117,7 @@ def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str,
         builtin.set_limits(topic_id=topic.pk, ttl_seconds=topic.ttl_seconds, max_length=topic.max_length)
     record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
     publish(topic)
+    keep_order(topic)
 
 
 def _again(topic: Topic) -> Topic:
@@ -136,7 +138,6 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
     before = topic.cluster.name if topic.cluster else None
     if topic.cluster_id == cluster.pk:
         raise conflict("same_cluster", _("The topic is on “{name}” already.").format(name=cluster.name))
-    check_fit(topic.ordered, cluster)
     with transaction.atomic():
         approvals.move(thing=topic, expected=State.ACTIVE, to=State.ACTIVE, values={"cluster_id": cluster.pk})
         record(
@@ -152,6 +153,7 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
         for follow in moved:
             follow(topic)
         publish(topic)
+        keep_order(topic)
     return topic
 
 
@@ -257,11 +259,7 @@ def validate(thing: Any) -> None:
         raise Problem("invalid", summary, errors=errors) from None
 
 
-def check_fit(ordered: bool, cluster: Cluster) -> None:
-    """The built-in store keeps no order."""
-    if ordered and cluster.kind == Kind.BUILTIN:
-        raise conflict(
-            "ordered_not_supported",
-            _("The built-in store does not keep an order yet."),
-            hint=_("Allocate the topic to a Kafka or RocketMQ cluster, or ask for it without order."),
-        )
+def keep_order(topic: Topic) -> None:
+    """Tell the store the order of a topic that comes to it, which is fixed from then on."""
+    if topic.ordered and topic.cluster is not None and topic.cluster.kind == Kind.BUILTIN:
+        builtin.set_ordering(topic_id=topic.pk, ordering="topic" if topic.order_scope == OrderScope.TOPIC else "key")

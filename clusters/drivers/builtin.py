@@ -13,6 +13,8 @@ from django.db import connection
 from core import tags
 
 ConsumeFrom = Literal["earliest", "latest"]
+Ordering = Literal["none", "key", "topic"]
+ORDERINGS: tuple[Ordering, ...] = ("none", "key", "topic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,16 @@ def set_limits(*, topic_id: int, ttl_seconds: int, max_length: int) -> None:
     _call("SELECT mq_limit_put(%s, %s, %s)", topic_id, ttl_seconds, max_length)
 
 
+def set_exhaustion(*, group_id: int, stop_key: bool) -> None:
+    """What becomes of a message of an ordered topic that is out of attempts: its key stops until a person decides, or dead letter."""
+    _call("SELECT mq_group_policy(%s, %s)", group_id, stop_key)
+
+
+def set_ordering(*, topic_id: int, ordering: Ordering) -> None:
+    """In what order the store hands out the topic: none, of each sharding key, or of the topic as a whole. Before its first message."""
+    _call("SELECT mq_topic_order(%s, %s::smallint)", topic_id, ORDERINGS.index(ordering))
+
+
 def subscribe(*, group_id: int, topic_id: int, tag_expression: str = "*", consume_from: ConsumeFrom = "earliest") -> None:
     """Subscribe the group to the topic; on a running subscription it changes the filter from the group's position on.
 
@@ -108,7 +120,7 @@ def backlog_of(*, group_id: int, topic_id: int) -> Backlog:
     Of a broadcast group: all instances together.
     """
     found = _call(
-        "SELECT coalesce(sum(mq_count(topic_id, pos, 9223372036854775807, tags)), 0)::bigint, coalesce(sum(processing), 0)::bigint,"
+        "SELECT coalesce(sum(mq_count(topic_id, pos, 9223372036854775807, tags) + held), 0)::bigint, coalesce(sum(processing), 0)::bigint,"
         " coalesce(sum(later), 0)::bigint, 0 FROM mq_cursor"
         " WHERE group_id = ANY (mq_members(ARRAY[%s::bigint])) AND topic_id = %s AND active",
         group_id,

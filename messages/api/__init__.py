@@ -3,7 +3,17 @@
 from django.urls import URLPattern
 from rest_framework.routers import BaseRouter
 
-from messages.api import clients, control_plane, data_plane, group_plane, half_plane, instance_plane, position_plane, transaction_plane
+from messages.api import (
+    clients,
+    control_plane,
+    data_plane,
+    group_plane,
+    half_plane,
+    instance_plane,
+    order_plane,
+    position_plane,
+    transaction_plane,
+)
 
 urlpatterns: list[URLPattern] = [
     *data_plane.urlpatterns,
@@ -14,6 +24,7 @@ urlpatterns: list[URLPattern] = [
     *half_plane.urlpatterns,
     *transaction_plane.urlpatterns,
     *position_plane.urlpatterns,
+    *order_plane.urlpatterns,
 ]
 
 

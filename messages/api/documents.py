@@ -193,7 +193,7 @@ class NextSerializer(PullSerializer):
 class ItemProblemSerializer(serializers.Serializer[Any]):
     """Why nothing was changed."""
 
-    code = serializers.ChoiceField(["lease_expired", "not_in_lease", "already_settled"])
+    code = serializers.ChoiceField(["lease_expired", "not_in_lease", "already_settled", "held_back"])
     detail = serializers.CharField()
 
 

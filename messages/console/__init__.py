@@ -4,7 +4,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, editing, half, instances, position, pushing, sending
+from messages.console import browsing, dead, delayed, editing, half, instances, ordering, position, pushing, sending
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -23,6 +23,7 @@ urlpatterns: list[URLPattern] = [
     path("groups/<str:name>/instances/give-up/", instances.GiveUp.as_view(), name="messages_give_up"),
     path("groups/<str:name>/position/", position.Position.as_view(), name="messages_position"),
     path("groups/<str:name>/position/<int:reset>/undo/", position.Undo.as_view(), name="messages_reset_undo"),
+    path("groups/<str:name>/stopped/", ordering.Stopped.as_view(), name="messages_stopped"),
 ]
 
 slots.tab(
@@ -43,6 +44,7 @@ slots.tab(
         key="dead",
     ),
 )
+slots.panel("group", ordering.panel)
 slots.panel("group", pushing.panel)
 slots.panel("group", instances.panel)
 slots.tab(

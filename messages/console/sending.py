@@ -49,6 +49,12 @@ class SendForm(ConsoleForm):
         max_length=500,
         help_text=gettext_lazy("Groups subscribe to tags; several: paid || urgent."),
     )
+    sharding_key = forms.CharField(
+        label=gettext_lazy("Sharding key"),
+        required=False,
+        max_length=255,
+        help_text=gettext_lazy("On an ordered topic messages with the same one keep their order; one without is in no order."),
+    )
     delay = forms.IntegerField(
         label=gettext_lazy("Delay in seconds"),
         required=False,
@@ -80,7 +86,9 @@ class Send(FormPage):
         if number.isascii() and number.isdigit() and len(number) <= 19 and self.request.user.has_perm(scope.BODY):
             like = load(self.request.user, int(number))
             if like is not None and scope.may_read_body(self.request.user, like.topic_id):
-                return {"topic": like.topic, "body": reading.as_text(like.body) or "", "key": like.key or "", "tag": like.tag}
+                return {"topic": like.topic, "body": reading.as_text(like.body) or "", "key": like.key or "", "tag": like.tag} | {
+                    "sharding_key": like.sharding_key or ""
+                }
         return {"topic": self.request.GET.get("topic", "").replace("\x00", "")}
 
     def context(self) -> dict[str, Any]:
@@ -95,7 +103,9 @@ class Send(FormPage):
         except UnicodeEncodeError:
             raise invalid("/body", _("The body holds half of a surrogate pair.")) from None
         due = datetime.now(UTC) + timedelta(seconds=data["delay"]) if data["delay"] else None
-        message = NewMessage(body=body, key=data["key"] or None, tag=spelt(data["tag"]), deliver_at=due)
+        message = NewMessage(
+            body=body, key=data["key"] or None, tag=spelt(data["tag"]), sharding_key=data["sharding_key"] or None, deliver_at=due
+        )
         try:
             self.accepted = operating.send(actor=person(self.request), topic_id=data["topic"].pk, message=message)
         except Exception as problem:
