@@ -32,6 +32,7 @@ class Group:
     alone: set = field(default_factory=set)
     leases: dict = field(default_factory=dict)  # token -> set of ids not yet settled, handed out together
     sizes: dict = field(default_factory=dict)
+    redriven: set = field(default_factory=set)  # tried however old
     moved: dict = field(default_factory=dict)  # topic -> the newest move of its position and what it took away
 
     def arrive(self, topic, message_id, tag):
@@ -75,6 +76,7 @@ STEP = st.one_of(
     st.tuples(st.just("unsubscribe"), which_group, which_topic),
     st.tuples(st.just("resubscribe"), which_group, which_topic, expression, st.booleans()),
     st.tuples(st.just("cut"), which_group),
+    st.tuples(st.just("age"), which_topic),
     st.tuples(st.just("prepare"), which_topic, tag),
     st.tuples(st.just("decide"), st.sampled_from(["commit", "rollback"])),
     st.tuples(st.just("transact"), which_group, words, st.lists(tag, min_size=1, max_size=2), st.booleans()),
@@ -88,6 +90,7 @@ class World:
     def __init__(self):
         self.topics = [new_id(), new_id()]
         self.messages = {}  # id -> (topic, tag)
+        self.expired = dict.fromkeys(self.topics, 0)  # up to which id
         self.half = []  # (id, topic, tag) of those that are open
         self.producer = {"application_id": new_id(), "producer": "p"}
         self.epoch, self.transactions = services.open_epoch(**self.producer), 0
@@ -142,7 +145,25 @@ class World:
         assert services.commit_transaction(**ask).sends == done.sends
         services.tick()
 
+    def age(self, topic):
+        """Everything that was sent to the topic is older than its time to live now."""
+        topic = self.topics[topic]
+        builtin.set_limits(topic_id=topic, ttl_seconds=60, max_length=0)
+        sql("UPDATE mq_message SET sent_at = sent_at - interval '1 hour' WHERE topic_id = %s", topic)
+        services.tick()
+        services.enforce()
+        self.expired[topic] = max([0, *(i for i, (t, _tag) in self.messages.items() if t == topic)])
+        for group in self.groups:
+            self.take_out(group)
+
+    def take_out(self, group):
+        for i, word in group.status.items():
+            topic = self.messages[i][0]
+            if group.active[topic] and i <= self.expired[topic] and (word == "waiting" or (word == "later" and i not in group.redriven)):
+                group.status[i] = "dead"
+
     def handed_out(self, group, batch, limit):
+        self.take_out(group)
         ids = {m.id for m in batch.messages}
         due = {i for i, s in group.status.items() if s == "later"}
         waiting = {i for i, s in group.status.items() if s == "waiting"}
@@ -186,7 +207,7 @@ class World:
         return lease, [Outcome(i, w) for i, w in zip(sorted(group.leases[lease]), words, strict=False) if w]
 
     def step(self, name, group=None, *args):
-        if name in {"send", "prepare", "decide"}:
+        if name in {"send", "prepare", "decide", "age"}:
             getattr(self, name)(group, *args)
             return
         g = self.groups[group]
@@ -224,6 +245,7 @@ class World:
                 if s == "dead" and g.active[self.messages[i][0]]:
                     g.status[i], g.attempts[i] = "later", 0
                     g.alone.discard(i)
+                    g.redriven.add(i)
         elif name == "transact":
             self.transact(g, *args)
         elif name == "cut":
@@ -246,7 +268,12 @@ class World:
             with pytest.raises(Problem, match="not subscribed"):
                 services.preview_reset(group_id=g.id, topic_id=topic, to=to)
             return
-        stood, plan = self.stands(g, topic), services.preview_reset(group_id=g.id, topic_id=topic, to=to)
+        stood = self.stands(g, topic)
+        if type(to) is int and to - 1 < min(self.expired[topic], stood):
+            with pytest.raises(Problem, match="have expired"):
+                services.preview_reset(group_id=g.id, topic_id=topic, to=to)
+            return
+        plan = services.preview_reset(group_id=g.id, topic_id=topic, to=to)
         between = [i for i in mine if min(stood, plan.position) < i <= max(stood, plan.position)]
         wanted = [i for i in between if matches(g.filters[topic], self.messages[i][1])]
         first = [i for i in wanted if g.status[i] in {"skipped", "not_subscribed"}]
@@ -261,12 +288,13 @@ class World:
             assert not wanted or not back
             return
         holders = {i: lease for lease, held in g.leases.items() for i in held}
-        taken = {i: (g.status[i], g.attempts.get(i, 0), i in g.alone, holders.get(i)) for i in between}
+        taken = {i: (g.status[i], g.attempts.get(i, 0), i in g.alone, i in g.redriven, holders.get(i)) for i in between}
         g.moved[topic] = (made, back, stood, taken)
         for i in between:
             if back:
                 g.attempts.pop(i, None)
                 g.alone.discard(i)
+                g.redriven.discard(i)
                 g.leases.get(holders.get(i), set()).discard(i)
                 g.arrive(topic, i, self.messages[i][1])
             elif g.status[i] == "waiting":
@@ -284,10 +312,11 @@ class World:
             return
         services.undo_reset(reset_id=made.pk)
         del g.moved[topic]
-        for i, (status, attempts, alone, lease) in taken.items():
+        for i, (status, attempts, alone, redriven, lease) in taken.items():
             if back and i > now:
                 g.status[i], g.attempts[i] = status, attempts
                 (g.alone.add if alone else g.alone.discard)(i)
+                (g.redriven.add if redriven else g.redriven.discard)(i)
                 if lease is not None:
                     g.leases.setdefault(lease, set()).add(i)
             elif not back and status == "waiting":
@@ -334,6 +363,8 @@ class World:
                 if word != "not_subscribed":
                     expected[word] = expected.get(word, 0) + 1
             assert counts(g.id) == expected
+        for topic in self.topics:  # other tests are not to meet them
+            builtin.set_limits(topic_id=topic, ttl_seconds=0, max_length=0)
 
 
 @pytest.mark.timeout(3600)
