@@ -145,3 +145,16 @@ def test_an_ack_of_a_message_that_was_held_back_says_so(world):  # noqa: F811
     acks = [{"lease": batch["lease"], "id": first, "status": "failed"}, {"lease": batch["lease"], "id": second, "status": "succeeded"}]
     answer = world.api("POST", f"consumer-groups/{group.name}/acks", {"acks": acks}).body["acks"]
     assert (answer[0]["status"], answer[1]["problem"]["code"]) == ("later", "held_back")
+
+
+def test_a_broadcast_group_stops_no_key(world):  # noqa: F811
+    topic, _group = made(world)
+    fields = {
+        "application": "shop",
+        "subscriptions": [{"topic": topic.name}],
+        "reason": "x",
+        "mode": "broadcast",
+        "on_exhausted": "stop_key",
+    }
+    answer = world.api("POST", "consumer-groups", {"name": "loud_group", **fields})
+    assert (answer.status_code, answer.body["errors"][0]["pointer"]) == (400, "/on_exhausted")

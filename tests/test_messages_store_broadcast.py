@@ -445,3 +445,15 @@ def test_no_pair_of_verbs_deadlocks_with_what_is_done_to_all_instances(monkeypat
         found = one.counts
         wanted = (rows.get("L", 0), rows.get("D", 0), rows.get("F", 0), rows.get("P", 0) + leased)
         assert (found.later, found.dead, found.failed, found.processing) == wanted, f"seed {SEED}"
+
+
+def test_each_instance_keeps_the_order_of_a_topic_for_itself(topic):
+    builtin.set_ordering(topic_id=topic, ordering="key")
+    group = new_broadcast(topic)
+    services.send(topic_id=topic, messages=[NewMessage(name.encode(), sharding_key="k") for name in ("1", "2")])
+    services.tick()
+    first, other = pull(group, "a", limit=1), pull(group, "b")
+    assert (bodies(first), bodies(other)) == (["1"], ["1", "2"])
+    assert not pull(group, "a").messages
+    settle(group, first)
+    assert take_all(group, "a") == ["2"]

@@ -245,6 +245,7 @@ def test_kill_9_of_senders_and_workers_as_processes_loses_nothing():
 
 def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
     topics = [new_id(), new_id()]
+    builtin.set_ordering(topic_id=topics[1], ordering="topic")
     groups = [new_group(*topics, max_attempts=3), new_group(*reversed(topics), max_attempts=3)]
     rng, ran = random.Random(SEED), {}
 
