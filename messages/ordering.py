@@ -54,7 +54,8 @@ def decide_stopped(*, group_id: int, ids: Sequence[int], decision: str, reason: 
         detail = _("Name 1 to {n} messages.").format(n=MAX_DECIDED)
         raise Problem("too_many_ids", detail, errors=[FieldError("/message_ids", detail)])
     rows = fetch(
-        'SELECT message_id, refusal FROM mq_stopped_decide(%s::bigint, %s::bigint[], %s::"char", %s::text)',
-        (group_id, list(dict.fromkeys(ids)), DECISIONS[decision], reason.strip().replace("\x00", "")[:MAX_REASON]),
+        'SELECT d.message_id, d.refusal FROM mq_group g, mq_stopped_decide(g.group_id, %s::bigint[], %s::"char", %s::text) d'
+        " WHERE g.group_id = %s::bigint",
+        (list(dict.fromkeys(ids)), DECISIONS[decision], reason.strip().replace("\x00", "")[:MAX_REASON], group_id),
     )
-    return dict(rows)
+    return dict.fromkeys(ids, "not_stopped") | dict(rows)  # the store knows nothing of a group that was never approved

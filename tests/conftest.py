@@ -220,13 +220,13 @@ def django_db_setup(  # noqa: PLR0917 - fixtures
 
 @pytest.fixture(scope="module")
 def store(django_db_setup, django_db_blocker):
-    """The message store on the test database, committing for real; tests use topics and groups of their own, so only operations go."""
+    """The message store on the test database, committing for real. Topics and groups are each test's own: only operations and audit go."""
     from django.db import connection
 
     with django_db_blocker.unblock():
         yield
         with connection.cursor() as cursor:
-            cursor.execute("TRUNCATE operations_operation CASCADE")
+            cursor.execute("TRUNCATE operations_operation, audit_auditentry CASCADE")
         connection.close()
 
 
