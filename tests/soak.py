@@ -37,7 +37,7 @@ class Ledger:
         self.lock = threading.Lock()
         self.accepted = {}  # name -> not before (Unix time)
         self.given = {group: Counter() for group in GROUPS}
-        self.confirmed = {group: {} for group in GROUPS}  # name -> when its ack was confirmed
+        self.confirmed = {group: {} for group in GROUPS}  # name -> (when its ack was asked for, and confirmed)
         self.wrong = []
         self.crashes, self.taken_back = [], 0  # of Postgres
         self.repeated = self.refused = 0
@@ -45,23 +45,26 @@ class Ledger:
     def deliver(self, group, asked, name, not_before):
         with self.lock:
             self.given[group][name] += 1
-            confirmed = self.confirmed[group].get(name, asked)
+            _acked, confirmed = self.confirmed[group].get(name, (asked, asked))
             if confirmed < asked and not self.lost(group, name):
                 self.wrong.append(f"{name} came back to {group} {self.told(asked)}, though its ack was confirmed {self.told(confirmed)}")
             if time.time() < not_before:
                 self.wrong.append(f"{name} came {not_before - time.time():.3f} s too early to {group}")
 
-    def confirm(self, group, name):
+    def confirm(self, group, asked, name):
         with self.lock:
             now, before = time.monotonic(), self.confirmed[group].get(name)
             if before is not None and not self.lost(group, name):
-                self.wrong.append(f"the ack of {name} in {group} was confirmed twice: {self.told(before)} and {self.told(now)}")
-            self.confirmed[group][name] = now
+                self.wrong.append(f"the ack of {name} in {group} was confirmed twice: {self.told(before[1])} and {self.told(now)}")
+            self.confirmed[group][name] = asked, now
 
     def lost(self, group, name):
-        """Whether a crash of Postgres may have taken this ack back; it is forgotten then."""
-        confirmed = self.confirmed[group][name]
-        if not any(abs(crash - confirmed) < UNWRITTEN for crash in self.crashes):
+        """Whether a crash of Postgres may have taken this ack back; it is forgotten then.
+
+        The answer may come after the crash: a long poll settles first, and answers when it has pulled again.
+        """
+        asked, confirmed = self.confirmed[group][name]
+        if not any(asked < crash + UNWRITTEN and confirmed > crash - UNWRITTEN for crash in self.crashes):
             return False
         self.taken_back += 1
         del self.confirmed[group][name]
@@ -136,7 +139,7 @@ class Load:
             body = answer.json()
             for result in body.get("acks", []):
                 if result["status"] == "succeeded":
-                    self.ledger.confirm(group, names[result["id"]])
+                    self.ledger.confirm(group, asked, names[result["id"]])
             hand, names = {}, {}
             if body.get("lease"):
                 for message in body["messages"]:
