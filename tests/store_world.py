@@ -2,9 +2,10 @@
 
 import threading
 import time
-from itertools import count
+from itertools import combinations_with_replacement, count
 
-from django.db import connection
+import pytest
+from django.db import OperationalError, connection
 
 from clusters.drivers import builtin
 from core.operations import driving
@@ -142,3 +143,22 @@ def expire_now(group):
     sql("UPDATE mq_lease SET lease_until = clock_timestamp() - interval '1 ms' WHERE group_id = %s", group)
     sql("UPDATE mq_exception SET lease_until = clock_timestamp() - interval '1 ms' WHERE group_id = %s AND status = 'P'", group)
     services.expire()
+
+
+def hunt_deadlocks(verbs, ran, *, seconds, seed):
+    """Run every pair of verbs against each other for so long; count in `ran` how often each was done. Fails on a deadlock."""
+    for first, second in combinations_with_replacement(verbs, 2):
+        threads, end = Threads(), time.monotonic() + seconds
+
+        def run(verb, end=end):
+            sql("SET deadlock_timeout = '20ms'")
+            while time.monotonic() < end:
+                verb()
+                ran[verb.__name__] = ran.get(verb.__name__, 0) + 1
+
+        for verb in (first, second, second):
+            threads.start(run, verb)
+        try:
+            threads.join()
+        except OperationalError as error:
+            pytest.fail(f"{first.__name__} against {second.__name__}: {error}; seed {seed}")

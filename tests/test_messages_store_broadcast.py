@@ -1,14 +1,12 @@
 """Broadcast groups: every instance gets every message and has a status of its own; what is done to the group is done to all of them."""
 
 import contextlib
-import itertools
 import os
 import random
 import threading
 import time
 
 import pytest
-from django.db import OperationalError
 
 from clusters.drivers import builtin
 from core.errors import Problem
@@ -16,7 +14,7 @@ from messages import broadcast, redrives, services
 from messages.db import fetch
 from messages.transactions import Acks, Send
 from messages.types import DeadFilter, NewMessage, Outcome
-from tests.store_world import Threads, bodies, counts, expire_now, new_id, redrive, send, sql
+from tests.store_world import Threads, bodies, counts, expire_now, hunt_deadlocks, new_id, redrive, send, sql
 
 pytestmark = pytest.mark.usefixtures("store")
 SEED = int(os.environ.get("MQADMIN_TEST_SEED", time.time_ns() % 1_000_000))
@@ -423,21 +421,7 @@ def test_no_pair_of_verbs_deadlocks_with_what_is_done_to_all_instances(monkeypat
         services.furthest_behind(group_id=rng.choice(groups), limit=5)
 
     verbs = [work, transact, begin_and_end, move_all, resubscribe, change, retry, retire, look, services.expire]
-    for first, second in itertools.combinations_with_replacement(verbs, 2):
-        threads, end = Threads(), time.monotonic() + 0.05
-
-        def run(verb, end=end):
-            sql("SET deadlock_timeout = '20ms'")
-            while time.monotonic() < end:
-                verb()
-                ran[verb.__name__] = ran.get(verb.__name__, 0) + 1
-
-        for verb in (first, second, second):
-            threads.start(run, verb)
-        try:
-            threads.join()
-        except OperationalError as error:
-            pytest.fail(f"{first.__name__} against {second.__name__}: {error}; seed {SEED}")
+    hunt_deadlocks(verbs, ran, seconds=0.05, seed=SEED)
     assert set(ran) == {verb.__name__ for verb in verbs}
     for one in (i for group in groups for i in services.instances(group_id=group).items):  # the counters still tell what the rows say
         rows = dict(fetch("SELECT status::text, count(*) FROM mq_exception WHERE group_id = %s GROUP BY 1", (one.id,)))

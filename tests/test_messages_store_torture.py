@@ -11,10 +11,9 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from itertools import combinations_with_replacement
 
 import pytest
-from django.db import DatabaseError, OperationalError, connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import Count
 
 from clusters.drivers import builtin
@@ -24,7 +23,7 @@ from messages.models import Reset
 from messages.transactions import Acks, Send
 from messages.types import DeadFilter, NewMessage, Outcome
 from tests import store_world
-from tests.store_world import Threads, counts, new_group, new_id, session, sql
+from tests.store_world import Threads, counts, hunt_deadlocks, new_group, new_id, session, sql
 
 pytestmark = pytest.mark.usefixtures("store")
 SECONDS = 60.0 if "MQADMIN_SOAK" in os.environ else 4.0
@@ -332,21 +331,7 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
 
     verbs = [pull_settle, next_, services.expire, redrive, moved, resubscribe, change, send, delay, half, transact, housekeeping, retire]
     verbs += [services.tick, limits]
-    for first, second in combinations_with_replacement(verbs, 2):
-        threads, end = Threads(), time.monotonic() + 0.06
-
-        def run(verb, end=end):
-            sql("SET deadlock_timeout = '20ms'")
-            while time.monotonic() < end:
-                verb()
-                ran[verb.__name__] = ran.get(verb.__name__, 0) + 1
-
-        for verb in (first, second, second):
-            threads.start(run, verb)
-        try:
-            threads.join()
-        except OperationalError as error:
-            pytest.fail(f"{first.__name__} against {second.__name__}: {error}; seed {SEED}")
+    hunt_deadlocks(verbs, ran, seconds=0.06, seed=SEED)
     assert ran.pop("committed") > 0  # not all transactions were refused
     assert set(ran) == {v.__name__ for v in verbs}
     for group in groups:  # after all of that the counters still tell what the rows say
