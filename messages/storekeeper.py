@@ -83,7 +83,8 @@ class Storekeeper:
         while not self._stop.is_set():
             jump = "100 years" if self._accept_jump else "1 day"
             row = connection.execute(
-                "SELECT mq_tick(%s::interval), drawn_id, refused_at > clock_timestamp() - interval '15 s' FROM mq_horizon", (jump,)
+                "SELECT mq_tick(%s::interval), h.drawn_id, h.refused_at > clock_timestamp() - interval '15 s' FROM mq_horizon_now() h",
+                (jump,),
             ).fetchone()
             self._accept_jump = False
             now = self._clock()

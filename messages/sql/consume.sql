@@ -2,13 +2,27 @@
 
 CREATE OR REPLACE FUNCTION mq_backoff(p_backoff bigint[], p_attempts int) RETURNS interval IMMUTABLE LANGUAGE sql AS $$ SELECT p_backoff[least(greatest(p_attempts, 1), cardinality(p_backoff))] * interval '1 ms' $$;
 
+-- The cursors of a group. One is updated with every pull and every ack, and while somebody holds a snapshot none of its old versions can
+-- be taken away: whoever went through them would be slower with each. So it gets a new revision every 32 updates, and whoever looks often
+-- takes the newest, which is the last in the index. Other statements may read the table as it is: one row of each is visible.
+-- The planner knows of the few rows that are visible and not of the many that are not: left to itself it would read all and sort, so the
+-- verbs that run all the time are told to walk their indexes.
+CREATE OR REPLACE FUNCTION mq_cursors(p_group bigint) RETURNS SETOF mq_cursor STABLE LANGUAGE sql AS $$
+  SELECT q.* FROM mq_group g CROSS JOIN LATERAL unnest(g.topics) t(id)
+   CROSS JOIN LATERAL (SELECT * FROM mq_cursor c WHERE c.group_id = p_group AND c.topic_id = t.id ORDER BY c.rev DESC LIMIT 1) q
+   WHERE g.group_id = p_group $$;
+
+-- Where the search for retries that are due begins. A clock that was set back can leave one before it: each ten seconds one looks at all.
+CREATE OR REPLACE FUNCTION mq_due_from(p_from timestamptz, p_now timestamptz) RETURNS timestamptz STABLE LANGUAGE sql AS $$
+  SELECT CASE WHEN p_from <= p_now AND extract(epoch FROM p_now)::bigint % 10 > 0 THEN p_from ELSE '-infinity' END $$;
+
 -- Pull: retries that are due first, then the next stretch of each topic under one lease. What is gone is given up on the way (hint 2: there
 -- may be more), and no more is handed out than the group's ceiling leaves room for ("outstanding": none).
 CREATE OR REPLACE FUNCTION mq_pull(p_group bigint, p_limit int, p_visibility interval, p_consumer text, p_async boolean,
-                        p_scan int DEFAULT 5000, p_bytes bigint DEFAULT 33554432) RETURNS SETOF mq_row LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+                        p_scan int DEFAULT 5000, p_bytes bigint DEFAULT 33554432) RETURNS SETOF mq_row LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off AS $$
 DECLARE g mq_group; c mq_cursor; r record; v_now timestamptz; v_until timestamptz; v_closed bigint; v_token bigint; v_single boolean;
         v_left int := p_limit; v_n int; v_k int := 0; v_hi bigint; v_seen bigint; v_scanned int; v_more boolean := false; v_bytes bigint := p_bytes;
-        v_len bigint; v_room bigint; v_turn bigint[]; o record;
+        v_len bigint; v_turn bigint[]; o record; v_busy bigint; v_later bigint; v_from timestamptz; v_due timestamptz;
 BEGIN
   SELECT * INTO g FROM mq_group q WHERE q.group_id = p_group FOR NO KEY UPDATE;
   IF g.group_id IS NULL OR g.retired OR g.suspended THEN
@@ -17,13 +31,13 @@ BEGIN
     RETURN;
   END IF;
   IF p_async THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;   -- losing a pull only redelivers
+  SELECT coalesce(sum(q.processing), 0), sum(q.later), max(q.due_from) INTO v_busy, v_later, v_from FROM mq_cursors(p_group) q;
   IF g.max_outstanding > 0 THEN   -- retries and fresh messages alike; the counters are exact, since the group is locked
-    SELECT g.max_outstanding - coalesce(sum(q.processing), 0) INTO v_room FROM mq_cursor q WHERE q.group_id = p_group;
-    IF v_room <= 0 THEN
+    IF v_busy >= g.max_outstanding THEN
       RETURN NEXT ROW('H', NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, 'outstanding')::mq_row;
       RETURN;
     END IF;
-    p_limit := least(p_limit, v_room);
+    p_limit := least(p_limit, g.max_outstanding - v_busy);
     v_left := p_limit;
   END IF;
   v_now := clock_timestamp();   -- after the wait for the lock
@@ -33,19 +47,23 @@ BEGIN
     RETURN;
   END IF;
 
-  -- Retries that are due come first (an index probe when there are none). One whose lease expired is handed out alone, so that
-  -- a message that crashes its worker takes no other with it.
+  -- Retries that are due come first. One whose lease expired is handed out alone, so that a message that crashes its worker takes no
+  -- other with it. What was found due first is where the next search begins (due_from): before it lie those that were handed out, and
+  -- while somebody holds a snapshot each search would go through all of them.
   IF g.ordered THEN v_turn := mq_order_due(p_group, v_now, p_limit); END IF;
-  SELECT e.single INTO v_single FROM mq_exception e WHERE e.group_id = p_group AND e.status = 'L' AND e.due_at <= v_now ORDER BY e.due_at, e.msg_id LIMIT 1;
-  IF FOUND THEN
+  IF v_later > 0 OR g.ordered THEN
+    SELECT e.single, e.due_at INTO v_single, v_due FROM mq_exception e
+     WHERE e.group_id = p_group AND e.status = 'L' AND e.due_at <= v_now AND e.due_at >= mq_due_from(v_from, v_now) ORDER BY e.due_at, e.msg_id LIMIT 1;
+  END IF;
+  IF v_due IS NOT NULL THEN
     v_token := nextval('mq_token_seq');
     RETURN QUERY
-      WITH due AS (SELECT e.msg_id, e.topic_id FROM mq_exception e WHERE e.group_id = p_group AND e.status = 'L' AND e.due_at <= v_now
+      WITH due AS (SELECT e.ctid AS place, e.msg_id, e.topic_id FROM mq_exception e WHERE e.group_id = p_group AND e.status = 'L' AND e.due_at <= v_now AND e.due_at >= v_due
                     AND (v_single OR NOT e.single) AND (v_turn IS NULL OR e.msg_id = ANY (v_turn)) ORDER BY e.due_at, e.msg_id LIMIT CASE WHEN v_single THEN 1 ELSE p_limit END),
-           m AS MATERIALIZED (SELECT x.*, sum(octet_length(x.body)) OVER (ORDER BY x.id) - octet_length(x.body) AS before
+           m AS MATERIALIZED (SELECT x.*, due.place, sum(octet_length(x.body)) OVER (ORDER BY x.id) - octet_length(x.body) AS before
                    FROM due CROSS JOIN LATERAL (SELECT mm.* FROM mq_message mm WHERE mm.topic_id = due.topic_id AND mm.id = due.msg_id LIMIT 1) x),
            u AS (UPDATE mq_exception e SET status = 'P', token = v_token, lease_until = v_until, pulled_at = v_now, consumer = p_consumer
-                   FROM m WHERE e.group_id = p_group AND e.msg_id = m.id AND m.before < p_bytes RETURNING e.msg_id, e.attempts)
+                   FROM m WHERE e.ctid = m.place AND m.before < p_bytes RETURNING e.msg_id, e.attempts)
       SELECT 'M'::"char", m.id, m.topic_id, m.origin_id, m.sent_at, u.attempts + 1, m.tag, m.key, m.skey, m.headers, m.body, NULL::text
         FROM u JOIN m ON m.id = u.msg_id ORDER BY m.id;
     GET DIAGNOSTICS v_k = ROW_COUNT;
@@ -57,15 +75,17 @@ BEGIN
     SELECT p_bytes - coalesce(sum(x.len), 0) INTO v_bytes FROM mq_exception e CROSS JOIN LATERAL
       (SELECT octet_length(mm.body) AS len FROM mq_message mm WHERE mm.topic_id = e.topic_id AND mm.id = e.msg_id LIMIT 1) x
      WHERE e.group_id = p_group AND e.token = v_token AND e.status = 'P';
-    UPDATE mq_cursor q SET later = q.later - x.k, processing = q.processing + x.k
-      FROM (SELECT e.topic_id, count(*) AS k FROM mq_exception e WHERE e.group_id = p_group AND e.token = v_token AND e.status = 'P' GROUP BY 1) x
-     WHERE q.group_id = p_group AND q.topic_id = x.topic_id;
+    FOR r IN SELECT e.topic_id, count(*) AS k FROM mq_exception e WHERE e.group_id = p_group AND e.token = v_token AND e.status = 'P' GROUP BY 1 LOOP
+      UPDATE mq_cursor q SET later = q.later - r.k, processing = q.processing + r.k, due_from = v_due, uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
+       WHERE q.group_id = p_group AND q.topic_id = r.topic_id
+         AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = r.topic_id ORDER BY y.rev DESC LIMIT 1);
+    END LOOP;
     v_left := CASE WHEN v_single THEN 0 ELSE p_limit - v_k END;
   END IF;
 
-  SELECT h.closed_id INTO v_closed FROM mq_horizon h;
+  SELECT h.closed_id INTO v_closed FROM mq_horizon h ORDER BY h.rev DESC LIMIT 1;
   IF v_left > 0 THEN
-  FOR c IN SELECT * FROM mq_cursor q WHERE q.group_id = p_group AND q.active AND q.pos < v_closed ORDER BY random() LOOP   -- no topic starves another
+  FOR c IN SELECT * FROM mq_cursors(p_group) q WHERE q.active AND q.pos < v_closed ORDER BY random() LOOP   -- no topic starves another
     EXIT WHEN v_left <= 0 OR v_bytes <= 0;   -- the limit of bytes is of the whole pull, retries and all topics
     v_n := 0;
     IF c.ordering > 0 THEN
@@ -83,8 +103,8 @@ BEGIN
         v_more := v_more OR o.held IS NOT NULL OR o.seen IS NOT NULL;
       END IF;
       UPDATE mq_cursor q SET pos = coalesce(o.hi, o.held[cardinality(o.held)], o.seen), processing = q.processing + o.taken,
-             held = q.held + coalesce(cardinality(o.held), 0)
-       WHERE q.group_id = p_group AND q.topic_id = c.topic_id AND coalesce(o.hi, o.held[cardinality(o.held)], o.seen) IS NOT NULL;
+             held = q.held + coalesce(cardinality(o.held), 0), uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
+       WHERE q.group_id = p_group AND q.topic_id = c.topic_id AND q.rev = c.rev AND coalesce(o.hi, o.held[cardinality(o.held)], o.seen) IS NOT NULL;
       CONTINUE;
     END IF;
     IF c.tags IS NULL THEN
@@ -106,13 +126,14 @@ BEGIN
         v_seen := r.id;
       END LOOP;
       IF v_n = 0 AND v_scanned >= 500 THEN
-        UPDATE mq_cursor q SET pos = v_seen WHERE q.group_id = p_group AND q.topic_id = c.topic_id;
+        UPDATE mq_cursor q SET pos = v_seen, uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int WHERE q.group_id = p_group AND q.topic_id = c.topic_id AND q.rev = c.rev;
         v_more := v_more OR v_scanned >= p_scan;
       END IF;
     END IF;
     IF v_n > 0 THEN
       v_token := coalesce(v_token, nextval('mq_token_seq'));
-      UPDATE mq_cursor q SET pos = v_hi, processing = q.processing + v_n WHERE q.group_id = p_group AND q.topic_id = c.topic_id;
+      UPDATE mq_cursor q SET pos = v_hi, processing = q.processing + v_n, uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
+       WHERE q.group_id = p_group AND q.topic_id = c.topic_id AND q.rev = c.rev;
       INSERT INTO mq_lease (group_id, token, topic_id, lo, hi, lease_until, pulled_at, n, left_n, alone, tags, consumer)
         VALUES (p_group, v_token, c.topic_id, c.pos, v_hi, v_until, v_now, v_n, v_n, p_limit = 1, c.tags, p_consumer);
       RETURN QUERY SELECT 'M'::"char", m.id, m.topic_id, m.origin_id, m.sent_at, 1, m.tag, m.key, m.skey, m.headers, m.body, NULL::text
@@ -130,13 +151,13 @@ BEGIN
   RETURN NEXT ROW('H', CASE WHEN v_k > 0 THEN v_token END, NULL, NULL, v_until,
                   CASE WHEN v_more AND v_k = 0 THEN 2 WHEN v_left > 0 AND v_closed < (SELECT last_value FROM mq_id_seq) THEN 1 ELSE 0 END,
                   NULL, NULL, NULL, NULL, NULL,
-                  CASE WHEN v_k > 0 THEN NULL WHEN EXISTS (SELECT FROM mq_cursor q WHERE q.group_id = p_group AND q.active) THEN 'empty' ELSE 'not_subscribed' END)::mq_row;
+                  CASE WHEN v_k > 0 THEN NULL WHEN EXISTS (SELECT FROM mq_cursors(p_group) q WHERE q.active) THEN 'empty' ELSE 'not_subscribed' END)::mq_row;
 END $$;
 
 -- Settle: ONE verb for every outcome of a lease, fresh and retried messages alike. Ids are distinct and sorted (the service sees to
 -- it); statuses: S succeeded, X failed, L later, D dead. Outcomes that simply succeeded return no row. The history has the position's era.
 CREATE OR REPLACE FUNCTION mq_settle(p_group bigint, p_token bigint, p_ids bigint[], p_status "char"[], p_delay_ms bigint[], p_error text[], p_async boolean)
-RETURNS SETOF mq_row LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+RETURNS SETOF mq_row LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off AS $$
 DECLARE g mq_group; l mq_lease; c record; v_now timestamptz; v_ids bigint[]; v_all boolean := p_status IS NULL; v_live boolean := false;
         v_matched bigint[] := '{}'; v_acked varbit; v_done int; s_ok int; s_later int; s_dead int; s_failed int; v_active boolean; v_era int; r record;
         v_held bigint; v_keys bigint[] := '{}'; v_broken bigint[] := '{}'; v_from bigint[] := '{}'; s_held int;
@@ -146,7 +167,8 @@ BEGIN
   v_now := clock_timestamp();
   IF v_all THEN p_status := array_fill('S'::"char", ARRAY[cardinality(p_ids)]); END IF;
 
-  FOR l IN SELECT * FROM mq_lease q WHERE q.group_id = p_group AND q.token = p_token AND q.lease_until > v_now ORDER BY q.topic_id LOOP
+  FOR l IN SELECT * FROM mq_lease q WHERE q.group_id = p_group AND q.token = p_token ORDER BY q.topic_id LOOP
+    CONTINUE WHEN l.lease_until <= v_now;   -- not in the statement: an index on it would lead through all leases that have ended
     v_live := true;
     -- the messages of this lease in their order: the same rows as at the pull, since the log is append-only and (lo, hi] closed
     v_ids := ARRAY(SELECT m.id FROM mq_message m WHERE m.topic_id = l.topic_id AND m.id > l.lo AND m.id <= l.hi
@@ -156,14 +178,15 @@ BEGIN
     END IF;
     IF v_all AND l.acked IS NULL AND v_ids = p_ids THEN   -- the whole lease succeeded
       DELETE FROM mq_lease q WHERE q.group_id = p_group AND q.token = p_token AND q.topic_id = l.topic_id AND q.lane = l.lane;
-      UPDATE mq_cursor q SET processing = q.processing - l.n, succeeded = q.succeeded + l.n WHERE q.group_id = p_group AND q.topic_id = l.topic_id
+      UPDATE mq_cursor q SET processing = q.processing - l.n, succeeded = q.succeeded + l.n, uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
+       WHERE q.group_id = p_group AND q.topic_id = l.topic_id AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = l.topic_id ORDER BY y.rev DESC LIMIT 1)
         RETURNING q.era, q.held INTO v_era, v_held;
       INSERT INTO mq_history (group_id, topic_id, lo, hi, token, pulled_at, settled_at, n, attempts, retried, era, consumer)
         VALUES (p_group, l.topic_id, l.lo, l.hi, p_token, l.pulled_at, v_now, l.n, 1, false, v_era, l.consumer);
       IF v_held > 0 THEN PERFORM mq_release(p_group, l.okeys, v_now); END IF;
       RETURN;
     END IF;
-    SELECT q.active, q.era INTO v_active, v_era FROM mq_cursor q WHERE q.group_id = p_group AND q.topic_id = l.topic_id;
+    SELECT q.active, q.era INTO v_active, v_era FROM mq_cursor q WHERE q.group_id = p_group AND q.topic_id = l.topic_id ORDER BY q.rev DESC LIMIT 1;
     v_acked := coalesce(l.acked, repeat('0', 2 * l.n)::varbit);   -- two bits a message: settled, succeeded
     s_ok := 0; s_later := 0; s_dead := 0; s_failed := 0; s_held := 0; v_broken := '{}'; v_from := '{}';
     FOR r IN SELECT s.id, s.pos::int - 1 AS pos, l.okeys[s.pos] AS okey, o.status, o.delay, o.error FROM unnest(v_ids) WITH ORDINALITY s(id, pos)
@@ -212,17 +235,18 @@ BEGIN
        WHERE q.group_id = p_group AND q.token = p_token AND q.topic_id = l.topic_id AND q.lane = l.lane;
     END IF;
     UPDATE mq_cursor q SET processing = q.processing - v_done, succeeded = q.succeeded + s_ok, later = q.later + s_later,
-           dead = q.dead + s_dead, failed = q.failed + s_failed, held = q.held + s_held WHERE q.group_id = p_group AND q.topic_id = l.topic_id RETURNING q.held INTO v_held;
+           dead = q.dead + s_dead, failed = q.failed + s_failed, held = q.held + s_held, uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
+     WHERE q.group_id = p_group AND q.topic_id = l.topic_id AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = l.topic_id ORDER BY y.rev DESC LIMIT 1) RETURNING q.held INTO v_held;
     IF v_held > 0 THEN v_keys := v_keys || l.okeys; END IF;
   END LOOP;
 
   IF cardinality(v_matched) < cardinality(p_ids) THEN
     v_broken := '{}'; v_from := '{}';
     -- the retried messages of the same lease
-    FOR r IN SELECT e.msg_id AS id, e.topic_id, e.attempts, e.pulled_at, e.consumer, e.okey, o.status, o.delay, o.error, q.active, q.era, q.held
+    FOR r IN SELECT * FROM (SELECT e.msg_id AS id, e.topic_id, e.attempts, e.pulled_at, e.consumer, e.okey, o.status, o.delay, o.error, q.active, q.era, q.held
                FROM mq_exception e JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = e.msg_id
-               JOIN mq_cursor q ON q.group_id = p_group AND q.topic_id = e.topic_id
-              WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now ORDER BY e.msg_id LOOP
+               JOIN mq_cursors(p_group) q ON q.topic_id = e.topic_id
+              WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now OFFSET 0) x ORDER BY x.id LOOP
       v_live := true;
       v_matched := v_matched || r.id;
       IF r.okey = ANY (v_broken) THEN
@@ -234,14 +258,16 @@ BEGIN
         DELETE FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = r.id;
         INSERT INTO mq_history (group_id, topic_id, lo, hi, token, pulled_at, settled_at, n, attempts, retried, era, consumer)
           VALUES (p_group, r.topic_id, r.id - 1, r.id, p_token, r.pulled_at, v_now, 1, r.attempts + 1, true, r.era, r.consumer);
-        UPDATE mq_cursor q SET processing = q.processing - 1, succeeded = q.succeeded + 1 WHERE q.group_id = p_group AND q.topic_id = r.topic_id;
+        UPDATE mq_cursor q SET processing = q.processing - 1, succeeded = q.succeeded + 1, uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
+         WHERE q.group_id = p_group AND q.topic_id = r.topic_id AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = r.topic_id ORDER BY y.rev DESC LIMIT 1);
       ELSE
         UPDATE mq_exception e SET status = o.status, attempts = o.attempts, due_at = o.due_at, error = r.error, last_at = v_now, lease_until = NULL, single = false,
                first_at = CASE WHEN e.okey IS NOT NULL AND e.attempts = 0 AND e.error IS NULL THEN v_now ELSE e.first_at END
           FROM mq_outcome(g, r.active, r.status, r.attempts, r.delay, v_now, r.okey IS NOT NULL) o
          WHERE e.group_id = p_group AND e.msg_id = r.id RETURNING e.status, e.due_at INTO c;
         UPDATE mq_cursor q SET processing = q.processing - 1, later = q.later + (c.status = 'L')::int, dead = q.dead + (c.status = 'D')::int,
-               failed = q.failed + (c.status = 'F')::int WHERE q.group_id = p_group AND q.topic_id = r.topic_id;
+               failed = q.failed + (c.status = 'F')::int, uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
+         WHERE q.group_id = p_group AND q.topic_id = r.topic_id AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = r.topic_id ORDER BY y.rev DESC LIMIT 1);
         IF c.status = 'L' AND r.okey IS NOT NULL THEN v_broken := v_broken || r.okey; v_from := v_from || r.id; END IF;
         RETURN NEXT ROW('S', r.id, NULL, NULL, c.due_at, NULL, c.status::text, NULL, NULL, NULL, NULL, NULL)::mq_row;
       END IF;
@@ -368,21 +394,22 @@ CREATE OR REPLACE FUNCTION mq_expired_groups() RETURNS SETOF bigint STABLE LANGU
 
 -- Which of the waiting groups has something to pull (none at its ceiling has): asked by one connection per process on behalf of all
 -- parked threads.
-CREATE OR REPLACE FUNCTION mq_ready(p_groups bigint[]) RETURNS SETOF bigint VOLATILE LANGUAGE sql AS $$
-  SELECT g.group_id FROM mq_group g
+CREATE OR REPLACE FUNCTION mq_ready(p_groups bigint[]) RETURNS SETOF bigint VOLATILE LANGUAGE sql SET enable_sort = off AS $$
+  SELECT g.group_id FROM mq_group g CROSS JOIN (SELECT closed_id FROM mq_horizon ORDER BY rev DESC LIMIT 1) h
+   CROSS JOIN LATERAL (SELECT coalesce(sum(q.processing), 0) AS busy, max(q.due_from) AS due_from, clock_timestamp() AS now FROM mq_cursors(g.group_id) q) s
    WHERE g.group_id = ANY (p_groups)
-     AND (g.suspended OR g.retired OR g.max_outstanding = 0
-       OR (SELECT coalesce(sum(q.processing), 0) FROM mq_cursor q WHERE q.group_id = g.group_id) < g.max_outstanding)
+     AND (g.suspended OR g.retired OR g.max_outstanding = 0 OR s.busy < g.max_outstanding)
      AND (g.suspended OR g.retired
-       OR EXISTS (SELECT FROM mq_exception e WHERE e.group_id = g.group_id AND e.status = 'L' AND e.due_at <= clock_timestamp())
-       OR EXISTS (SELECT FROM mq_cursor c CROSS JOIN mq_horizon h CROSS JOIN LATERAL (
+       OR EXISTS (SELECT FROM mq_exception e WHERE e.group_id = g.group_id AND e.status = 'L' AND e.due_at <= s.now
+                     AND e.due_at >= mq_due_from(s.due_from, s.now))
+       OR EXISTS (SELECT FROM mq_cursors(g.group_id) c CROSS JOIN LATERAL (
                     SELECT count(*) AS n, bool_or(c.tags IS NULL OR mq_has_tag(x.tag, c.tags)) AS hit FROM (
                       SELECT m.tag FROM mq_message m WHERE m.topic_id = c.topic_id AND m.id > c.pos AND m.id <= h.closed_id
                        ORDER BY m.id LIMIT CASE WHEN c.tags IS NULL THEN 1 ELSE 500 END) x) m
-                   WHERE c.group_id = g.group_id AND c.active AND c.pos < h.closed_id AND c.ordering = 0
+                   WHERE c.active AND c.pos < h.closed_id AND c.ordering = 0
                      AND (m.hit OR m.n = 500))
-       OR (g.ordered AND EXISTS (SELECT FROM mq_cursor c CROSS JOIN mq_horizon h CROSS JOIN LATERAL mq_order_look(c, 1, h.closed_id, 1) o
-                   WHERE c.group_id = g.group_id AND c.active AND c.pos < h.closed_id AND c.ordering > 0
+       OR (g.ordered AND EXISTS (SELECT FROM mq_cursors(g.group_id) c CROSS JOIN LATERAL mq_order_look(c, 1, h.closed_id, 1) o
+                   WHERE c.active AND c.pos < h.closed_id AND c.ordering > 0
                      AND (o.hi IS NOT NULL OR o.held IS NOT NULL OR o.seen IS NOT NULL)))) $$;   -- 500 without a hit: a pull moves the cursor on
 
 -- Retries whose turn it is and whose message is gone become F, given up with that reason: they would be handed out as nothing for ever.

@@ -99,13 +99,13 @@ END $$;
 CREATE OR REPLACE FUNCTION mq_group_ceiling(p_group bigint, p_max_outstanding int) RETURNS void LANGUAGE sql AS $$
   UPDATE mq_group SET max_outstanding = p_max_outstanding WHERE group_id = p_group $$;
 
--- Whichever verb subscribes: the position knows its topic's order, and its group that it has one.
-CREATE OR REPLACE FUNCTION mq_cursor_ordering() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Whichever verb subscribes: the cursor knows its topic's order, and its group that it has the cursor (see mq_cursors), and one with an order.
+CREATE OR REPLACE FUNCTION mq_cursor_made() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   NEW.ordering := coalesce((SELECT t.ordering FROM mq_topic t WHERE t.topic_id = NEW.topic_id), 0);
-  IF NEW.ordering > 0 THEN UPDATE mq_group g SET ordered = true WHERE g.group_id = NEW.group_id AND NOT g.ordered; END IF;
+  UPDATE mq_group g SET topics = g.topics || NEW.topic_id, ordered = g.ordered OR NEW.ordering > 0 WHERE g.group_id = NEW.group_id;
   RETURN NEW;
 END $$;
 
 CREATE OR REPLACE TRIGGER era BEFORE INSERT ON mq_span FOR EACH ROW EXECUTE FUNCTION mq_span_era();
-CREATE OR REPLACE TRIGGER ordering BEFORE INSERT ON mq_cursor FOR EACH ROW EXECUTE FUNCTION mq_cursor_ordering();
+CREATE OR REPLACE TRIGGER made BEFORE INSERT ON mq_cursor FOR EACH ROW EXECUTE FUNCTION mq_cursor_made();

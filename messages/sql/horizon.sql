@@ -10,12 +10,12 @@ END $$;
 
 -- Lock, then draw: whoever owns an id that is not closed holds ROW EXCLUSIVE on mq_message from before the draw until its
 -- commit is visible. That is all the horizon's proof rests on, so this is the only place that draws ids of messages.
-CREATE OR REPLACE FUNCTION mq_draw_ids(p_n int) RETURNS bigint[] LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION mq_draw_ids(p_n int) RETURNS bigint[] LANGUAGE plpgsql SET enable_sort = off AS $$
 DECLARE ids bigint[];
 BEGIN
   LOCK TABLE mq_message IN ROW EXCLUSIVE MODE;
   ids := ARRAY(SELECT nextval('mq_id_seq') FROM generate_series(1, p_n));
-  IF ids[1] <= (SELECT closed_id FROM mq_horizon) THEN   -- somebody set the sequence back: refuse loudly, a closed id would be lost in silence
+  IF ids[1] <= (SELECT closed_id FROM mq_horizon ORDER BY rev DESC LIMIT 1) THEN   -- somebody set the sequence back: refuse loudly, a closed id would be lost in silence
     RAISE EXCEPTION 'mq_id_seq stands below the horizon' USING ERRCODE = 'object_not_in_prerequisite_state',
       HINT = 'Start the storekeeper: it puts the sequence back above the horizon.';
   END IF;
@@ -27,8 +27,16 @@ CREATE OR REPLACE FUNCTION mq_id_at(t timestamptz) RETURNS bigint IMMUTABLE PARA
 
 CREATE OR REPLACE FUNCTION mq_time_of(id bigint) RETURNS timestamptz IMMUTABLE PARALLEL SAFE LANGUAGE sql AS $$ SELECT to_timestamp((id >> 20) + 1577836800) $$;
 
+-- The horizon as it is now, for whoever looks often (see mq_cursors).
+CREATE OR REPLACE FUNCTION mq_horizon_now() RETURNS mq_horizon STABLE LANGUAGE plpgsql SET enable_sort = off AS $$
+DECLARE h mq_horizon;
+BEGIN
+  SELECT * INTO h FROM mq_horizon ORDER BY rev DESC LIMIT 1;
+  RETURN h;
+END $$;
+
 -- One tick: push the sequence up to the clock, close what has ended. Returns the closed id, NULL when another session ticks.
-CREATE OR REPLACE FUNCTION mq_tick(p_max_jump interval DEFAULT '1 day') RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION mq_tick(p_max_jump interval DEFAULT '1 day') RETURNS bigint LANGUAGE plpgsql SET enable_sort = off AS $$
 DECLARE h mq_horizon; v bigint; v_called boolean; v_before bigint; v_bumped bigint; v_drawn bigint; v_refused boolean;
         holders text[]; v_closed bigint; v_advance boolean := true;
 BEGIN
@@ -36,7 +44,7 @@ BEGIN
     RAISE EXCEPTION 'mq_tick needs a transaction of its own';   -- its own uncommitted messages must not be closed
   END IF;
   IF NOT pg_try_advisory_xact_lock(7310001) THEN RETURN NULL; END IF;
-  SELECT * INTO h FROM mq_horizon;
+  SELECT * INTO h FROM mq_horizon ORDER BY rev DESC LIMIT 1;   -- a new revision every 32 ticks: see mq_cursors
   -- Clock, comparison and setval in ONE statement before anything that can block: a stalled ticker once set the sequence back.
   -- A jump of the clock is not followed: it would leave the partitions, and ids never come back.
   SELECT s.last_value,
@@ -46,7 +54,7 @@ BEGIN
     INTO v_before, v_bumped, v_refused
     FROM mq_id_seq s, (SELECT mq_id_at(clock_timestamp()) AS id) t;
   IF v_refused AND (h.refused_at IS NULL OR h.refused_at < clock_timestamp() - interval '10 s') THEN
-    UPDATE mq_horizon SET refused_at = clock_timestamp();
+    UPDATE mq_horizon SET refused_at = clock_timestamp() WHERE rev = h.rev;
   END IF;
   IF h.closed_id > v_before AND v_bumped IS NULL THEN                -- set back by hand, or restored from a dump
     PERFORM setval('mq_id_seq', h.closed_id);
@@ -67,7 +75,8 @@ BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);   -- WAL is a prefix: whatever saw this tick is lost with it or not at all
   UPDATE mq_horizon SET closed_id = v_closed, at = clock_timestamp(), bumped_id = coalesce(v_bumped, h.bumped_id), drawn_id = v_drawn,
          pending_id      = CASE WHEN v_advance THEN v ELSE h.pending_id END,
-         pending_holders = CASE WHEN v_advance THEN holders ELSE h.pending_holders END;
+         pending_holders = CASE WHEN v_advance THEN holders ELSE h.pending_holders END,
+         uses = (uses + 1) % 32, rev = rev + (uses = 31)::int WHERE rev = h.rev;
   -- Only the ticker notifies (a NOTIFY per send cost two thirds of the throughput), and only when something was sent.
   IF v_closed > h.closed_id AND v_drawn > h.closed_id THEN PERFORM pg_notify('mq_horizon', v_closed::text); END IF;
   RETURN v_closed;
