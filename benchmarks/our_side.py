@@ -1,5 +1,6 @@
 """Our store, as `peer_side` measures the others: the sender and each group's consumer are processes of their own."""
 
+import os
 import time
 from typing import Any
 
@@ -7,7 +8,9 @@ import django
 
 django.setup()  # a process that is spawned begins here
 
-from benchmarks.peer_side import BATCH, PAUSE, Flow  # noqa: E402
+from django.db import connection  # noqa: E402
+
+from benchmarks.flow import BATCH, PAUSE, Flow, in_threads  # noqa: E402
 from messages import services  # noqa: E402
 from messages.types import NewMessage, Outcome  # noqa: E402
 
@@ -19,25 +22,37 @@ class Ours:
         self.topic, self.groups, self.body = topic, groups, body
 
     def send(self, flow: Flow) -> None:
-        """Batches with their ids returned."""
-        batch = [NewMessage(self.body)] * BATCH
+        """Batches with producers' ids, so that a retry would be harmless; their own ids are returned."""
         flow.begin()
+        number, process = 0, os.getpid()
         while not flow.over.is_set():
             if flow.ahead:
                 time.sleep(PAUSE)
                 continue
+            batch = [NewMessage(self.body, producer_id=f"{process}:{number + i}") for i in range(BATCH)]
             services.send(topic_id=self.topic, messages=batch)
             flow.sent(BATCH)
+            number += BATCH
 
     def take(self, flow: Flow, group: int) -> None:
         """Settle the last batch and take the next, in one commit."""
-        lease: str | None = None
-        outcomes: list[Outcome] = []
-        asked: dict[str, Any] = {"group_id": self.groups[group], "limit": BATCH, "visibility_ms": 60_000, "consumer": "bench"}
+        asked: dict[str, Any] = {"group_id": self.groups[group], "limit": flow.batch, "visibility_ms": 60_000, "consumer": "bench"}
+
+        def work() -> None:
+            lease: str | None = None
+            outcomes: list[Outcome] = []
+            while not flow.over.is_set():
+                _settled, batch = services.next(lease=lease, outcomes=outcomes, **asked)
+                if flow.each > 1:
+                    connection.close()  # back to the pool, as after a request
+                flow.done(group, sum(o.status == "succeeded" for o in outcomes))
+                lease = batch.lease
+                outcomes = [
+                    Outcome(m.id, "failed" if flow.failing and m.attempt == 1 and m.id % 2 else "succeeded") for m in batch.messages
+                ]
+                if not outcomes:
+                    time.sleep(PAUSE)
+
+        connection.ensure_connection()
         flow.begin()
-        while not flow.over.is_set():
-            _settled, batch = services.next(lease=lease, outcomes=outcomes, **asked)
-            flow.done(group, len(outcomes))
-            lease, outcomes = batch.lease, [Outcome(m.id, "succeeded") for m in batch.messages]
-            if not outcomes:
-                time.sleep(PAUSE)
+        in_threads(work, flow.each)

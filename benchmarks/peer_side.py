@@ -1,88 +1,27 @@
-"""The other queues at work, run by the Python of their own environment: `peer_side.py NAME DSN SECONDS`; prints one JSON object.
+"""The other queues at work, run by the Python of their own environment: `-m benchmarks.peer_side NAME DSN WHAT`.
 
-Per measurement the microseconds per message: `one` and `five` from the send to its deletion for one and five groups, the sender and each
-group's consumer in a process of its own; `singles` for sends of one message each by 256 producers in one process. Each way is the peer's
-quickest documented one: batches of 1,000, deletion in batches where it has them, a worker with a handler that does nothing where it has
-only that.
+WHAT is an object in JSON, and so is the last line of the answer. `{"what": "rates"}` gives microseconds per message: `one` and `five`
+from the send to its deletion for one and five groups, the sender and each group's consumer in a process of its own; `singles` for sends of
+one message each by 256 producers in one process. `watch` gives how much was done by when, `store` fills a queue, `sustain` sends and takes
+so many messages. Each way is the peer's quickest documented one: batches of 1,000, deletion in batches where it has them, a worker with a
+handler that does nothing where it has only that.
 """
 
 import asyncio
 import dataclasses
 import json
 import logging
-import multiprocessing
-import secrets
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from importlib import resources
-from typing import Any, Protocol
+from typing import Any
 
-BODY = secrets.token_hex(100)
-BATCH, PRODUCERS, AHEAD = 1000, 256, 20_000
+from benchmarks.flow import BATCH, BODY, PAUSE, PRODUCERS, WARM, Flow, in_threads
+
 POOL = 32  # connections of the asynchronous producers: more were slower
-AT_WORK = 256  # jobs that a worker has in hand at once, where it takes them one by one
-WARM = 1.5  # seconds
-PAUSE = 0.002
-_processes = multiprocessing.get_context("spawn")
-
-
-class Side(Protocol):
-    """One queue, as it is sent to and taken from; it is handed to processes of its own, so it holds nothing but settings."""
-
-    def send(self, flow: "Flow") -> None:
-        """Send batches to all groups until it is over, and say how many."""
-
-    def take(self, flow: "Flow", group: int) -> None:
-        """Take and settle what comes for a group until it is over, and say how many."""
-
-
-class Flow:
-    """Processes at work and how much they did; the sender waits while it is too far ahead of the slowest group."""
-
-    def __init__(self, groups: int, seconds: float) -> None:
-        self.groups, self.seconds = groups, seconds
-        self.over, self._ready = _processes.Event(), _processes.Barrier(groups + 2, timeout=120)
-        self._sent, self._done = _processes.RawValue("q", 0), _processes.RawArray("q", groups)
-
-    def begin(self) -> None:
-        """Said by each process when it is connected; it goes on when all are."""
-        self._ready.wait()
-
-    def sent(self, number: int) -> None:
-        """The sender has sent so many to each group."""
-        self._sent.value += number
-
-    def done(self, group: int, number: int) -> None:
-        """The group's consumer is done with so many."""
-        self._done[group] += number
-
-    @property
-    def ahead(self) -> bool:
-        """Whether the sender has to wait."""
-        return bool(self._sent.value - min(self._done) > AHEAD)
-
-    def micros(self, side: Side) -> float:
-        """The time a message takes, over all groups."""
-        processes = [_processes.Process(target=side.send, args=(self,))]
-        processes += [_processes.Process(target=side.take, args=(self, group)) for group in range(self.groups)]
-        for process in processes:
-            process.start()
-        self._ready.wait()
-        time.sleep(WARM)
-        began, before = time.perf_counter(), sum(list(self._done))
-        time.sleep(self.seconds)
-        spent, done = time.perf_counter() - began, sum(list(self._done)) - before
-        self.over.set()
-        for process in processes:
-            process.join(30)
-            if process.exitcode is None:
-                process.kill()
-        if not done:
-            raise RuntimeError("nothing was done")
-        return float(spent / done * 1e6)
 
 
 class Pgmq:
@@ -120,16 +59,28 @@ class Pgmq:
                 flow.sent(BATCH)
 
     def take(self, flow: Flow, group: int) -> None:
-        queue = f"q{flow.groups}_{group}"
-        with self._connect() as c:
+        import psycopg_pool
+
+        queue, size = f"q{flow.groups}_{group}", min(flow.each, POOL)
+        with psycopg_pool.ConnectionPool(self.dsn, min_size=size, max_size=size, kwargs={"autocommit": True}, timeout=60) as pool:
+
+            def work() -> None:
+                while not flow.over.is_set():
+                    with pool.connection() as c:
+                        rows = c.execute("SELECT msg_id, read_ct, message FROM pgmq.read(%s, 60, %s)", (queue, flow.batch)).fetchall()
+                        failed = [r[0] for r in rows if flow.failing and r[1] == 1 and r[0] % 2]
+                        done = [r[0] for r in rows if not (flow.failing and r[1] == 1 and r[0] % 2)]
+                        if failed:
+                            c.execute("SELECT pgmq.set_vt(%s, %s::bigint[], 0)", (queue, failed))
+                        if done:
+                            c.execute("SELECT pgmq.delete(%s, %s::bigint[])", (queue, done))
+                            flow.done(group, len(done))
+                    if not rows:
+                        time.sleep(PAUSE)
+
+            pool.wait()
             flow.begin()
-            while not flow.over.is_set():
-                rows = c.execute("SELECT msg_id, message FROM pgmq.read(%s, 60, %s)", (queue, BATCH)).fetchall()
-                if not rows:
-                    time.sleep(PAUSE)
-                    continue
-                c.execute("SELECT pgmq.delete(%s, %s::bigint[])", (queue, [r[0] for r in rows]))
-                flow.done(group, len(rows))
+            in_threads(work, flow.each)
 
     def singles(self, seconds: float) -> float:
         import psycopg_pool
@@ -194,16 +145,23 @@ class PgQueuer:
 
             from pgqueuer.ports.repository import EntrypointExecutionParameter  # type: ignore[import-not-found]
 
-            queries, manager = await self._queries(1), uuid.uuid4()
+            queries, manager = await self._queries(min(flow.each, POOL) if not flow.failing else POOL), uuid.uuid4()
             entry = {f"g{flow.groups}_{group}": EntrypointExecutionParameter(0)}
+
+            async def work() -> None:
+                while not flow.over.is_set():
+                    jobs = await queries.dequeue(flow.batch, entry, manager, None, timedelta(seconds=60))
+                    if not jobs:
+                        await asyncio.sleep(PAUSE)
+                        continue
+                    failed = [job for job in jobs if flow.failing and not job.attempts and job.id % 2]
+                    done = [job for job in jobs if not (flow.failing and not job.attempts and job.id % 2)]
+                    await asyncio.gather(*(queries.retry_job(job, timedelta(0), None) for job in failed))  # it has no way for many at once
+                    await queries.log_jobs([(job, "successful", None) for job in done])
+                    flow.done(group, len(done))
+
             flow.begin()
-            while not flow.over.is_set():
-                jobs = await queries.dequeue(BATCH, entry, manager, None, timedelta(seconds=60))
-                if not jobs:
-                    await asyncio.sleep(PAUSE)
-                    continue
-                await queries.log_jobs([(job, "successful", None) for job in jobs])
-                flow.done(group, len(jobs))
+            await asyncio.gather(*(work() for _ in range(flow.each)))
 
         asyncio.run(take())
 
@@ -258,13 +216,15 @@ class Procrastinate:
         async def take() -> None:
             app = self._app(8)
 
-            @app.task(name="work")  # type: ignore[untyped-decorator]
-            async def work(body: str) -> None:  # noqa: ARG001
+            @app.task(name="work", pass_context=True, retry=5)  # type: ignore[untyped-decorator]
+            async def work(context: Any, body: str) -> None:  # noqa: ARG001
+                if flow.failing and not context.job.attempts and context.job.id % 2:
+                    raise RuntimeError("failed")
                 flow.done(group, 1)
 
             async with app.open_async():
                 flow.begin()
-                options = {"concurrency": AT_WORK, "delete_jobs": "successful", "install_signal_handlers": False}
+                options = {"concurrency": flow.at_work, "delete_jobs": "successful", "install_signal_handlers": False}
                 worker = asyncio.create_task(
                     app.run_worker_async(queues=[f"g{flow.groups}_{group}"], fetch_job_polling_interval=PAUSE * 10, **options)
                 )
@@ -308,8 +268,20 @@ class Awa:
 
         asyncio.run(install())
 
-    def prepare(self, groups: int) -> None:
-        """Nothing: a queue is a name."""
+    def prepare(self, _groups: int) -> None:
+        """A queue is a name; but sends are refused until a worker has started once."""
+
+        async def prepare() -> None:
+            client = self._client(4)
+
+            @client.task(Work, queue="nothing")  # type: ignore[untyped-decorator]
+            async def work(_job: Any) -> None:
+                pass
+
+            await client.start([("nothing", 1)])
+            await client.shutdown()
+
+        asyncio.run(prepare())
 
     def send(self, flow: Flow) -> None:
         async def send() -> None:
@@ -327,13 +299,18 @@ class Awa:
 
     def take(self, flow: Flow, group: int) -> None:
         async def take() -> None:
+            import awa
+
             client, queue = self._client(8), f"g{flow.groups}_{group}"
 
             @client.task(Work, queue=queue)  # type: ignore[untyped-decorator]
-            async def work(_job: Any) -> None:
+            async def work(job: Any) -> Any:
+                if flow.failing and job.attempt == 1 and job.id % 2:
+                    return awa.RetryAfter(0.0)
                 flow.done(group, 1)
+                return None
 
-            await client.start([(queue, AT_WORK)], poll_interval_ms=20)
+            await client.start([(queue, flow.at_work)], poll_interval_ms=20, promote_interval_ms=50)
             flow.begin()
             await asyncio.to_thread(flow.over.wait)
             await client.shutdown()
@@ -388,10 +365,8 @@ async def _produce(send: Callable[[], Awaitable[Any]], seconds: float) -> float:
 SIDES: dict[str, Callable[[str], Any]] = {"pgmq": Pgmq, "pgqueuer": PgQueuer, "procrastinate": Procrastinate, "awa": Awa}
 
 
-def main(name: str, dsn: str, seconds: float) -> dict[str, float]:
-    """Install the queue and measure it."""
-    side = SIDES[name](dsn)
-    side.install()
+def rates(side: Any, seconds: float) -> dict[str, float]:
+    """What a message takes."""
     found = {}
     for key, groups in (("one", 1), ("five", 5)):
         side.prepare(groups)
@@ -399,5 +374,18 @@ def main(name: str, dsn: str, seconds: float) -> dict[str, float]:
     return {**found, "singles": side.singles(seconds)}
 
 
+def main(name: str, dsn: str, *, what: str, messages: int = 0, **options: Any) -> Any:
+    """Install the queue and measure it."""
+    side = SIDES[name](dsn)
+    side.install()
+    if what == "rates":
+        return rates(side, **options)
+    side.prepare(1)
+    flow = Flow(1, **options)
+    if what == "watch":
+        return flow.watch(side, lambda: print("begun", flush=True))
+    return flow.store(side) if what == "store" else flow.sustain(side, messages)
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], float(sys.argv[3]))))
+    print(json.dumps(main(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))))

@@ -6,16 +6,18 @@ Not among the benchmarks that run by default: `make bench ARGS=peers`.
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import connection
 
 from benchmarks import Row
+from benchmarks.flow import PRODUCERS, Flow
 from benchmarks.our_side import Ours
-from benchmarks.peer_side import PRODUCERS, Flow
 from benchmarks.store import BODY, _burst, _storekeeper, _together, _topic
 from clusters.drivers import builtin
 
@@ -32,21 +34,12 @@ WHAT = {
 
 def run() -> list[Row]:
     """Measure ours and theirs in turns, each for seconds; the ratio is of time per message: smaller is better."""
-    python = _environment()
     rows = []
     for name, version in PEERS.items():
         with _storekeeper():
             ours = _ours()
-        with _database(f"bench_{name}") as dsn:
-            done = subprocess.run(
-                [python, str(Path(__file__).with_name("peer_side.py")), name, dsn, str(SECONDS)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        if done.returncode:
-            raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-        theirs = json.loads(done.stdout)
+        with database(f"bench_{name}") as dsn:
+            theirs = ask(name, dsn, what="rates", seconds=SECONDS)
         for key, text in WHAT.items():
             note = f"peer, not a floor: {name} {version}"
             rows.append(
@@ -60,6 +53,26 @@ def run() -> list[Row]:
                 )
             )
     return rows
+
+
+def ask(name: str, dsn: str, begun: Callable[[], None] = lambda: None, **what: Any) -> Any:
+    """Have a peer's process measure; `begun` is called when it says that it is at work, in a thread of its own."""
+    command = [_environment(), "-m", "benchmarks.peer_side", name, dsn, json.dumps(what)]
+    answer: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=settings.BASE_DIR) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said: list[str] = []
+        listener = threading.Thread(target=lambda: said.extend(process.stderr or ()))
+        listener.start()
+        for line in process.stdout:
+            if line == "begun\n":
+                begun()
+            answer.append(line)
+        listener.join()
+    if process.returncode or not answer:
+        raise RuntimeError(f"{name}: {''.join(said)[-2000:]}")
+    return json.loads(answer[-1])
 
 
 def _ours() -> dict[str, float]:
@@ -89,15 +102,20 @@ def _environment() -> str:
 
 
 @contextmanager
-def _database(name: str) -> Iterator[str]:
+def database(name: str) -> Iterator[str]:
     """An empty database on the same server, dropped afterwards."""
-    own = connection.settings_dict
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP DATABASE IF EXISTS {name}")
+        cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         cursor.execute(f"CREATE DATABASE {name}")
-    user = own["USER"] + (f":{own['PASSWORD']}" if own["PASSWORD"] else "")
     try:
-        yield f"postgresql://{user}@{own['HOST']}:{own['PORT']}/{name}"
+        yield dsn_of(name)
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f"DROP DATABASE {name}")
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def dsn_of(name: str) -> str:
+    """The address of a database on the server that we use."""
+    own = connection.settings_dict
+    user = own["USER"] + (f":{own['PASSWORD']}" if own["PASSWORD"] else "")
+    return f"postgresql://{user}@{own['HOST']}:{own['PORT']}/{name}"

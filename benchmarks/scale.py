@@ -24,9 +24,9 @@ PENDING, DUE_PER_SECOND, DUE_SECONDS = 1_000_000, 10_000, 15
 
 def run() -> list[Row]:
     """In a process of its own, on a database of its own on the same server."""
-    from benchmarks.peers import _database
+    from benchmarks.peers import database
 
-    with _database("bench_scale") as dsn:
+    with database("bench_scale") as dsn:
         env = {**os.environ, "DATABASE_URL": dsn.replace("postgresql://", "postgres://")}
         done = subprocess.run([sys.executable, "-m", "benchmarks.scale"], env=env, stdout=subprocess.PIPE, text=True, check=True)
     return [Row(**row) for row in json.loads(done.stdout.splitlines()[-1])]

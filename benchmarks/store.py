@@ -191,10 +191,10 @@ def _row(name: str, spent: list[float], floors: list[float], messages: int, note
     return Row(name=name, measured=round(ours, 2), floor=round(floor, 2), ratio=round(ours / floor, 2), unit="µs per message", note=note)
 
 
-def _topic(*, groups: int) -> int:
+def _topic(*, groups: int, backoff_ms: int = 1000) -> int:
     topic = next(_ids) + 10_000_000
     for group in range(groups):
-        builtin.create_group(group_id=topic + group, max_attempts=16, backoff_ms=[1000])
+        builtin.create_group(group_id=topic + group, max_attempts=16, backoff_ms=[backoff_ms])
         builtin.subscribe(group_id=topic + group, topic_id=topic)
     return topic
 
