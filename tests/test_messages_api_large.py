@@ -1,4 +1,4 @@
-"""Bodies of 1 MiB over REST, through every door: the largest is taken whole, one byte more is refused and nothing of its request is done."""
+"""Bodies of 1 MiB over REST, through every door: the largest is taken whole, one byte more is refused and leaves nothing."""
 
 import base64
 import os
