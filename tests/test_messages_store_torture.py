@@ -21,7 +21,7 @@ from core.errors import Problem
 from messages import redrives, services
 from messages.models import Reset
 from messages.transactions import Acks, Send
-from messages.types import DeadFilter, NewMessage, Outcome
+from messages.types import DeadFilter, DelayedFilter, NewMessage, Outcome
 from tests import store_world
 from tests.store_world import Threads, counts, hunt_deadlocks, new_group, new_id, session, sql
 
@@ -243,9 +243,11 @@ def test_kill_9_of_senders_and_workers_as_processes_loses_nothing():
 
 
 def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
-    topics = [new_id(), new_id()]
+    topics = [new_id(), new_id(), new_id()]
     builtin.set_ordering(topic_id=topics[1], ordering="topic")
+    builtin.set_ordering(topic_id=topics[2], ordering="key")
     groups = [new_group(*topics, max_attempts=3), new_group(*reversed(topics), max_attempts=3)]
+    builtin.set_exhaustion(group_id=groups[0], stop_key=True)
     rng, ran = random.Random(SEED), {}
 
     def pull_settle():
@@ -265,8 +267,58 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
 
     monkeypatch.setattr(redrives, "open_topics", lambda _actor, ids: list(ids))
 
+    whole = store_world.redrive(groups[0], only=DeadFilter())  # a redrive that has run; its chunks go on
+
     def redrive():
-        store_world.redrive(rng.choice(groups), only=DeadFilter(), to=rng.choice(["group", "topic"]))
+        """Now and then with all that an operation does; mostly its chunk, which takes a tenth of the time."""
+        g, to = rng.choice(groups), rng.choice(["group", "topic"])
+        if rng.random() < 0.2:
+            store_world.redrive(g, only=DeadFilter(), to=to)
+            return
+        ids = [letter.id for letter in services.dead_letters(group_id=g, limit=50).items]
+        if to == "group":
+            sql("SELECT count(*) FROM mq_redrive(%s, %s::bigint[], %s, NULL)", g, ids, whole.pk)
+        else:
+            sql("SELECT count(*) FROM mq_redrive_to(%s, 'g', %s::bigint[], NULL, %s::bigint[], %s, NULL)", g, ids, topics, whole.pk)
+
+    def of_dead():
+        """One of them is edited, some are purged."""
+        g = rng.choice(groups)
+        builtin.subscribe(group_id=g, topic_id=topics[0])
+        builtin.set_ceiling(group_id=g, max_outstanding=0)
+        services.send(topic_id=topics[0], messages=[NewMessage(b"x")] * 3)
+        services.tick()
+        batch = services.pull(group_id=g, limit=100, visibility_ms=5000, consumer="w")
+        if batch.lease:
+            services.settle(group_id=g, lease=batch.lease, outcomes=[Outcome(m.id, "dead") for m in batch.messages])
+        found = [letter.id for letter in services.dead_letters(group_id=g, limit=5).items]
+        if not found:
+            return
+        try:
+            edited = services.redrive_edited(group_id=g, message_id=found[0], edit=services.Edit(tag="edited"))
+            ran["edited"] = ran.get("edited", 0) + (edited is not None)
+        except Problem as problem:
+            assert problem.code in {"not_dead", "not_subscribed", "not_found"}, problem  # noqa: PT017
+        if rng.random() < 0.2:
+            store_world.drive(services.start_purge(group_id=g, ids=found, reason="test"))
+        sql("SELECT count(*) FROM mq_purge_dead(%s, %s::bigint[], 'test')", g, found[1:])
+
+    def of_stopped():
+        """Messages run out of attempts; a person decides on some that stop their keys."""
+        g = groups[0]
+        builtin.set_exhaustion(group_id=g, stop_key=rng.random() < 0.9)
+        builtin.subscribe(group_id=g, topic_id=topics[2])
+        builtin.update_group(group_id=g, max_attempts=1, backoff_ms=[0], suspended=False)
+        builtin.set_ceiling(group_id=g, max_outstanding=0)
+        services.send(topic_id=topics[2], messages=[NewMessage(b"x", sharding_key=f"{rng.random()}")] * 2)
+        services.tick()
+        batch = services.pull(group_id=g, limit=100, visibility_ms=5000, consumer="w")
+        if batch.lease:
+            services.settle(group_id=g, lease=batch.lease, outcomes=[Outcome(m.id, "failed", 0) for m in batch.messages])
+        ids = [key.message_id for key in services.stopped_keys(group_id=g, limit=5)]
+        if ids:
+            done = services.decide_stopped(group_id=g, ids=ids, decision=rng.choice(["retry", "dead_letter", "skip"]), reason="test")
+            ran["decided"] = ran.get("decided", 0) + sum(not refusal for refusal in done.values())
 
     def resubscribe():
         g, t = rng.choice(groups), rng.choice(topics)
@@ -274,21 +326,40 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
 
     def change():
         builtin.update_group(group_id=rng.choice(groups), max_attempts=rng.randint(1, 4), backoff_ms=[0], suspended=False)
+        builtin.set_ceiling(group_id=rng.choice(groups), max_outstanding=rng.choice([0, 0, 30]))
 
     def send():
-        batch = [NewMessage(b"x", producer_id=f"{rng.randint(0, 400)}") for _ in range(rng.randint(1, 40))]
+        batch = [NewMessage(b"x", producer_id=f"{rng.randint(0, 400)}", sharding_key=rng.choice("abc")) for _ in range(rng.randint(1, 40))]
         services.send(topic_id=rng.choice(topics), messages=batch)
 
     def delay():
         (a,) = services.send(topic_id=rng.choice(topics), messages=[NewMessage(b"x", deliver_at=datetime.now(UTC))])
         try:
-            rng.choice([services.promote, lambda: services.cancel_delayed(message_id=a.id)])()
+            rng.choice(
+                [
+                    services.promote,
+                    lambda: services.cancel_delayed(message_id=a.id),
+                    lambda: services.reschedule_delayed(message_id=a.id, deliver_at=datetime.now(UTC) + timedelta(milliseconds=20)),
+                ]
+            )()
         except Exception as error:
             assert getattr(error, "code", "") in {"not_found", "not_delayed"}, error  # noqa: PT017
+
+    def delay_many():
+        """All of a topic at once: cancelled, or moved; now and then, since it takes long."""
+        t = rng.choice(topics)
+        if rng.random() < 0.7:
+            services.promote()
+            return
+        services.send(topic_id=t, messages=[NewMessage(b"x", deliver_at=datetime.now(UTC) + timedelta(seconds=60))] * 3)
+        only = DelayedFilter(topic_id=t)
+        operation = services.start_cancelling(only=only) if rng.random() < 0.5 else services.start_rescheduling(only=only, deliver_at=None)
+        store_world.drive(operation)
 
     def half():
         message = NewMessage(b"x", producer_id=f"{rng.randint(0, 400)}")
         made = services.prepare_half(topic_id=rng.choice(topics), message=message)
+        services.ask_for_open(topic_id=rng.choice(topics), limit=3)
         waiting = [m.id for m in services.half_messages(limit=3).items]
         for message_id in rng.sample([made.id, *waiting], 2 if waiting else 1):
             try:
@@ -310,13 +381,22 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             assert problem.code in {"producer_fenced", "unknown_producer", "transaction_id_reused", "ack_refused"}, problem  # noqa: PT017
 
     def housekeeping():
-        sql("SELECT mq_cut(1000, 10)")
-        sql("SELECT mq_purge_claims('1 s')")
-        sql("SELECT mq_half_purge('0 s')")
-        sql("SELECT mq_transaction_purge('0 s')")
-        sql("SELECT mq_half_due(3)")
-        sql("SELECT mq_upkeep()")
-        services.counts(group_ids=groups)
+        chores = [
+            lambda: sql("SELECT mq_cut(1000, 10)"),
+            lambda: sql("SELECT mq_purge_claims('1 s')"),
+            lambda: sql("SELECT mq_half_purge('0 s')"),
+            lambda: sql("SELECT mq_transaction_purge('0 s')"),
+            lambda: sql("SELECT mq_half_due(3)"),
+            lambda: sql("SELECT mq_upkeep()"),
+            lambda: sql("SELECT mq_mark_done()"),
+            lambda: sql("SELECT mq_cut_at((SELECT closed_id FROM mq_horizon))"),
+            lambda: sql("SELECT mq_push_claim(%s, '1 s')", rng.choice(groups)),
+            lambda: sql("SELECT count(*) FROM mq_needed_by(0, (SELECT closed_id FROM mq_horizon))"),
+            lambda: services.counts(group_ids=groups),
+            lambda: builtin.backlog(topic_id=rng.choice(topics)),
+        ]
+        for chore in rng.sample(chores, 4):
+            chore()
 
     def limits():
         builtin.set_limits(topic_id=rng.choice(topics), ttl_seconds=rng.randint(0, 1), max_length=rng.choice([0, 5]))
@@ -330,9 +410,11 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             move(rng.choice(groups), rng.choice(topics), rng)
 
     verbs = [pull_settle, next_, services.expire, redrive, moved, resubscribe, change, send, delay, half, transact, housekeeping, retire]
-    verbs += [services.tick, limits]
-    hunt_deadlocks(verbs, ran, seconds=0.06, seed=SEED)
-    assert ran.pop("committed") > 0  # not all transactions were refused
+    verbs += [services.tick, limits, of_dead, of_stopped, delay_many]
+    hunt_deadlocks(verbs, ran, seconds=0.05, seed=SEED)
+    print({name: ran[name] for name in sorted(ran)})
+    for name in ("committed", "edited", "decided"):  # not all of them were refused
+        assert ran.pop(name, 0) > 0, name
     assert set(ran) == {v.__name__ for v in verbs}
     for group in groups:  # after all of that the counters still tell what the rows say
         found = services.counts(group_ids=[group])[group]
