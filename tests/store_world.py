@@ -5,8 +5,9 @@ import threading
 import time
 from itertools import combinations_with_replacement, count
 
+import psycopg
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, connections
 
 from clusters.drivers import builtin
 from core.operations import driving
@@ -96,6 +97,27 @@ def session(**kwargs):
     opened = waiting.connect()
     opened.autocommit = kwargs.get("autocommit", True)
     return opened
+
+
+@contextlib.contextmanager
+def copied_database(suffix):
+    """The database of the tests once more, which all connections use meanwhile; its name. What is done to it nobody else meets."""
+    settings = connection.settings_dict
+    before, name = settings["NAME"], f"{settings['NAME']}_{suffix}"
+    server = {"host": settings["HOST"], "port": settings["PORT"], "user": settings["USER"], "password": settings["PASSWORD"]}
+    with psycopg.connect(dbname="postgres", autocommit=True, **server) as admin:
+        connections.close_all()
+        # nobody may be in it while it is copied
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [before])
+        admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{before}"')
+        try:
+            settings["NAME"] = name
+            yield name
+        finally:
+            connections.close_all()
+            settings["NAME"] = before
+            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def until(done, seconds=5.0):

@@ -34,7 +34,7 @@ class RollbackError(Exception):
     pass
 
 
-def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03), moves=False):
+def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03), moves=False, patience=5.0):
     """Run it; returns (ids committed, ids acked, times each was acked, the group)."""
     topic, lock = new_id(), threading.Lock()
     group = new_group(topic, max_attempts=1000, backoff_ms=(0, 5, 20))
@@ -108,11 +108,11 @@ def torture(*, send, tick, seconds, linger=(0, 0, 0.002, 0.03), moves=False):
         threads.start(work)
     time.sleep(seconds)
     last, since = None, time.monotonic()
-    while time.monotonic() < end + 12:
+    while time.monotonic() < end + 30:
         now = len(acked), len(committed)
         if now != last:
             last, since = now, time.monotonic()
-        if now[0] >= now[1] or time.monotonic() - since > 1.0:
+        if now[0] >= now[1] or time.monotonic() - since > patience:
             break
         time.sleep(0.05)
     time.sleep(0.1)
@@ -188,7 +188,7 @@ def test_torture_negative_control_loses_messages(control):
     send, tick = (send_nextval_first, services.tick) if control == "nextval before the lock" else (send_well, tick_without_looking)
     for _try in range(3):
         try:
-            committed, acked, _group = torture(send=send, tick=tick, seconds=1.5, linger=(0.01, 0.05))
+            committed, acked, _group = torture(send=send, tick=tick, seconds=1.5, linger=(0.01, 0.05), patience=1.0)
         except DatabaseError as error:  # the store's own guards saw it before a message was lost
             assert any(words in str(error) for words in ("changed inside a lease", "below the horizon"))  # noqa: PT017
             return
