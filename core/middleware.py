@@ -1,18 +1,45 @@
 """What every request carries: its id and where it comes from, headers for browsers, and problem documents under /api/."""
 
 import ipaddress
+import logging
 from collections.abc import Callable
 from functools import lru_cache
+from uuid import uuid4
 
 import structlog
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django_structlog.middlewares import RequestMiddleware
 
 from core.api.problems import problem_response, response_for_exception
 from core.request_context import RequestContext, current
 
 PERMISSIONS_POLICY = ", ".join(f"{feature}=()" for feature in ("camera", "microphone", "geolocation", "payment", "usb", "serial", "midi"))
 GetResponse = Callable[[HttpRequest], HttpResponse]
+_access_log = logging.getLogger("django_structlog.middlewares.request")
+
+
+class RequestLog(RequestMiddleware):
+    """django-structlog's: the request's id for every line of the log, and lines of its own where somebody wants them.
+
+    It would collect what belongs into such a line for the level to drop it: a tenth of what a single send may cost.
+    """
+
+    def prepare(self, request: HttpRequest) -> None:
+        """The request's id; the line that it has begun, if it is wanted."""
+        if _access_log.isEnabledFor(logging.INFO):
+            super().prepare(request)
+            return
+        structlog.contextvars.bind_contextvars(request_id=request.META.get("HTTP_X_REQUEST_ID") or str(uuid4()))
+        if correlation_id := request.META.get("HTTP_X_CORRELATION_ID"):
+            structlog.contextvars.bind_contextvars(correlation_id=correlation_id)
+
+    def handle_response(self, request: HttpRequest, response: HttpResponse) -> None:
+        """The line that it has ended: of what went well only if it is wanted."""
+        if response.status_code >= 300 or response.streaming or _access_log.isEnabledFor(logging.INFO):
+            super().handle_response(request, response)
+        else:
+            structlog.contextvars.clear_contextvars()
 
 
 def request_context(get_response: GetResponse) -> GetResponse:

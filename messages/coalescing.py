@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 
 from django.db import DatabaseError, connection
 
-from messages.types import Accepted, NewMessage
+from messages.types import Accepted, NewMessage, SeenTopic
 
 MAX_MESSAGES = 512  # of one group: bounds the wait of those behind it
 MAX_BYTES = 4 * 1024 * 1024
 CHAINS = 2  # threads of a group that are woken at once, each wakes the next of its chain: all at once would fight for the interpreter
 
-Item = tuple[int, NewMessage]  # topic id, message
+Topic = int | SeenTopic  # its id, or what it has to be still
+Item = tuple[Topic, NewMessage]
 
 
 class UndoneError(Exception):
@@ -44,7 +45,7 @@ class Coalescer:
     def __init__(
         self,
         *,
-        one: Callable[[int, NewMessage], Accepted],
+        one: Callable[[Topic, NewMessage], Accepted],
         group: Callable[[Sequence[Item]], list[Accepted]],
         max_messages: int = MAX_MESSAGES,
         max_bytes: int = MAX_BYTES,
@@ -66,18 +67,18 @@ class Coalescer:
         """How many wait for the commit that is under way."""
         return len(self._queue)
 
-    def send(self, topic_id: int, message: NewMessage) -> Accepted:
+    def send(self, topic: Topic, message: NewMessage) -> Accepted:
         """Store one message for good, alone or with others; returns, or raises what befell it, after its own commit."""
         ticket: _Ticket | None = None
         with self._lock:
             if self._busy:
-                ticket = _Ticket((topic_id, message))
+                ticket = _Ticket((topic, message))
                 self._queue.append(ticket)
             else:
                 self._busy = True
         if ticket is None:
             try:
-                return self._one(topic_id, message)
+                return self._one(topic, message)
             finally:
                 self._hand_over()
         _give_back()
@@ -87,7 +88,7 @@ class Coalescer:
         if ticket.leads:
             self._lead(ticket)
         if ticket.alone:
-            return self._one(topic_id, message)
+            return self._one(topic, message)
         if ticket.error is not None:
             raise copy.copy(ticket.error) from ticket.error  # the same object must not be raised in many threads
         assert ticket.result is not None

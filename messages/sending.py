@@ -11,23 +11,40 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.utils.translation import gettext as _
 
+from core.approvals.models import State
 from core.errors import FieldError, Problem
 from core.tags import MAX_MESSAGE_TAGS, valid_tags
 from messages import coalescing
-from messages.db import fetch, hot_cursor
-from messages.types import Accepted, NewMessage
+from messages.db import brief_cursor, fetch, hot_cursor
+from messages.types import Accepted, NewMessage, SeenTopic
+from topics.models import Topic
 
 MAX_DELAY = timedelta(days=3650)
 PAST_TOLERANCE = timedelta(minutes=1)  # clocks of producers differ
 MAX_TEXT = 255  # characters of a key, sharding key or producer's id
 MAX_HEADER_BYTES = 32 * 1024
 COPY_FROM = 20  # rows: below, one statement with arrays costs less than a COPY of its own
-_GROUP = (
-    "SELECT ids, due, duplicates FROM mq_send_group(%b::bigint[], %b::text[], %b::timestamptz[], %b::text[], %b::text[], %b::text[],"
-    " %b::text[], %b::bytea[])"
+_ONE = "mq_send_one(%s::bigint, %s::text, %s::timestamptz, %s::text, %s::text, %s::text, %s::text, %s::bytea)"
+_GROUP = "mq_send_group(%b::bigint[], %b::text[], %b::timestamptz[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[])"
+# The same, of topics that somebody looked at before, if they are still so: the functions get their topics from a query that finds
+# nothing otherwise, so they are not called at all. One statement, so nothing has to be looked up anew before each send.
+_STILL = f"{Topic._meta.db_table} t WHERE t.state = '{State.ACTIVE}'"  # noqa: SLF001 - the model's own name of its table
+_ONE_STILL = (
+    f"SELECT id, due, duplicate FROM (SELECT t.id AS topic_id FROM {_STILL} AND t.id = %s::bigint AND t.application_id = %s::bigint"  # noqa: S608
+    f" AND t.cluster_id = %s::bigint AND t.max_backlog = %s::bigint) seen, LATERAL {_ONE.replace('%s::bigint', 'seen.topic_id', 1)}"
+)
+_GROUP_STILL = (
+    f"SELECT ids, due, duplicates FROM (SELECT %b::bigint[] AS topic_ids WHERE NOT EXISTS (SELECT FROM unnest(%b::bigint[], %b::bigint[],"  # noqa: S608
+    f" %b::bigint[], %b::bigint[]) s(id, application, cluster, ceiling) WHERE NOT EXISTS (SELECT FROM {_STILL} AND t.id = s.id"
+    " AND t.application_id = s.application AND t.cluster_id = s.cluster AND t.max_backlog = s.ceiling)) OFFSET 0) seen,"
+    f" LATERAL {_GROUP.replace('%b::bigint[]', 'seen.topic_ids', 1)}"
 )
 _HALF: Mapping[str, Literal["half", "rolled_back"]] = {"O": "half", "U": "half", "R": "rolled_back"}
 _COLUMNS = "topic_id, id, tag, key, skey, headers, body"
+
+
+class TopicChangedError(Exception):
+    """A topic is not any more as the sender saw it: nothing was stored."""
 
 
 def send(*, topic_id: int, messages: Sequence[NewMessage]) -> list[Accepted]:
@@ -38,13 +55,19 @@ def send(*, topic_id: int, messages: Sequence[NewMessage]) -> list[Accepted]:
     gets any later message. Single sends outside of transactions share a commit with those of other threads: see coalescing.py.
     Problems: empty_batch, batch_too_large, body_too_large, invalid_tag, invalid_text, invalid_headers, delay_out_of_range.
     """
-    check(messages)
     if len(messages) == 1:
-        results = [(_send_one if connection.in_atomic_block else _coalescer.send)(topic_id, messages[0])]
-    else:
-        with transaction.atomic(), hot_cursor() as cursor:
-            results = _send_batch(cursor, topic_id, messages)
+        return [send_one(topic=topic_id, message=messages[0])]
+    check(messages)
+    with transaction.atomic(), hot_cursor() as cursor:
+        results = _send_batch(cursor, topic_id, messages)
     return as_now(results) if any(r.duplicate for r in results) else results
+
+
+def send_one(*, topic: coalescing.Topic, message: NewMessage) -> Accepted:
+    """`send` of one message; raises TopicChangedError if the topic, given as somebody saw it, is not so any more."""
+    check([message])
+    result = (_send_one if connection.in_atomic_block else _coalescer.send)(topic, message)
+    return as_now([result])[0] if result.duplicate else result
 
 
 def as_now(results: Sequence[Accepted]) -> list[Accepted]:
@@ -59,29 +82,31 @@ def _as_now(result: Accepted, state: str, message_id: int | None, deliver_at: da
     return replace(result, state="delayed" if delayed else _HALF.get(state, "accepted"), deliver_at=deliver_at if delayed else None)
 
 
-def _send_one(topic_id: int, m: NewMessage) -> Accepted:
-    with hot_cursor() as cursor:
-        row = cursor.execute(
-            "SELECT id, due, duplicate FROM mq_send_one("
-            "%s::bigint, %s::text, %s::timestamptz, %s::text, %s::text, %s::text, %s::text, %s::bytea)",
-            (topic_id, m.producer_id, m.deliver_at, m.tag, m.key, m.sharding_key, headers_text(m.headers), m.body),
-            binary=True,
-        ).fetchone()
-    assert row is not None
+def _send_one(topic: coalescing.Topic, m: NewMessage) -> Accepted:
+    params = (m.producer_id, m.deliver_at, m.tag, m.key, m.sharding_key, headers_text(m.headers), m.body)
+    with brief_cursor() as cursor:
+        if isinstance(topic, SeenTopic):
+            cursor.execute(_ONE_STILL, (*topic, *params), binary=True)
+        else:
+            cursor.execute(f"SELECT id, due, duplicate FROM {_ONE}", (topic, *params), binary=True)  # noqa: S608 - our own text
+        row = cursor.fetchone()
+    if row is None:
+        raise TopicChangedError
     return Accepted(row[0], "delayed" if row[1] else "accepted", row[2], row[1])
 
 
 def _send_group(items: Sequence[coalescing.Item]) -> list[Accepted]:
     """Messages of many producers in one statement; raises UndoneError when Postgres refused it as a whole."""
+    topics = [topic.topic_id if isinstance(topic, SeenTopic) else topic for topic, _m in items]
+    seen = {topic for topic, _m in items if isinstance(topic, SeenTopic)}
     first_with: dict[tuple[int, str], int] = {}  # a producer's id that stands twice counts once
-    for i, (topic_id, m) in enumerate(items):
+    for i, (_topic, m) in enumerate(items):
         if m.producer_id is not None:
-            first_with.setdefault((topic_id, m.producer_id), i)
-    places = [first_with[t, m.producer_id] if m.producer_id is not None else i for i, (t, m) in enumerate(items)]
+            first_with.setdefault((topics[i], m.producer_id), i)
+    places = [first_with[topics[i], m.producer_id] if m.producer_id is not None else i for i, (_topic, m) in enumerate(items)]
     kept = sorted(set(places))
     rows = [items[i][1] for i in kept]
     params = (
-        [items[i][0] for i in kept],
         [m.producer_id for m in rows] if first_with else None,
         [m.deliver_at for m in rows] if any(m.deliver_at is not None for m in rows) else None,
         [m.tag for m in rows],
@@ -90,14 +115,20 @@ def _send_group(items: Sequence[coalescing.Item]) -> list[Accepted]:
         [headers_text(m.headers) for m in rows],
         [m.body for m in rows],
     )
+    cursor: psycopg.Cursor[Any] | None = None
     try:
-        with hot_cursor() as cursor:
-            found = cursor.execute(_GROUP, params, binary=True).fetchone()
+        with brief_cursor() as cursor:
+            if seen:
+                cursor.execute(_GROUP_STILL, ([topics[i] for i in kept], *map(list, zip(*seen, strict=True)), *params), binary=True)
+            else:
+                cursor.execute(f"SELECT ids, due, duplicates FROM {_GROUP}", ([topics[i] for i in kept], *params), binary=True)  # noqa: S608 - our own text
+            found = cursor.fetchone()
     except DatabaseError as error:
-        if connection.connection is None or connection.connection.broken:
+        if cursor is None or cursor.connection.broken:
             raise  # whether it was stored is unknown
         raise coalescing.UndoneError from error
-    assert found is not None
+    if found is None:  # one of the topics has changed: alone, each hears of its own
+        raise coalescing.UndoneError
     ids, due, duplicates = found
     due = due or [None] * len(ids)
     by_place = {place: Accepted(ids[i], "delayed" if due[i] else "accepted", duplicates[i], due[i]) for i, place in enumerate(kept)}

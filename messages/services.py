@@ -32,7 +32,7 @@ from messages.querysets import (
     totals,
 )
 from messages.redrives import Plan, run_at_once, start_redrive
-from messages.sending import send
+from messages.sending import send, send_one
 from messages.tracing import trace
 from messages.transactions import commit as commit_transaction
 from messages.transactions import open_epoch
@@ -82,6 +82,7 @@ __all__ = [
     "run_at_once",
     "search",
     "send",
+    "send_one",
     "settle",
     "start_cancelling",
     "start_purge",

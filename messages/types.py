@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 Status = Literal["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
 T = TypeVar("T")
@@ -12,6 +12,15 @@ HalfState = Literal["open", "undecided", "committed", "rolled_back"]
 NO_HEADERS: Mapping[str, str] = {}
 
 # What exists once per message is not frozen: making a frozen one takes three times as long, a millisecond of each batch of a thousand.
+
+
+class SeenTopic(NamedTuple):
+    """A topic as a sender saw it: active, on this cluster of the built-in store, of this application, with this ceiling."""
+
+    topic_id: int
+    application_id: int
+    cluster_id: int
+    max_backlog: int
 
 
 @dataclass(slots=True)

@@ -83,9 +83,10 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "django_structlog.middlewares.RequestMiddleware",
+    "core.middleware.RequestLog",
     "core.middleware.request_context",
     "core.middleware.headers",
+    "core.short_way.ShortWay",  # requests of the data plane go no further
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",

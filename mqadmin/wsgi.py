@@ -1,5 +1,6 @@
 """The WSGI application that Granian serves."""
 
+import gc
 import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mqadmin.settings")
@@ -14,3 +15,7 @@ from core.operations.streams import close  # noqa: E402 - needs the settings tha
 from messages.waiting import wake_on_signals  # noqa: E402
 
 wake_on_signals(close)
+
+# What is loaded stays: the collector need not go through it again each time.
+gc.collect()
+gc.freeze()

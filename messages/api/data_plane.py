@@ -19,11 +19,13 @@ from accounts.models import User
 from core.api.permissions import require
 from core.errors import FieldError, Problem
 from core.names import PATTERN
+from core.short_way import takes_short_way
 from messages import backpressure, broadcast, services, waiting
 from messages.api import documents, wire
-from messages.api.lookup import active_group, active_topic, pulling_group
+from messages.api.lookup import active_group, active_topic, pulling_group, topic_lately, topic_now
 from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS
-from messages.types import Batch, Outcome, Settled
+from messages.sending import TopicChangedError
+from messages.types import Accepted, Batch, NewMessage, Outcome, Settled
 
 MAX_WAIT_MS = 30_000
 RETRY_AFTER = "2"  # seconds
@@ -44,6 +46,7 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
     """A POST of JSON with a token: method, credential, permission and body are checked before the handler sees them."""
 
     def decorate(handler: Handler) -> View:
+        @takes_short_way
         @csrf_exempt  # a token is asked for; a browser's cookies are not looked at
         @wraps(handler)
         def view(request: HttpRequest, **named: str) -> HttpResponse:
@@ -64,15 +67,30 @@ def data_plane(permission: str, documentation: type) -> Callable[[Handler], View
 def send(user: User, topic: str, fields: dict[str, Any]) -> HttpResponse:
     """Send one message or a batch; all or nothing."""
     messages, is_batch = wire.new_messages(fields)
-    topic_id, ceiling = active_topic(user, topic)
-    backpressure.admit(topic_id=topic_id, ceiling=ceiling, messages=sum(message.deliver_at is None for message in messages))
-    try:
+    if is_batch:
+        topic_id, ceiling = active_topic(user, topic)
+        backpressure.admit(topic_id=topic_id, ceiling=ceiling, messages=sum(message.deliver_at is None for message in messages))
         accepted = services.send(topic_id=topic_id, messages=messages)
-    except Problem as problem:
-        if not is_batch:  # the store speaks of the first of a list; this caller sent no list
-            problem.errors = tuple(FieldError(error.pointer.removeprefix("/messages/0"), error.detail) for error in problem.errors)
-        raise
+    else:
+        accepted = [_send_one(user, topic, messages[0])]
     return wire.respond({"messages": [wire.accepted(a) for a in accepted]}, status=201)
+
+
+def _send_one(user: User, topic: str, message: NewMessage) -> Accepted:
+    """To a topic that may have been looked up some seconds ago: the statement that stores the message looks whether it is still so."""
+    seen = topic_lately(user, topic)
+    now = int(message.deliver_at is None)
+    try:
+        try:
+            backpressure.admit(topic_id=seen.topic_id, ceiling=seen.max_backlog, messages=now)
+            return services.send_one(topic=seen, message=message)
+        except TopicChangedError:
+            seen = topic_now(user, topic)
+            backpressure.admit(topic_id=seen.topic_id, ceiling=seen.max_backlog, messages=now)
+            return services.send_one(topic=seen.topic_id, message=message)
+    except Problem as problem:  # the store speaks of the first of a list; this caller sent no list
+        problem.errors = tuple(FieldError(error.pointer.removeprefix("/messages/0"), error.detail) for error in problem.errors)
+        raise
 
 
 @data_plane("mq_messages.consume_message", documents.PullDocs)
