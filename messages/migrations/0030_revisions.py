@@ -23,4 +23,4 @@ ALTER TABLE mq_horizon DROP COLUMN one, ADD PRIMARY KEY (rev);
 class Migration(migrations.Migration):
     dependencies = [("mq_messages", "0001_squashed_0029_store")]
 
-    operations = [migrations.RunSQL(f"{PATIENCE};{REVISIONS}"), load("horizon", "groups", "consume", "positions")]
+    operations = [migrations.RunSQL(f"{PATIENCE};{REVISIONS}"), load()]

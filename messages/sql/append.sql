@@ -69,7 +69,7 @@ END $$;
 CREATE OR REPLACE FUNCTION mq_purge_claims(p_keep interval DEFAULT '1 day', p_limit int DEFAULT 20000) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE v_claims bigint[]; k int;
 BEGIN
-  v_claims := ARRAY(SELECT claim FROM mq_claim WHERE at < clock_timestamp() - p_keep ORDER BY at LIMIT p_limit / 100 FOR UPDATE SKIP LOCKED);
+  v_claims := ARRAY(SELECT claim FROM mq_claim WHERE at < (SELECT clock_timestamp()) - p_keep ORDER BY at LIMIT p_limit / 100 FOR UPDATE SKIP LOCKED);
   DELETE FROM mq_producer_id WHERE claim = ANY (v_claims);
   DELETE FROM mq_claim WHERE claim = ANY (v_claims);
   GET DIAGNOSTICS k = ROW_COUNT;

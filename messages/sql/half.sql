@@ -57,16 +57,16 @@ CREATE OR REPLACE FUNCTION mq_half_ask(p_topic bigint, p_most int) RETURNS SETOF
 CREATE OR REPLACE FUNCTION mq_half_due(p_max int) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE mq_half q SET state = 'U' FROM (
-    SELECT x.id FROM mq_half x WHERE x.state = 'O' AND x.check_at <= clock_timestamp() AND x.checks >= p_max
+    SELECT x.id FROM mq_half x WHERE x.state = 'O' AND x.check_at <= (SELECT clock_timestamp()) AND x.checks >= p_max
      ORDER BY x.check_at LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED) d WHERE q.id = d.id;
-  RETURN QUERY SELECT DISTINCT q.topic_id FROM mq_half q WHERE q.state = 'O' AND q.check_at <= clock_timestamp() AND q.checks < p_max;
+  RETURN QUERY SELECT DISTINCT q.topic_id FROM mq_half q WHERE q.state = 'O' AND q.check_at <= (SELECT clock_timestamp()) AND q.checks < p_max;
 END $$;
 
 -- Begin a check-back of what is due in these topics: counted before it is tried, and tried by nobody else for a while. Whoever is
 -- killed meanwhile has changed nothing else.
 CREATE OR REPLACE FUNCTION mq_half_check(p_topics bigint[], p_max int, p_most int, p_claim interval, p_error text) RETURNS SETOF mq_half LANGUAGE sql AS $$
   UPDATE mq_half h SET checks = h.checks + 1, check_at = clock_timestamp() + greatest(h.check_ms * interval '1 ms', p_claim), error = p_error FROM (
-    SELECT q.id FROM mq_half q WHERE q.topic_id = ANY (p_topics) AND q.state = 'O' AND q.check_at <= clock_timestamp() AND q.checks < p_max
+    SELECT q.id FROM mq_half q WHERE q.topic_id = ANY (p_topics) AND q.state = 'O' AND q.check_at <= (SELECT clock_timestamp()) AND q.checks < p_max
      ORDER BY q.check_at LIMIT p_most FOR NO KEY UPDATE SKIP LOCKED) d
    WHERE h.id = d.id RETURNING h.* $$;
 
@@ -74,7 +74,7 @@ CREATE OR REPLACE FUNCTION mq_half_check(p_topics bigint[], p_max int, p_most in
 CREATE OR REPLACE FUNCTION mq_half_purge(p_keep interval DEFAULT '7 days', p_limit int DEFAULT 1000) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE k int;
 BEGIN
-  DELETE FROM mq_half h USING (SELECT q.id FROM mq_half q WHERE q.state IN ('C', 'R') AND q.decided_at < clock_timestamp() - p_keep
+  DELETE FROM mq_half h USING (SELECT q.id FROM mq_half q WHERE q.state IN ('C', 'R') AND q.decided_at < (SELECT clock_timestamp()) - p_keep
                                 ORDER BY q.decided_at LIMIT p_limit FOR UPDATE SKIP LOCKED) d WHERE h.id = d.id;
   GET DIAGNOSTICS k = ROW_COUNT;
   RETURN k;

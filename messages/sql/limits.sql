@@ -102,7 +102,7 @@ CREATE OR REPLACE FUNCTION mq_limited_groups() RETURNS SETOF bigint STABLE LANGU
       OR (x.expired_id > 0 AND c.held > 0)
       OR (x.expired_id > 0 AND c.later > 0 AND EXISTS (
             SELECT FROM (SELECT e.topic_id, e.msg_id, e.redrives FROM mq_exception e WHERE e.group_id = c.group_id AND e.status = 'L'
-                            AND e.due_at <= clock_timestamp() ORDER BY e.due_at, e.msg_id LIMIT 1000) d
+                            AND e.due_at <= (SELECT clock_timestamp()) ORDER BY e.due_at, e.msg_id LIMIT 1000) d
              WHERE d.topic_id = c.topic_id AND d.msg_id <= x.expired_id AND d.redrives = 0))
    ORDER BY 1 $$;
 

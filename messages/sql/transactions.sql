@@ -45,7 +45,7 @@ END $$;
 CREATE OR REPLACE FUNCTION mq_transaction_purge(p_keep interval DEFAULT '1 day', p_limit int DEFAULT 1000) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE k int;
 BEGIN
-  DELETE FROM mq_transaction t USING (SELECT q.application_id, q.producer, q.id FROM mq_transaction q WHERE q.at < clock_timestamp() - p_keep
+  DELETE FROM mq_transaction t USING (SELECT q.application_id, q.producer, q.id FROM mq_transaction q WHERE q.at < (SELECT clock_timestamp()) - p_keep
                                        ORDER BY q.at LIMIT p_limit FOR UPDATE SKIP LOCKED) d
    WHERE t.application_id = d.application_id AND t.producer = d.producer AND t.id = d.id;
   GET DIAGNOSTICS k = ROW_COUNT;
