@@ -284,6 +284,16 @@ def test_what_is_no_live_lease_of_the_group_is_not_extended_and_nothing_changes(
     assert {s.problem_code for s in settle(stranger, foreign)} == {None}
 
 
+def test_a_retry_whose_lease_expires_keeps_what_its_worker_said_before(topic):
+    group = new_group(topic, max_attempts=9)
+    (message,) = send(topic, "x")
+    settle(group, pull(group), "failed", error="no such customer")
+    for _ in range(2):
+        pull(group)
+        expire_now(group)
+    assert status(message, group).last_error == "no such customer; lease expired"
+
+
 def test_an_expired_lease_is_not_extended_even_before_it_is_swept(topic):
     group = new_group(topic)
     send(topic, "x")

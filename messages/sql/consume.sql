@@ -376,7 +376,8 @@ BEGIN
         CONTINUE;
       END IF;
     END IF;
-    UPDATE mq_exception e SET status = o.status, attempts = o.attempts, due_at = o.due_at, token = NULL, lease_until = NULL, single = true, last_at = v_now, error = 'lease expired',
+    UPDATE mq_exception e SET status = o.status, attempts = o.attempts, due_at = o.due_at, token = NULL, lease_until = NULL, single = true, last_at = v_now,
+           error = CASE WHEN e.error IS NULL OR e.error LIKE '%lease expired' THEN coalesce(e.error, 'lease expired') ELSE e.error || '; lease expired' END,
            first_at = CASE WHEN e.okey IS NOT NULL AND e.attempts = 0 AND e.error IS NULL THEN v_now ELSE e.first_at END
       FROM mq_outcome(g, r.active, (CASE WHEN r.single THEN 'X' ELSE 'L' END)::"char", r.attempts, CASE WHEN r.single THEN NULL ELSE 0 END, v_now, r.okey IS NOT NULL) o
      WHERE e.group_id = p_group AND e.msg_id = r.msg_id RETURNING e.status INTO c;
