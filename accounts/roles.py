@@ -85,6 +85,7 @@ TABLE: dict[str, Row] = {
     "mq_messages.change_reset": Row("write", ALL, OWN, NONE),
     "mq_messages.delete_reset": Row("write", ALL, NONE, NONE),
     "mq_messages.decide_stopped": Row("write", ALL, OWN, NONE),
+    "mq_messages.view_storage": Row("read", ALL, NONE, ALL),
     # Clusters: everybody sees what there is; where SDKs connect is no secret to those who run them
     "clusters.view_cluster": Row("read", ALL, ALL, ALL),
     "clusters.add_cluster": Row("write", ALL, NONE, NONE),

@@ -50,6 +50,7 @@ class Redrive(models.Model):
             ("change_delayed", _("Can cancel and reschedule delayed messages")),
             ("purge_dead", _("Can purge dead letters")),
             ("decide_stopped", _("Can decide on stopped keys")),
+            ("view_storage", _("Can see the storage of messages")),
         ]
         indexes = [
             models.Index(fields=["group_id", "message_id"], name="mq_redriven_message"),  # where a dead letter went

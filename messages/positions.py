@@ -136,10 +136,10 @@ def time_of(position: int) -> datetime | None:
 def _position(group_id: int, topic_id: int, to: Target) -> int:
     """The position before the first message that is to come next."""
     tick()  # what was sent before this moment counts
-    oldest, expired, closed = fetch("SELECT mq_oldest(), mq_expired_to(%s::bigint), closed_id FROM mq_horizon", (topic_id,))[0]
+    first, closed = fetch("SELECT mq_first_position(%s::bigint), closed_id FROM mq_horizon", (topic_id,))[0]
     stood = positions(group_id=group_id).get(topic_id, 0)
     if to == "earliest":
-        return int(min(max(oldest - 1, expired), stood))
+        return int(min(first, stood))
     if to == "latest":
         return int(max(closed, stood))
     if isinstance(to, datetime):
@@ -153,7 +153,7 @@ def _position(group_id: int, topic_id: int, to: Target) -> int:
     assert isinstance(to, int)
     if not 0 < to <= MAX_BIGINT or to > closed:
         raise _ahead()
-    if to < oldest:
+    if to <= min(first, stood):
         raise _beyond(topic_id)
     named = message(message_id=to)
     if named.topic_id != topic_id or named.state == "delayed":
@@ -181,7 +181,7 @@ def _plan(row: Any, group_id: int, topic_id: int) -> ResetPlan:
 
 
 def _beyond(topic_id: int) -> Problem:
-    sql = "SELECT o.id, mq_time_of(o.id) FROM (SELECT greatest(mq_oldest(), mq_expired_to(%s::bigint) + 1) AS id) o"
+    sql = "SELECT o.id, mq_time_of(o.id) FROM (SELECT mq_first_position(%s::bigint) + 1 AS id) o"
     oldest, since = fetch(sql, (topic_id,))[0]
     return conflict(
         "beyond_retention",

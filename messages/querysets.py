@@ -38,12 +38,13 @@ _HALF = "h.id, h.topic_id, h.key, h.tag, h.skey, h.headers, h.body, octet_length
 _FIND = (
     # the function in a CTE of its own: in the condition the planner would call it once more for its estimate
     f"WITH x AS MATERIALIZED (SELECT mq_topic_of(%(id)s::bigint) AS topic_id) SELECT {_MESSAGE}"  # noqa: ISC004, S608 - one statement
-    " FROM x JOIN mq_message m ON m.topic_id = x.topic_id WHERE m.id = %(id)s::bigint",
+    " FROM x JOIN mq_message m ON m.topic_id = x.topic_id WHERE m.id = %(id)s::bigint AND mq_visible(m.topic_id, m.id, m.tag)",
     # in the order of its life, so that one that moves on meanwhile is found where it is then
     f"SELECT {_HALF} FROM mq_half h WHERE h.id = %(id)s::bigint AND h.state IN ('O', 'U')",  # noqa: S608
     f"SELECT {_DELAYED} FROM mq_delayed d WHERE d.id = %(id)s::bigint",  # noqa: S608
     # promoted or committed: its place in the log is above the id that the producer got
-    f"SELECT {_MESSAGE} FROM mq_message m WHERE m.origin_id = %(id)s::bigint AND m.id > %(id)s::bigint",  # noqa: S608
+    f"SELECT {_MESSAGE} FROM mq_message m"  # noqa: ISC004, S608 - one statement
+    " WHERE m.origin_id = %(id)s::bigint AND m.id > %(id)s::bigint AND mq_visible(m.topic_id, m.id, m.tag)",
 )
 
 
@@ -219,7 +220,7 @@ def search(
         f"""
         WITH seen AS MATERIALIZED (
           SELECT m.* FROM mq_message m
-           WHERE m.topic_id = %(topic)s::bigint AND m.id < %(upper)s::bigint
+           WHERE m.topic_id = %(topic)s::bigint AND m.id < %(upper)s::bigint AND m.id > (SELECT mq_floor(%(topic)s::bigint))
              AND m.id <= coalesce(mq_id_at(%(to)s::timestamptz + interval '5 s'), 9223372036854775807)
              {"AND m.key = %(key)s::text" if key is not None else ""}
            ORDER BY m.id DESC LIMIT %(scan)s::int),

@@ -32,6 +32,7 @@ from messages.querysets import (
     totals,
 )
 from messages.redrives import Plan, run_at_once, start_redrive
+from messages.retention import partitions, retain, retention
 from messages.sending import send, send_one
 from messages.tracing import trace
 from messages.transactions import commit as commit_transaction
@@ -70,6 +71,7 @@ __all__ = [
     "most_dead",
     "next",
     "open_epoch",
+    "partitions",
     "per_hour",
     "positions",
     "prepare_half",
@@ -79,6 +81,8 @@ __all__ = [
     "redrive_edited",
     "reschedule_delayed",
     "reset",
+    "retain",
+    "retention",
     "run_at_once",
     "search",
     "send",

@@ -19,7 +19,7 @@ TICK_IDLE = 0.1  # when none has come for a second: a pull that finds the horizo
 CUT = 2.0
 UPKEEP = 60.0
 RETAIN = 600.0
-KEEP = "7 days"  # from when the last group has done with a partition of the log until it is dropped
+KEEP = "7 days"  # from when the last group has done with a partition of the log until it is dropped, if a topic has no rule of its own
 AGAIN = 1.0  # until a chore goes on that had more to do than its round
 LOCKED = 15.0  # until one that got no lock tries again: each try keeps the ticks waiting
 ROUND = 0.3  # seconds that a chore may keep the ticks waiting; a lock that is taken costs another 0.5 at most
@@ -33,6 +33,62 @@ class _Chore:
     every: float
     work: Callable[[psycopg.Connection[Any]], bool]  # False: there is more to do
     next_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Retention:
+    """Drops the oldest partition of the log when no group and no topic needs it any more; one at a time, in their order.
+
+    Looking through all partitions may take longer than a chore's round, so it remembers how far it came.
+    """
+
+    keep: str = KEEP
+    looked_to: int = 0
+    oldest_is_needed: bool = False
+
+    def __call__(self, connection: psycopg.Connection[Any]) -> bool:
+        """A round. False: there is more to do."""
+        end = time.monotonic() + ROUND
+        while True:
+            row = connection.execute("SELECT partition, hi, needed FROM mq_mark_done(%s)", (self.looked_to,)).fetchone()
+            if self.looked_to == 0:
+                self.oldest_is_needed = bool(row and row[2])
+            if row is None or row[2]:
+                break
+            self.looked_to = row[1]
+            if time.monotonic() > end:
+                return False
+        self.looked_to = 0
+        return True if self.oldest_is_needed else self._drop(connection, end)
+
+    def _drop(self, connection: psycopg.Connection[Any], end: float) -> bool:
+        found = connection.execute(
+            "SELECT p.partition::text, p.lo::bigint, p.hi::bigint, i.inhdetachpending FROM mq_partitions('mq_message') p"
+            " JOIN pg_inherits i ON i.inhrelid = p.partition WHERE p.hi::bigint <= (SELECT closed_id FROM mq_horizon) + 1"
+            " ORDER BY p.lo::bigint LIMIT 1"
+        ).fetchone()
+        if found is None or not self._may_drop(connection, found[1], found[2]):
+            return True
+        name, low, high, half_detached = found
+        while connection.execute("SELECT mq_cut_at(%s)", (high,)).fetchone() != (0,):
+            if time.monotonic() > end:
+                return False
+        if not self._may_drop(connection, low, high):
+            return True
+        history = connection.execute(
+            "SELECT p.partition::text, i.inhdetachpending FROM mq_partitions('mq_history') p JOIN pg_inherits i ON i.inhrelid = p.partition"
+            " WHERE p.hi::bigint <= %s ORDER BY p.lo::bigint",
+            (high,),
+        ).fetchall()
+        for old, half in history:  # who has had the messages that go
+            drop_partition(connection, "mq_history", old, half_detached=half)
+        drop_partition(connection, "mq_message", name, half_detached=half_detached)
+        connection.execute("DELETE FROM mq_done WHERE hi <= %s", (high,))
+        connection.execute("SELECT mq_forget_redriven()")
+        return False
+
+    def _may_drop(self, connection: psycopg.Connection[Any], low: int, high: int) -> bool:
+        return connection.execute("SELECT mq_may_drop(%s, %s, %s::interval)", (low, high, self.keep)).fetchone() == (True,)
 
 
 class Storekeeper:
@@ -77,7 +133,7 @@ class Storekeeper:
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         _round(_Chore(UPKEEP, upkeep), connection)  # before the first tick: ids must not leave the partitions
-        chores = [_Chore(CUT, cut), _Chore(UPKEEP, upkeep), _Chore(UPKEEP, drop_promoted), _Chore(CUT, purge), _Chore(RETAIN, retain)]
+        chores = [_Chore(CUT, cut), _Chore(UPKEEP, upkeep), _Chore(UPKEEP, drop_promoted), _Chore(CUT, purge), _Chore(RETAIN, Retention())]
         chores.append(_Chore(BEAT, beat))
         closed, moved_at, refused_said = None, self._clock(), 0.0
         while not self._stop.is_set():
@@ -106,7 +162,7 @@ def _round(chore: _Chore, connection: psycopg.Connection[Any]) -> float:
     try:
         return chore.every if chore.work(connection) else AGAIN
     except psycopg.errors.LockNotAvailable:
-        log.info("a chore waits for a lock; trying again", chore=chore.work.__name__)
+        log.info("a chore waits for a lock; trying again", chore=getattr(chore.work, "__name__", "retention"))
         return LOCKED
 
 
@@ -171,43 +227,3 @@ def drop_partition(connection: psycopg.Connection[Any], parent: str, name: str, 
     finally:
         connection.execute("RESET lock_timeout")
     log.info("partition dropped", partition=name)
-
-
-def retain(connection: psycopg.Connection[Any], keep: str = KEEP) -> bool:
-    """Drop the oldest partition of the log if nobody has needed it for so long; one at a time, in their order. False: there may be more."""
-    needed = connection.execute("SELECT mq_mark_done()").fetchone()
-    found = connection.execute(
-        "SELECT p.partition::text, p.lo::bigint, p.hi::bigint, i.inhdetachpending FROM mq_partitions('mq_message') p"
-        " JOIN pg_inherits i ON i.inhrelid = p.partition WHERE p.hi::bigint <= mq_id_at(clock_timestamp() - %s::interval)"
-        " ORDER BY p.lo::bigint LIMIT 1",
-        (keep,),
-    ).fetchone()
-    if found is None:
-        return True
-    name, low, high, half_detached = found
-    if needed and needed[0] == name:
-        log.info("an old partition is kept: some group still needs it", partition=name, hint="SELECT * FROM mq_kept() says who.")
-        return True
-    if not _may_drop(connection, low, high, keep):
-        return True
-    end = time.monotonic() + ROUND
-    while connection.execute("SELECT mq_cut_at(%s)", (high,)).fetchone() != (0,):
-        if time.monotonic() > end:
-            return False
-    if not _may_drop(connection, low, high, keep):
-        return True
-    history = connection.execute(
-        "SELECT p.partition::text, i.inhdetachpending FROM mq_partitions('mq_history') p JOIN pg_inherits i ON i.inhrelid = p.partition"
-        " WHERE p.hi::bigint <= %s ORDER BY p.lo::bigint",
-        (high,),
-    ).fetchall()
-    for old, half in history:  # who has had the messages that go
-        drop_partition(connection, "mq_history", old, half_detached=half)
-    drop_partition(connection, "mq_message", name, half_detached=half_detached)
-    connection.execute("DELETE FROM mq_done WHERE hi <= %s", (high,))
-    connection.execute("SELECT mq_forget_redriven()")
-    return False
-
-
-def _may_drop(connection: psycopg.Connection[Any], low: int, high: int, keep: str) -> bool:
-    return connection.execute("SELECT mq_may_drop(%s, %s, %s::interval)", (low, high, keep)).fetchone() == (True,)

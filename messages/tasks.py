@@ -27,6 +27,12 @@ def enforce_limits() -> int:
     return services.enforce()
 
 
+@shared_task(name="messages.retain")
+def retain() -> int:
+    """Let go what topics keep no longer."""
+    return services.retain()
+
+
 @shared_task(name="messages.give_up_instances")
 def give_up_instances() -> int:
     """Give up the instances of broadcast groups that were not seen for as long as their group says."""

@@ -163,6 +163,7 @@ CELERY_BEAT_SCHEDULE = {
     "enforce-limits": {"task": "messages.enforce_limits", "schedule": 1.0, "options": {"expires": 5}},
     "drive-operations": {"task": "operations.drive", "schedule": 1.0, "options": {"expires": 5}},
     "check-back": {"task": "messages.check_back", "schedule": 1.0, "options": {"expires": 5}},
+    "retain": {"task": "messages.retain", "schedule": 15.0, "options": {"expires": 15}},
     "give-up-instances": {"task": "messages.give_up_instances", "schedule": 30.0, "options": {"expires": 30}},
     "push-to-webhooks": {"task": "messages.push", "schedule": 1.0, "options": {"expires": 5}},
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},

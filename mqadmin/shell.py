@@ -131,6 +131,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 heat="warm",
                 count=lambda user: Publication.objects.restrict(user).dirty(),
             ),
+            Entry("storage", "folder", gettext_lazy("Storage"), "messages_storage", "b", "mq_messages.view_storage"),
         ],
     ),
     (

@@ -47,6 +47,8 @@ dead-letter-redrive: POST=mq_messages.add_redrive
 purges: POST=mq_messages.purge_dead
 stopped-keys: GET=mq_messages.view_message
 stopped-keys-decisions: POST=mq_messages.decide_stopped
+topic-retention: GET=topics.view_topic
+partitions: GET=mq_messages.view_storage
 redrives: GET=mq_messages.view_redrive POST=mq_messages.add_redrive
 resets: GET=mq_messages.view_reset POST=mq_messages.add_reset
 reset-preview: GET=mq_messages.view_reset
@@ -201,6 +203,7 @@ admin:consumers_shadow_stop_all: GET=consumers.switch_shadowtask POST=consumers.
 admin:consumers_shadow_start: GET=consumers.switch_shadowtask POST=consumers.switch_shadowtask
 admin:consumers_shadow_stop: GET=consumers.switch_shadowtask POST=consumers.switch_shadowtask
 admin:messages_list: GET=mq_messages.view_message
+admin:messages_storage: GET=mq_messages.view_storage
 admin:messages_send: GET=mq_messages.send_message POST=mq_messages.send_message
 admin:messages_detail: GET=mq_messages.view_message
 admin:messages_body: GET=mq_messages.view_body

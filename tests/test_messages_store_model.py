@@ -86,6 +86,8 @@ STEP = st.one_of(
     st.tuples(st.just("resubscribe"), which_group, which_topic, expression, st.booleans()),
     st.tuples(st.just("cut"), which_group),
     st.tuples(st.just("age"), which_topic),
+    st.tuples(st.just("retain"), which_topic, st.sampled_from(["done", "limit"])),
+    st.tuples(st.just("retain"), which_topic, st.sampled_from(["done", "done", "limit"])),
     st.tuples(st.just("prepare"), which_topic, tag),
     st.tuples(st.just("decide"), st.sampled_from(["commit", "rollback"])),
     st.tuples(st.just("transact"), which_group, words, st.lists(tag, min_size=1, max_size=2), st.booleans()),
@@ -100,6 +102,7 @@ class World:
         self.topics = [new_id(), new_id()]
         self.messages = {}  # id -> (topic, tag)
         self.expired = dict.fromkeys(self.topics, 0)  # up to which id
+        self.floors = dict.fromkeys(self.topics, 0)
         self.half = []  # (id, topic, tag) of those that are open
         self.operation = None  # the first redrive's
         self.producer = {"application_id": new_id(), "producer": "p"}
@@ -166,6 +169,23 @@ class World:
         for group in self.groups:
             self.take_out(group)
 
+    def retain(self, topic, mode):
+        """What goes is what nobody waits for, or everything: the topic is larger than it may be."""
+        topic = self.topics[topic]
+        services.tick()
+        builtin.set_retention(topic_id=topic, mode=mode, age_seconds=0, size_bytes=int(mode == "limit"))
+        services.retain(every="0 s")
+        builtin.set_retention(topic_id=topic, mode=None)  # the next call is for another topic
+        floor = sql("SELECT mq_floor(%s)", topic)
+        mine = [i for i, (t, _tag) in self.messages.items() if t == topic]
+        for g in self.groups:
+            for i in mine:
+                if mode == "limit" and g.active[topic] and g.status[i] == "waiting":
+                    g.status[i] = "skipped"
+                assert g.status[i] != "waiting" or i > floor
+        assert floor >= max([0, *mine] if mode == "limit" else [self.floors[topic]])
+        self.floors[topic] = floor
+
     def take_out(self, group):
         for i, word in group.status.items():
             topic = self.messages[i][0]
@@ -217,7 +237,7 @@ class World:
         return lease, [Outcome(i, w) for i, w in zip(sorted(group.leases[lease]), words, strict=False) if w]
 
     def step(self, name, group=None, *args):
-        if name in {"send", "prepare", "decide", "age"}:
+        if name in {"send", "prepare", "decide", "age", "retain"}:
             getattr(self, name)(group, *args)
             return
         g = self.groups[group]
@@ -287,7 +307,7 @@ class World:
                 services.preview_reset(group_id=g.id, topic_id=topic, to=to)
             return
         stood = self.stands(g, topic)
-        if type(to) is int and to - 1 < min(self.expired[topic], stood):
+        if type(to) is int and to - 1 < min(max(self.expired[topic], self.floors[topic]), stood):
             with pytest.raises(Problem, match="have expired"):
                 services.preview_reset(group_id=g.id, topic_id=topic, to=to)
             return
@@ -324,7 +344,7 @@ class World:
             return
         made, back, stood, taken = g.moved[topic]
         now = self.stands(g, topic)
-        if back and now >= stood:
+        if (back and now >= stood) or (not back and self.floors[topic] >= made.position):
             with pytest.raises(Problem, match="nothing left"):
                 services.undo_reset(reset_id=made.pk)
             return
@@ -337,7 +357,7 @@ class World:
                 (g.redriven.add if redriven else g.redriven.discard)(i)
                 if lease is not None:
                     g.leases.setdefault(lease, set()).add(i)
-            elif not back and status == "waiting":
+            elif not back and status == "waiting" and i > self.floors[topic]:
                 g.status[i] = "waiting" if now == made.position else "later"
 
     def subscription(self, name, g, topic, expression=None, latest=False):
@@ -366,7 +386,7 @@ class World:
         g.active[topic] = True
         if was_active or not latest:
             for i in mine:
-                if i > stood:
+                if i > max(stood, self.floors[topic]):
                     g.arrive(topic, i, self.messages[i][1])
 
     def check(self):
@@ -388,6 +408,10 @@ class World:
             assert services.message(message_id=message_id).state == "half"
         for g in self.groups:  # a few by the service, too
             for i in list(self.messages)[::15]:
+                if i <= self.floors[self.messages[i][0]] and not {o.status[i] for o in self.groups} & {"processing", "later", "dead"}:
+                    with pytest.raises(Problem, match="There is no message"):
+                        services.message(message_id=i)
+                    continue
                 real = next(s for s in services.message_status(message_id=i) if s.group_id == g.id)
                 assert real.status == g.status[i], (g.id, i, real, g.status[i])
         for topic in self.topics:  # other tests are not to meet them

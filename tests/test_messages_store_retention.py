@@ -8,11 +8,20 @@ import pytest
 from clusters.drivers import builtin
 from core.errors import Problem
 from messages import services
-from messages.storekeeper import retain
+from messages.storekeeper import Retention
 from messages.types import DeadFilter, Outcome
 from tests.store_world import Threads, bodies, counts, expire_now, new_group, new_id, pull, redrive, send, session, settle, sql
 
 pytestmark = pytest.mark.usefixtures("store")
+
+
+def retain(keeper):
+    """A round of the storekeeper, to the end of its look through all partitions. False: it may go on at once."""
+    chore = Retention()
+    while not chore(keeper):
+        if chore.looked_to == 0:
+            return False
+    return True
 
 
 class Past:

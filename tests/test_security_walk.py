@@ -399,7 +399,11 @@ def test_a_key_reaches_its_own_application_only(world, whose):
     shared = {"me", "topic-list", "consumer-group-list", "bulk"}
     data = {"send", "pull", "acks", "next", "extension", "half-prepare", "half-open", "half-commit", "half-rollback"}
     data |= {"epochs", "transactions", "push", "clients", "client", "client-heartbeat"}
-    allowed = data | {"topic-detail", "consumer-group-detail", "consumption", "broadcast-instances"} if whose == "own" else set()
+    allowed = (
+        data | {"topic-detail", "topic-retention", "consumer-group-detail", "consumption", "broadcast-instances"}
+        if whose == "own"
+        else set()
+    )
     assert fine <= shared | allowed
     assert fine >= allowed
 

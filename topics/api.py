@@ -20,7 +20,7 @@ from core.approvals.replacing import AskedSerializer, ask_for_change
 from core.errors import conflict
 from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
 from topics import services
-from topics.models import OrderScope, Topic
+from topics.models import OrderScope, Retention, Topic
 from topics.requests import ChangeTopic, values_of
 
 
@@ -37,7 +37,7 @@ class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
         model = Topic
         fields = [
             "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "order_scope", "max_backlog",
-            "ttl_seconds", "max_length", "reason", "cluster", "state",
+            "ttl_seconds", "max_length", "retention", "retention_hours", "retention_mib", "reason", "cluster", "state",
             "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status",
         ]  # fmt: skip
 
@@ -78,6 +78,22 @@ class TopicChangeSerializer(serializers.Serializer[Any]):
         max_value=2_000_000_000,
         default=0,
         help_text="When more wait for a group, the oldest become dead letters of it (crowded_out); 0: any number.",
+    )
+    retention = serializers.ChoiceField(
+        choices=Retention.choices,
+        default=Retention.STORE.value,
+        help_text="When messages go from the built-in store. `store`: a week after no group needs them any more. `done`: when all groups"
+        " are done with them, and they are beyond the age or the size, if one is given. `limit`: when they are beyond the age or the size,"
+        " done or not: what a group has not taken by then is skipped.",
+    )
+    retention_hours = serializers.IntegerField(
+        min_value=0, max_value=87_600, default=0, help_text="The age at which messages go, and to which they are kept; 0: none."
+    )
+    retention_mib = serializers.IntegerField(
+        min_value=0,
+        max_value=1_000_000_000,
+        default=0,
+        help_text="The size in MiB beyond which the oldest go, estimated from samples; 0: any size.",
     )
     reason = serializers.CharField(max_length=2000)
 

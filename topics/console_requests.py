@@ -19,8 +19,8 @@ from core.approvals.services import require_state
 from core.console import slots
 from core.console.pages import ConsoleForm
 from topics import placement, requests
-from topics.console_verbs import LIMITS, AllocateForm, load
-from topics.models import Topic
+from topics.console_verbs import KEPT, LIMITS, AllocateForm, kept, load
+from topics.models import Retention, Topic
 
 
 class ReasonedForm(ConsoleForm):
@@ -59,13 +59,30 @@ class ChangeForm(ReasonedForm):
             "When more messages wait for a group, the oldest become dead letters of it, in the built-in store; 0: no limit."
         ),
     )
+    retention = forms.ChoiceField(
+        label=gettext_lazy("Messages go"),
+        choices=Retention.choices,
+        required=False,
+        help_text=Topic._meta.get_field("retention").help_text,  # noqa: SLF001 - Django's public API
+    )
+    retention_hours = forms.IntegerField(
+        label=gettext_lazy("Kept for (hours)"),
+        required=False,
+        help_text=Topic._meta.get_field("retention_hours").help_text,  # noqa: SLF001
+    )
+    retention_mib = forms.IntegerField(
+        label=gettext_lazy("Size at most (MiB)"),
+        required=False,
+        help_text=Topic._meta.get_field("retention_mib").help_text,  # noqa: SLF001
+    )
     purpose = forms.CharField(max_length=2000, label=gettext_lazy("Purpose"), widget=forms.Textarea(attrs={"rows": 2}))
-    field_order = ["application", "owner", "expected_rate", "message_bytes", "partitions", *LIMITS, "purpose", "reason"]
+    field_order = ["application", "owner", "expected_rate", "message_bytes", "partitions", *LIMITS, *KEPT, "purpose", "reason"]
 
     def clean(self) -> None:
         """Empty: no limit."""
         super().clean()
         self.cleaned_data |= {name: self.cleaned_data.get(name) or 0 for name in LIMITS}
+        self.cleaned_data |= kept(self.cleaned_data)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -124,7 +141,7 @@ class Change(AskTopic):
         """All of the form, references by name."""
         data = form.cleaned_data
         return {
-            **{key: data[key] for key in ("expected_rate", "message_bytes", "partitions", *LIMITS, "purpose")},
+            **{key: data[key] for key in ("expected_rate", "message_bytes", "partitions", *LIMITS, *KEPT, "purpose")},
             "application": data["application"].name,
             "owner": data["owner"].get_username(),
         }

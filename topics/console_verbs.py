@@ -19,9 +19,10 @@ from core.console.pages import ApprovalForm, ConsoleForm, FormPage, ReasonForm, 
 from registry.console import instances_at, publication_of
 from registry.services import instances_known
 from topics import services
-from topics.models import OrderScope, Topic
+from topics.models import OrderScope, Retention, Topic
 
 LIMITS = ("max_backlog", "ttl_seconds", "max_length")  # 0: none
+KEPT = ("retention", "retention_hours", "retention_mib")
 
 LIVE = [State.PENDING, State.REJECTED, State.ACTIVE]
 
@@ -32,6 +33,11 @@ def load(name: str, user: Any, permission: str = "view") -> Topic:
     return get(topics.restrict(user, permission), name=name)
 
 
+def kept(data: dict[str, Any]) -> dict[str, Any]:
+    """How long messages are kept; empty: as the store keeps them, no age, any size."""
+    return {"retention": data.get("retention") or Retention.STORE.value, **{name: data.get(name) or 0 for name in KEPT[1:]}}
+
+
 class RequestForm(forms.ModelForm[Topic]):
     """What is applied for; names, limits and states are checked by the service."""
 
@@ -39,12 +45,23 @@ class RequestForm(forms.ModelForm[Topic]):
 
     class Meta:
         model = Topic
-        fields = ["application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "order_scope", *LIMITS, "reason"]
+        fields = [
+            "application",
+            "owner",
+            "expected_rate",
+            "message_bytes",
+            "partitions",
+            "ordered",
+            "order_scope",
+            *LIMITS,
+            *KEPT,
+            "reason",
+        ]
         widgets = {"reason": forms.Textarea(attrs={"rows": 4})}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"label_suffix": "", **kwargs})
-        self.fields["order_scope"].required = False
+        self.fields["order_scope"].required = self.fields["retention"].required = False
         self.fields["application"].queryset = choices.applications()  # type: ignore[attr-defined]
         self.fields["owner"].queryset = choices.people()  # type: ignore[attr-defined]
 
@@ -56,6 +73,7 @@ class RequestForm(forms.ModelForm[Topic]):
         """Empty: no limit."""
         super().clean()
         self.cleaned_data |= {name: self.cleaned_data.get(name) or 0 for name in LIMITS}
+        self.cleaned_data |= kept(self.cleaned_data)
 
     def _post_clean(self) -> None:
         """The service checks the model; two judges would say two things."""

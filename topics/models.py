@@ -18,6 +18,14 @@ class OrderScope(models.TextChoices):
     TOPIC = "topic", _("all of the topic")
 
 
+class Retention(models.TextChoices):
+    """When messages of a topic go from the built-in store."""
+
+    STORE = "store", _("as the store keeps them: a week longer than any group needs them")
+    DONE = "done", _("when all groups are done with them")
+    LIMIT = "limit", _("by age and size alone, done or not")
+
+
 class Topic(Approvable):
     """A topic; its row is the truth, its node in ZooKeeper what SDKs see."""
 
@@ -88,6 +96,35 @@ class Topic(Approvable):
         blank=True,
         validators=[MaxValueValidator(2_000_000_000)],
         help_text=_("When more messages wait for a group, the oldest become dead letters of it, in the built-in store; 0: no limit."),
+    )
+    retention = models.CharField(
+        _("messages go"),
+        max_length=10,
+        choices=Retention,
+        default=Retention.STORE,
+        db_default=Retention.STORE,
+        help_text=_(
+            "In the built-in store. “When all groups are done” loses nothing that a group still waits for;"
+            " “by age and size alone” does: what a group has not taken by then is skipped."
+        ),
+    )
+    retention_hours = models.PositiveIntegerField(
+        _("kept for (hours)"),
+        default=0,
+        db_default=0,
+        blank=True,
+        validators=[MaxValueValidator(87_600)],
+        help_text=_(
+            "So long a message stays, and then it goes; 0: no age. With neither age nor size it goes as soon as all groups are done."
+        ),
+    )
+    retention_mib = models.PositiveIntegerField(
+        _("size at most (MiB)"),
+        default=0,
+        db_default=0,
+        blank=True,
+        validators=[MaxValueValidator(1_000_000_000)],
+        help_text=_("Beyond it the oldest go before their age; estimated from samples. 0: any size."),
     )
     cluster = models.ForeignKey(Cluster, models.PROTECT, null=True, editable=False, related_name="topics", verbose_name=_("cluster"))
 

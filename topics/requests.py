@@ -33,6 +33,9 @@ FIELDS = {
     "max_backlog": Field(gettext_lazy("Backlog at most"), int),
     "ttl_seconds": Field(gettext_lazy("Time to live"), int, "s"),
     "max_length": Field(gettext_lazy("Length at most"), int),
+    "retention": Field(gettext_lazy("Messages go"), str),
+    "retention_hours": Field(gettext_lazy("Kept for"), int, "h"),
+    "retention_mib": Field(gettext_lazy("Size at most"), int, "MiB"),
 }
 
 
@@ -85,6 +88,9 @@ def values_of(topic: Topic) -> dict[str, Any]:
         "max_backlog": topic.max_backlog,
         "ttl_seconds": topic.ttl_seconds,
         "max_length": topic.max_length,
+        "retention": topic.retention,
+        "retention_hours": topic.retention_hours,
+        "retention_mib": topic.retention_mib,
         "purpose": topic.reason,
     }
 
@@ -155,7 +161,7 @@ class CreateTopic(TopicKind):
             check_name(ask.target)
             self._complete(ask.payload)
             topic = Topic(name=ask.target, requested_by=ask.actor, **values)
-            services.validate(topic)
+            services.check(topic)
             try:
                 with transaction.atomic():
                     topic.save(force_insert=True)
@@ -167,7 +173,7 @@ class CreateTopic(TopicKind):
             topic = self._row(ask.request)
             for key, value in values.items():
                 setattr(topic, key, value)
-            services.validate(topic)
+            services.check(topic)
             if ask.payload != ask.request.payload or ask.reason != ask.request.reason:
                 state = State(topic.state)
                 approvals.move(thing=topic, expected=state, to=state, values=columns(values))
@@ -249,7 +255,7 @@ class ChangeTopic(TopicKind):
         owning = topic.application_id
         for key, value in resolved(payload).items():
             setattr(topic, key, value)
-        services.validate(topic)
+        services.check(topic)
         before = {key: now[key] for key in payload}
         return Draft(payload, owning, topic.owner_id, before, topic.version, facts(topic))
 
@@ -281,11 +287,13 @@ class ChangeTopic(TopicKind):
         before, values = values_of(topic), resolved(request.payload)
         for key, value in values.items():
             setattr(topic, key, value)
-        services.validate(topic)
+        services.check(topic)
         Topic.objects.filter(pk=topic.pk).update(version=F("version") + 1, changed_at=timezone.now(), **columns(values))
         after = {**before, **request.payload, "request": request.pk}
         if values.keys() & {"ttl_seconds", "max_length"}:
             builtin.set_limits(topic_id=topic.pk, ttl_seconds=topic.ttl_seconds, max_length=topic.max_length)
+        if values.keys() & {"retention", "retention_hours", "retention_mib"}:
+            services.keep_messages(topic)
         record(actor=decision.actor, action="change", kind="topic", name=topic.name, before=before, after=after, reason=decision.reason)
         return {}
 

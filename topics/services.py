@@ -17,7 +17,7 @@ from core.approvals.models import Request, State
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
 from registry import services as registry
-from topics.models import OrderScope, Topic
+from topics.models import OrderScope, Retention, Topic
 
 # Rooms above add what must follow when a topic moves to another cluster, in the same transaction.
 moved: list[Callable[[Topic], None]] = []
@@ -40,6 +40,9 @@ def apply(
     ttl_seconds: int = 0,
     max_length: int = 0,
     order_scope: str = "key",
+    retention: str = "store",
+    retention_hours: int = 0,
+    retention_mib: int = 0,
 ) -> Topic:
     """Apply for a topic; another person decides, or a policy does at once. The name is taken from then on.
 
@@ -56,6 +59,9 @@ def apply(
         "ttl_seconds": ttl_seconds,
         "max_length": max_length,
         "order_scope": str(order_scope),
+        "retention": str(retention),
+        "retention_hours": retention_hours,
+        "retention_mib": retention_mib,
     }
     workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
     return Topic.objects.get(name=name)
@@ -115,6 +121,8 @@ def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str,
     )
     if topic.ttl_seconds or topic.max_length:
         builtin.set_limits(topic_id=topic.pk, ttl_seconds=topic.ttl_seconds, max_length=topic.max_length)
+    if topic.retention != Retention.STORE:
+        keep_messages(topic)
     record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
     publish(topic)
     keep_order(topic)
@@ -257,6 +265,30 @@ def validate(thing: Any) -> None:
         errors = [FieldError(f"/{field}", " ".join(messages)) for field, messages in error.message_dict.items()]
         summary = errors[0].detail if len(errors) == 1 else _("Some fields are not right.")
         raise Problem("invalid", summary, errors=errors) from None
+
+
+def check(topic: Topic) -> None:
+    """Check the fields of a topic, and that how long its messages are kept makes sense; raises `invalid` with a pointer for each."""
+    validate(topic)
+    given = [name for name in ("retention_hours", "retention_mib") if getattr(topic, name)]
+    if topic.retention == Retention.STORE and given:
+        detail = _("Choose when messages go: the store itself keeps them without an age or a size of the topic.")
+    elif topic.retention == Retention.LIMIT and not given:
+        given = ["retention"]
+        detail = _("Give an age or a size: by neither, messages would go at once.")
+    else:
+        return
+    raise Problem("invalid", detail, errors=[FieldError(f"/{name}", detail) for name in given])
+
+
+def keep_messages(topic: Topic) -> None:
+    """Tell the store how long it keeps the topic's messages."""
+    builtin.set_retention(
+        topic_id=topic.pk,
+        mode=None if topic.retention == Retention.STORE else "limit" if topic.retention == Retention.LIMIT else "done",
+        age_seconds=topic.retention_hours * 3600,
+        size_bytes=topic.retention_mib << 20,
+    )
 
 
 def keep_order(topic: Topic) -> None:

@@ -68,6 +68,15 @@ def set_limits(*, topic_id: int, ttl_seconds: int, max_length: int) -> None:
     _call("SELECT mq_limit_put(%s, %s, %s)", topic_id, ttl_seconds, max_length)
 
 
+def set_retention(*, topic_id: int, mode: Literal["done", "limit"] | None, age_seconds: int = 0, size_bytes: int = 0) -> None:
+    """When messages of the topic go; None: as the store keeps them.
+
+    `done`: when they are older than this, or the topic is larger, or neither is given, and every group is done with them. `limit`: when
+    they are older or the topic is larger, done or not. What has gone does not come back when this is changed.
+    """
+    _call("SELECT mq_retention_put(%s, %s, %s, %s)", topic_id, {"done": "D", "limit": "L", None: "S"}[mode], age_seconds, size_bytes)
+
+
 def set_exhaustion(*, group_id: int, stop_key: bool) -> None:
     """What becomes of a message of an ordered topic that is out of attempts: its key stops until a person decides, or dead letter."""
     _call("SELECT mq_group_policy(%s, %s)", group_id, stop_key)

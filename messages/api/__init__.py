@@ -12,6 +12,7 @@ from messages.api import (
     instance_plane,
     order_plane,
     position_plane,
+    storage_plane,
     transaction_plane,
 )
 
@@ -25,6 +26,7 @@ urlpatterns: list[URLPattern] = [
     *transaction_plane.urlpatterns,
     *position_plane.urlpatterns,
     *order_plane.urlpatterns,
+    *storage_plane.urlpatterns,
 ]
 
 

@@ -4,7 +4,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, editing, half, instances, ordering, position, pushing, sending
+from messages.console import browsing, dead, delayed, editing, half, instances, ordering, position, pushing, sending, storage
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -24,6 +24,7 @@ urlpatterns: list[URLPattern] = [
     path("groups/<str:name>/position/", position.Position.as_view(), name="messages_position"),
     path("groups/<str:name>/position/<int:reset>/undo/", position.Undo.as_view(), name="messages_reset_undo"),
     path("groups/<str:name>/stopped/", ordering.Stopped.as_view(), name="messages_stopped"),
+    path("storage/", storage.Storage.as_view(), name="messages_storage"),
 ]
 
 slots.tab(
@@ -44,6 +45,7 @@ slots.tab(
         key="dead",
     ),
 )
+slots.panel("topic", storage.panel)
 slots.panel("group", ordering.panel)
 slots.panel("group", pushing.panel)
 slots.panel("group", instances.panel)

@@ -60,12 +60,17 @@ CREATE OR REPLACE FUNCTION mq_group_subscribe(p_group bigint, p_topic bigint, p_
 BEGIN
   PERFORM mq_lock_group(p_group);
   IF NOT EXISTS (SELECT FROM mq_broadcast b WHERE b.group_id = p_group) THEN
+    PERFORM mq_retention_hold(p_topic);
+    PERFORM mq_retention_pass(p_group, p_topic);   -- a new filter begins behind what is gone
     PERFORM mq_subscribe(p_group, p_topic, p_tags, p_latest);
     PERFORM mq_limit_begin(p_group, p_topic);
     RETURN;
   END IF;
   INSERT INTO mq_broadcast_topic (group_id, topic_id, tags) VALUES (p_group, p_topic, p_tags)
     ON CONFLICT (group_id, topic_id) DO UPDATE SET tags = EXCLUDED.tags;
+  PERFORM mq_lock_instances(p_group);
+  PERFORM mq_retention_hold(p_topic);
+  PERFORM mq_retention_pass(i, p_topic) FROM mq_instances(p_group) i;
   PERFORM mq_subscribe(i, p_topic, p_tags, p_latest) FROM mq_instances(p_group) i;
   PERFORM mq_limit_begin(i, p_topic) FROM mq_instances(p_group) i;
 END $$;
@@ -140,7 +145,7 @@ END $$;
 
 -- Where one instance goes: a target before what is kept, or has not expired, is the oldest that is, or where it stands if that is before.
 CREATE OR REPLACE FUNCTION mq_instance_target(p_instance bigint, p_topic bigint, p_target bigint) RETURNS bigint STABLE LANGUAGE sql AS $$
-  SELECT greatest(p_target, least(greatest(mq_oldest() - 1, mq_expired_to(p_topic)), (SELECT c.pos FROM mq_cursor c WHERE c.group_id = p_instance AND c.topic_id = p_topic))) $$;
+  SELECT greatest(p_target, least(mq_first_position(p_topic), (SELECT c.pos FROM mq_cursor c WHERE c.group_id = p_instance AND c.topic_id = p_topic))) $$;
 
 CREATE OR REPLACE FUNCTION mq_group_reset_plan(p_group bigint, p_topic bigint, p_target bigint) RETURNS mq_plan STABLE LANGUAGE plpgsql AS $$
 DECLARE i bigint; p mq_plan; s mq_plan; v_all text := '';
@@ -172,6 +177,7 @@ BEGIN
   PERFORM FROM mq_group q WHERE q.group_id = p_group FOR NO KEY UPDATE;
   IF NOT EXISTS (SELECT FROM mq_broadcast b WHERE b.group_id = p_group) THEN plan := mq_reset(p_group, p_topic, p_target, p_fingerprint); RETURN; END IF;
   PERFORM mq_lock_instances(p_group);
+  PERFORM mq_retention_hold(p_topic);
   plan := mq_group_reset_plan(p_group, p_topic, p_target);
   IF plan.problem IS NOT NULL OR plan.fingerprint IS DISTINCT FROM p_fingerprint THEN RETURN; END IF;
   eras := '{}';

@@ -14,19 +14,24 @@ BEGIN
   UPDATE mq_group g SET limited = true FROM mq_cursor c WHERE c.topic_id = p_topic AND c.group_id = g.group_id AND p_ttl_s > 0 AND NOT g.limited;
 END $$;
 
--- Of a topic with a time to live a group that has just come in at the earliest message begins behind what has expired: that has not been
--- sent to it.
+-- A group that has just come in at the earliest message begins behind what has expired and behind the topic's floor: that has not been sent to
+-- it. One that comes back to where it stood has skipped what has gone meanwhile.
 CREATE OR REPLACE FUNCTION mq_limit_begin(p_group bigint, p_topic bigint) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE x mq_limit; c mq_cursor;
+DECLARE v_first bigint := mq_retention_hold(p_topic); x mq_limit; c mq_cursor;
 BEGIN
   SELECT * INTO x FROM mq_limit q WHERE q.topic_id = p_topic AND q.ttl_s > 0;
-  IF NOT FOUND THEN RETURN; END IF;
-  UPDATE mq_group g SET limited = true WHERE g.group_id = p_group AND NOT g.limited;
+  IF FOUND THEN
+    UPDATE mq_group g SET limited = true WHERE g.group_id = p_group AND NOT g.limited;
+    v_first := greatest(v_first, x.expired_id);
+  END IF;
+  IF v_first = 0 THEN RETURN; END IF;
   SELECT * INTO c FROM mq_cursor q WHERE q.group_id = p_group AND q.topic_id = p_topic;
-  IF c.pos = 0 AND c.filter_no = 1 AND c.era = 0 AND x.expired_id > 0 THEN
-    UPDATE mq_cursor q SET pos = x.expired_id WHERE q.group_id = p_group AND q.topic_id = p_topic;
-    UPDATE mq_span s SET lo = x.expired_id WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo = 0;
-    INSERT INTO mq_span (group_id, topic_id, lo, hi, kind) VALUES (p_group, p_topic, 0, x.expired_id, 'N');
+  IF c.pos = 0 AND c.filter_no = 1 AND c.era = 0 THEN
+    UPDATE mq_cursor q SET pos = v_first WHERE q.group_id = p_group AND q.topic_id = p_topic;
+    UPDATE mq_span s SET lo = v_first WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo = 0;
+    INSERT INTO mq_span (group_id, topic_id, lo, hi, kind) VALUES (p_group, p_topic, 0, v_first, 'N');
+  ELSE
+    PERFORM mq_retention_pass(p_group, p_topic);
   END IF;
 END $$;
 

@@ -54,7 +54,7 @@ BEGIN
   SELECT * INTO c FROM mq_cursor q WHERE q.group_id = p_group AND q.topic_id = p_topic AND q.active;
   p.done := false;
   p.problem := CASE WHEN g.group_id IS NULL THEN 'unknown' WHEN g.retired THEN 'retired' WHEN c.group_id IS NULL THEN 'not_subscribed'
-                    WHEN p_target < greatest(mq_oldest() - 1, mq_expired_to(p_topic)) AND p_target < c.pos THEN 'beyond_retention'
+                    WHEN p_target < mq_first_position(p_topic) AND p_target < c.pos THEN 'beyond_retention'
                     WHEN p_target > c.pos AND p_target > (SELECT closed_id FROM mq_horizon) THEN 'ahead' END;
   IF p.problem IS NOT NULL THEN RETURN p; END IF;
   p.pos := c.pos; p.target := p_target; p.repeated := 0; p.first_time := 0; p.passed := 0;
@@ -87,6 +87,7 @@ CREATE OR REPLACE FUNCTION mq_reset(p_group bigint, p_topic bigint, p_target big
 DECLARE c mq_cursor; l mq_lease; v_span mq_span; h mq_history; p mq_plan; v_now timestamptz; v_gone int; v_lost int; v_n int;
 BEGIN
   PERFORM FROM mq_group q WHERE q.group_id = p_group FOR NO KEY UPDATE;
+  PERFORM mq_retention_hold(p_topic);
   p := mq_reset_plan(p_group, p_topic, p_target);
   IF p.problem IS NOT NULL OR p.fingerprint IS DISTINCT FROM p_fingerprint OR p.target = p.pos THEN RETURN p; END IF;
   v_now := clock_timestamp();
@@ -150,10 +151,10 @@ END $$;
 
 -- Take the newest move back. Of a rewind: what has not been handed out again is as it was before, exceptions in workers' hands included;
 -- what has been stays as the repetition left it. Of a skip: if nothing was handed out since, the position goes back; else the skipped
--- messages, p_most of them at the most, become retries that are due now, since a position has no holes.
+-- messages, p_most of them at the most, become retries that are due now, since a position has no holes. What has gone meanwhile stays skipped.
 CREATE OR REPLACE FUNCTION mq_reset_undo(p_group bigint, p_topic bigint, p_era int, p_most bigint, OUT problem text, OUT restored bigint, OUT pos bigint)
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
-DECLARE c mq_cursor; u mq_undo; t record; v_now timestamptz; v_held bigint;
+DECLARE c mq_cursor; u mq_undo; t record; v_now timestamptz; v_held bigint; v_from bigint;
 BEGIN
   PERFORM FROM mq_group q WHERE q.group_id = p_group FOR NO KEY UPDATE;
   v_now := clock_timestamp();
@@ -183,24 +184,32 @@ BEGIN
            dead = q.dead + t.dead, failed = q.failed + t.failed, skipped = q.skipped + t.skipped, held = q.held + t.held WHERE q.group_id = p_group AND q.topic_id = p_topic;
     IF c.ordering > 0 THEN PERFORM mq_release_all(p_group, p_topic); END IF;
   ELSE
-    restored := mq_count(p_topic, u.from_pos, u.to_pos, c.tags);
+    v_from := greatest(u.from_pos, mq_oldest() - 1, mq_retention_hold(p_topic));
+    IF v_from >= u.to_pos THEN problem := 'nothing_left'; RETURN; END IF;
+    restored := mq_count(p_topic, v_from, u.to_pos, c.tags);
     IF c.pos = u.to_pos THEN
-      UPDATE mq_cursor q SET pos = u.from_pos, era = q.era + 1, skipped = q.skipped - restored WHERE q.group_id = p_group AND q.topic_id = p_topic;
-      DELETE FROM mq_span s WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo >= u.from_pos;
-      INSERT INTO mq_span (group_id, topic_id, lo, kind, filter_no, tags) VALUES (p_group, p_topic, u.from_pos, 'D', c.filter_no, c.tags);
+      pos := v_from;
+      UPDATE mq_cursor q SET pos = v_from, era = q.era + 1, skipped = q.skipped - restored WHERE q.group_id = p_group AND q.topic_id = p_topic;
+      DELETE FROM mq_span s WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo > u.from_pos;
+      DELETE FROM mq_span s WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo = u.from_pos AND v_from = u.from_pos;
+      UPDATE mq_span s SET hi = v_from WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo = u.from_pos;
+      INSERT INTO mq_span (group_id, topic_id, lo, kind, filter_no, tags) VALUES (p_group, p_topic, v_from, 'D', c.filter_no, c.tags);
     ELSE
       IF restored > p_most THEN problem := 'too_many'; RETURN; END IF;
       pos := c.pos;
       INSERT INTO mq_exception (group_id, msg_id, topic_id, first_at, last_at, attempts, status, due_at, error, okey)
         SELECT p_group, m.id, p_topic, v_now, v_now, 0, CASE WHEN k.okey IS NULL THEN 'L' ELSE 'B' END, CASE WHEN k.okey IS NULL THEN v_now END, 'skipped, taken back', k.okey
           FROM mq_message m CROSS JOIN LATERAL (SELECT mq_okey(c.ordering, p_topic, m.skey) AS okey) k
-         WHERE m.topic_id = p_topic AND m.id > u.from_pos AND m.id <= u.to_pos AND (c.tags IS NULL OR mq_has_tag(m.tag, c.tags));
+         WHERE m.topic_id = p_topic AND m.id > v_from AND m.id <= u.to_pos AND (c.tags IS NULL OR mq_has_tag(m.tag, c.tags));
       SELECT count(*) FILTER (WHERE e.status = 'B') INTO v_held FROM mq_exception e WHERE c.ordering > 0 AND e.group_id = p_group AND e.topic_id = p_topic
-         AND e.msg_id > u.from_pos AND e.msg_id <= u.to_pos;
+         AND e.msg_id > v_from AND e.msg_id <= u.to_pos;
       UPDATE mq_cursor q SET era = q.era + 1, skipped = q.skipped - restored, later = q.later + restored - v_held, held = q.held + v_held
        WHERE q.group_id = p_group AND q.topic_id = p_topic;
       IF v_held > 0 THEN PERFORM mq_release_all(p_group, p_topic); END IF;
-      UPDATE mq_span s SET kind = 'D' WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo = u.from_pos AND s.kind = 'K';
+      INSERT INTO mq_span (group_id, topic_id, lo, hi, kind, filter_no, era, tags) SELECT s.group_id, s.topic_id, v_from, s.hi, 'D', s.filter_no, s.era, s.tags
+        FROM mq_span s WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo = u.from_pos AND s.kind = 'K' AND s.lo < v_from;
+      UPDATE mq_span s SET hi = v_from WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo = u.from_pos AND s.kind = 'K' AND s.lo < v_from;
+      UPDATE mq_span s SET kind = 'D' WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo = u.from_pos AND s.kind = 'K' AND s.lo = v_from;
     END IF;
   END IF;
   DELETE FROM mq_undo q WHERE q.group_id = p_group AND q.topic_id = p_topic;
