@@ -17,6 +17,10 @@ from messages.types import NewMessage, Outcome
 _next = count(time.time_ns() // 1000)
 
 
+# who needs what of the whole log
+NEEDED = "mq_partitions('mq_message') p CROSS JOIN LATERAL mq_needed_by(p.lo::bigint, p.hi::bigint) n"
+
+
 def new_id():
     return next(_next)
 

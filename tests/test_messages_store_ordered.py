@@ -6,7 +6,7 @@ from clusters.drivers import builtin
 from core.errors import Problem
 from messages import services
 from messages.types import NewMessage, Outcome
-from tests.store_world import bodies, counts, expire_now, new_group, new_id, pull, redrive, settle, sql, status
+from tests.store_world import NEEDED, bodies, counts, expire_now, new_group, new_id, pull, redrive, settle, sql, status
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -336,7 +336,7 @@ def test_lag_and_what_keeps_a_partition_count_what_is_held_back():
     assert services.lag(group_ids=[group])[group].messages == 1
     assert builtin.backlog_of(group_id=group, topic_id=topic).waiting == 1
     assert builtin.backlog(topic_id=topic).waiting == 1
-    needed = sql("SELECT string_agg(status::text, '' ORDER BY status) FROM mq_needed_by(0, 1::bigint << 60) WHERE group_id = %s", group)
+    needed = sql(f"SELECT string_agg(n.status::text, '' ORDER BY n.status) FROM {NEEDED} WHERE n.group_id = %s", group)
     assert needed == "LW"
 
 
