@@ -155,7 +155,10 @@ def _position(group_id: int, topic_id: int, to: Target) -> int:
         raise _ahead()
     if to <= min(first, stood):
         raise _beyond(topic_id)
-    named = message(message_id=to)
+    try:
+        named = message(message_id=to)
+    except Problem as problem:
+        raise (_beyond(topic_id) if to <= first else problem) from None
     if named.topic_id != topic_id or named.state == "delayed":
         raise not_found(_("message"), to)
     return named.id - 1

@@ -186,6 +186,11 @@ class World:
         assert floor >= max([0, *mine] if mode == "limit" else [self.floors[topic]])
         self.floors[topic] = floor
 
+    def gone(self, message_id):
+        """Below its topic's floor, and in nobody's hands."""
+        in_hands = {group.status[message_id] for group in self.groups} & {"processing", "later", "dead"}
+        return message_id <= self.floors[self.messages[message_id][0]] and not in_hands
+
     def take_out(self, group):
         for i, word in group.status.items():
             topic = self.messages[i][0]
@@ -303,11 +308,11 @@ class World:
         mine = [i for i, (t, _tag) in self.messages.items() if t == topic]
         to = ["earliest", *mine, "latest"][number % (len(mine) + 2)]
         if not g.active[topic]:
-            with pytest.raises(Problem, match="not subscribed"):
+            with pytest.raises(Problem, match=r"not subscribed|have expired"):
                 services.preview_reset(group_id=g.id, topic_id=topic, to=to)
             return
         stood = self.stands(g, topic)
-        if type(to) is int and to - 1 < min(max(self.expired[topic], self.floors[topic]), stood):
+        if type(to) is int and (to - 1 < min(max(self.expired[topic], self.floors[topic]), stood) or self.gone(to)):
             with pytest.raises(Problem, match="have expired"):
                 services.preview_reset(group_id=g.id, topic_id=topic, to=to)
             return
@@ -408,7 +413,7 @@ class World:
             assert services.message(message_id=message_id).state == "half"
         for g in self.groups:  # a few by the service, too
             for i in list(self.messages)[::15]:
-                if i <= self.floors[self.messages[i][0]] and not {o.status[i] for o in self.groups} & {"processing", "later", "dead"}:
+                if self.gone(i):
                     with pytest.raises(Problem, match="There is no message"):
                         services.message(message_id=i)
                     continue

@@ -111,14 +111,25 @@ CREATE OR REPLACE FUNCTION mq_retention_late(p_topic bigint) RETURNS SETOF bigin
    WHERE x.topic_id = p_topic AND mq_waits_from(p_topic, x.ending_id) IS NOT NULL AND mq_count(p_topic, c.pos, x.ending_id, c.tags) > 0
    ORDER BY 1 $$;
 
--- What waits for a group up to where the floor goes is skipped: the position moves on, whatever the number.
+-- What waits for a group up to where the floor goes is skipped: the position moves on, whatever the number. Of one that has unsubscribed what it
+-- had skipped there becomes a number, before it comes back with another filter.
 CREATE OR REPLACE FUNCTION mq_retention_pass(p_group bigint, p_topic bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE c mq_cursor; v_to bigint; v_n bigint;
 BEGIN
   PERFORM FROM mq_group g WHERE g.group_id = p_group FOR NO KEY UPDATE;
   SELECT x.ending_id INTO v_to FROM mq_retention x WHERE x.topic_id = p_topic;
-  SELECT * INTO c FROM mq_cursor q WHERE q.group_id = p_group AND q.topic_id = p_topic AND q.active;
+  SELECT * INTO c FROM mq_cursor q WHERE q.group_id = p_group AND q.topic_id = p_topic;
   IF c.pos IS NULL OR v_to IS NULL OR c.pos >= v_to THEN RETURN 0; END IF;
+  IF NOT c.active THEN
+    SELECT coalesce(sum(mq_count(p_topic, s.lo, least(s.hi, v_to), s.tags)), 0) INTO v_n FROM mq_span s
+     WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.kind = 'K' AND s.lo >= c.pos AND s.lo < v_to;
+    INSERT INTO mq_span (group_id, topic_id, lo, hi, kind, filter_no, era, tags)
+      SELECT s.group_id, s.topic_id, v_to, s.hi, s.kind, s.filter_no, s.era, s.tags FROM mq_span s
+       WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo >= c.pos AND s.lo < v_to AND (s.hi IS NULL OR s.hi > v_to);
+    UPDATE mq_span s SET hi = v_to WHERE s.group_id = p_group AND s.topic_id = p_topic AND s.lo >= c.pos AND s.lo < v_to AND (s.hi IS NULL OR s.hi > v_to);
+    UPDATE mq_cursor q SET pos = v_to, skipped = q.skipped + v_n WHERE q.group_id = p_group AND q.topic_id = p_topic;
+    RETURN v_n;
+  END IF;
   v_n := mq_count(p_topic, c.pos, v_to, c.tags);
   UPDATE mq_cursor q SET pos = v_to, skipped = q.skipped + v_n WHERE q.group_id = p_group AND q.topic_id = p_topic;
   IF v_n = 0 THEN RETURN 0; END IF;
