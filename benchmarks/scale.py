@@ -1,7 +1,10 @@
 """What grows with a queue and what does not: pulls and counts beside a backlog of millions, delayed messages that come due.
 
-Not among the benchmarks that run by default (`make bench ARGS=scale`): it fills a database of its own with five million messages, in
-some minutes, and drops it.
+    make bench ARGS=scale           # five million messages, a million of them delayed; ten minutes
+    make bench ARGS=scale=500000    # a backlog of half a million
+    make bench ARGS=scale=5000000,60  # messages come due for a minute
+
+It fills a database of its own, drops it, and draws docs/backlog.svg.
 """
 
 import json
@@ -12,49 +15,52 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from benchmarks import Row
+from benchmarks import Row, plot
 
-BACKLOGS = (100_000, 300_000, 1_000_000, 2_000_000, 5_000_000)
+SMALL, LARGE = 100_000, 5_000_000
+STEPS = (0.06, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the largest backlog: where it is looked at
 PULLS, TAKEN = 300, 100
 COUNTS = 50
 PENDING, DUE_PER_SECOND, DUE_SECONDS = 1_000_000, 10_000, 15
 
 
-def run() -> list[Row]:
+def run(largest: str = str(LARGE), due_seconds: str = str(DUE_SECONDS)) -> list[Row]:
     """In a process of its own, on a database of its own on the same server."""
     from benchmarks.peers import database
 
     with database("bench_scale") as dsn:
         env = {**os.environ, "DATABASE_URL": dsn.replace("postgresql://", "postgres://")}
-        done = subprocess.run([sys.executable, "-m", "benchmarks.scale"], env=env, stdout=subprocess.PIPE, text=True, check=True)
+        command = [sys.executable, "-m", "benchmarks.scale", largest, due_seconds]
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return [Row(**row) for row in json.loads(done.stdout.splitlines()[-1])]
 
 
-def measure() -> list[Row]:
+def measure(largest: int, due_seconds: int) -> list[Row]:
     """All of it, in this process's database."""
     from benchmarks.store import _storekeeper
 
     with _storekeeper():
-        return [*_backlog(), *_delayed()]
+        return [*_backlog(largest), *_delayed(due_seconds)]
 
 
-def _backlog() -> list[Row]:
+def _backlog(largest: int) -> list[Row]:
     from benchmarks.store import _topic
     from messages import services
     from messages.db import fetch
 
     small, large = _topic(groups=1), _topic(groups=1)
-    _fill(small, BACKLOGS[0])
-    rows, stored = [], 0
-    for backlog in BACKLOGS[1:]:
+    _fill(small, SMALL)
+    rows, stored, points = [], 0, [(SMALL, 1.0)]
+    for backlog in sorted({max(2 * SMALL, round(largest * step) // 1000 * 1000) for step in STEPS}):
         stored += _fill(large, backlog - stored)
         least, cost = _pulls(_group(small), _group(large))
+        points.append((backlog, cost / least))
         name = f"next of {TAKEN} beside a backlog of {backlog:,}"
-        rows.append(
-            Row(name, round(cost, 2), round(least, 2), round(cost / least, 2), "µs per message", f"in turns beside {BACKLOGS[0]:,}")
-        )
+        rows.append(Row(name, round(cost, 2), round(least, 2), round(cost / least, 2), "µs per message", f"in turns beside {SMALL:,}"))
+    plot.draw(Path(__file__).parent.parent / "docs" / "backlog.svg", points)
     while fetch("SELECT mq_cut()")[0][0]:
         pass  # what the storekeeper, which shares this process, has not got round to
     ours = statistics.median(_timed(lambda: services.counts(group_ids=[large])) for _ in range(COUNTS))
@@ -105,7 +111,7 @@ def _pulls(*groups: int) -> list[float]:
     return [statistics.median(times) / TAKEN * 1e6 for times in spent.values()]
 
 
-def _delayed() -> list[Row]:
+def _delayed(due_seconds: int) -> list[Row]:
     """Messages that come due at a rate beside a million that do not, while others are sent; how late the consumer has them."""
     from benchmarks.store import BATCH, BODY, _topic
     from messages import services
@@ -113,18 +119,19 @@ def _delayed() -> list[Row]:
 
     topic, busy = _topic(groups=1), _topic(groups=1)
     later = datetime.now(UTC) + timedelta(days=30)
-    due = PENDING - DUE_PER_SECOND * DUE_SECONDS
+    due = PENDING - DUE_PER_SECOND * due_seconds
     for n in range(0, due, BATCH):
         at = later + timedelta(seconds=n / 10)
         services.send(topic_id=topic, messages=[NewMessage(BODY, deliver_at=at)] * BATCH)
-    began = time.time() + 15 + DUE_SECONDS  # they are stored by then
-    for n in range(0, DUE_PER_SECOND * DUE_SECONDS, BATCH):
+    began = time.time() + 15 + due_seconds  # they are stored by then
+    for n in range(0, DUE_PER_SECOND * due_seconds, BATCH):
         times = [began + (n + i) / DUE_PER_SECOND for i in range(BATCH)]
         batch = [NewMessage(f"{at:.4f}".encode(), deliver_at=datetime.fromtimestamp(at, UTC)) for at in times]
         services.send(topic_id=topic, messages=batch)
     assert time.time() < began, "the machine was too slow to store what comes due before it does"
     over = threading.Event()
     late: list[float] = []
+    sent = [0]
 
     def promote() -> None:
         from django.db import connection
@@ -139,17 +146,19 @@ def _delayed() -> list[Row]:
 
         while not over.is_set():
             services.send(topic_id=busy, messages=[NewMessage(BODY)] * 100)
+            sent[0] += 100
             time.sleep(0.05)
         connection.close()
 
     threads = [threading.Thread(target=promote), threading.Thread(target=send)]
+    sending = time.time()
     for thread in threads:
         thread.start()
     lease: str | None = None
     outcomes: list[Outcome] = []
     take: dict[str, Any] = {"group_id": topic, "limit": 1000, "visibility_ms": 60_000, "consumer": "bench"}
-    until = began + DUE_SECONDS + 30
-    while len(late) < DUE_PER_SECOND * DUE_SECONDS and time.time() < until:
+    until = began + due_seconds + 30
+    while len(late) < DUE_PER_SECOND * due_seconds and time.time() < until:
         _done, found = services.next(lease=lease, outcomes=outcomes, **take)
         now = time.time()
         late += [now - float(m.body) for m in found.messages]
@@ -159,11 +168,14 @@ def _delayed() -> list[Row]:
     over.set()
     for thread in threads:
         thread.join()
-    assert len(late) == DUE_PER_SECOND * DUE_SECONDS, f"{len(late)} of {DUE_PER_SECOND * DUE_SECONDS} came in time"
+    assert len(late) == DUE_PER_SECOND * due_seconds, f"{len(late)} of {DUE_PER_SECOND * due_seconds} came in time"
     assert min(late) >= 0
+    last = late[-DUE_PER_SECOND:]  # had it fallen behind, those of the last second would be the latest
     late.sort()
-    note = f"{PENDING:,} pending, {DUE_PER_SECOND:,} due a second, others sent meanwhile; against a second"
-    quantiles = {"p50": late[len(late) // 2], "p99": late[len(late) * 99 // 100]}
+    last.sort()
+    others = f"{sent[0] / (time.time() - sending):,.0f} others sent a second"
+    note = f"{PENDING:,} pending, {DUE_PER_SECOND:,} due a second for {due_seconds} s, {others}; against a second"
+    quantiles = {"p50": late[len(late) // 2], "p99": late[len(late) * 99 // 100], "of the last second, p50": last[len(last) // 2]}
     return [Row(f"delayed: how late, {key}", round(s * 1e3, 1), 1000.0, round(s, 3), "ms", note) for key, s in quantiles.items()]
 
 
@@ -182,4 +194,4 @@ if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mqadmin.settings")
     django.setup()
     call_command("migrate", interactive=False, verbosity=0)
-    print(json.dumps([asdict(row) for row in measure()]))
+    print(json.dumps([asdict(row) for row in measure(*map(int, sys.argv[1:]))]))
