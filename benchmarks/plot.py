@@ -30,9 +30,9 @@ def draw(path: Path, points: list[tuple[int, float]]) -> None:
         parts.append(f'<text x="{LEFT - 8}" y="{y(cost) + 4:.1f}" text-anchor="end">{cost:.1f}</text>')
     parts.append(f'<line class="flat" x1="{LEFT}" x2="{WIDTH - 20}" y1="{y(ALLOWED):.1f}" y2="{y(ALLOWED):.1f}"/>')
     parts.append(f'<text x="{WIDTH - 20}" y="{y(ALLOWED) - 6:.1f}" text-anchor="end">within 15 %</text>')
-    shown = LEFT - 100.0
-    for backlog, _cost in points:
-        if x(backlog) - shown > 70:  # labels do not overlap
+    shown = WIDTH + 100.0
+    for backlog, _cost in reversed(points):
+        if shown - x(backlog) > 70:  # labels do not overlap
             shown = x(backlog)
             parts.append(f'<text x="{shown:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{backlog:,}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">messages waiting</text>')
