@@ -153,8 +153,13 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
         _lock_clusters({topic.name: topic for topic, _tags in wanted})
         group.subscriptions.all().delete()
         store_subscriptions(group, wanted)
-    builtin.update_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=group.suspended)
-    builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
+    builtin.update_group(
+        group_id=group.pk,
+        max_attempts=group.max_attempts,
+        backoff_ms=group.backoffs_ms,
+        suspended=group.suspended,
+        max_outstanding=group.max_outstanding,
+    )
     _set_broadcast(group)
     builtin.set_exhaustion(group_id=group.pk, stop_key=group.on_exhausted == OnExhausted.STOP_KEY)
     if wanted is not None:
@@ -256,7 +261,19 @@ def publish(group: ConsumerGroup) -> None:
 
 
 def publish_groups_of(topic: Topic) -> None:
-    """A topic moved: the groups that are bound to it first name its cluster."""
+    """A topic moved: the groups that are bound to it first name its cluster. Problem: built_in_store_needed."""
+    if not _built_in(topic):
+        bound = ConsumerGroup.objects.filter(state__in=[State.PENDING, State.ACTIVE], subscriptions__topic=topic)
+        matching = sorted(bound.filter(subscriptions__tags__startswith="~", subscriptions__topic=topic).values_list("name", flat=True))
+        if matching:
+            raise conflict(
+                "built_in_store_needed",
+                _("Groups take messages of “{name}” by a regular expression: {groups}.").format(
+                    name=topic.name, groups=", ".join(matching[:20])
+                ),
+                hint=_("Only the built-in store knows regular expressions: give these groups a list of tags first."),
+                extra={"groups": matching[:100]},
+            )
     groups = ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__topic=topic, subscriptions__position=0)
     for group in groups.order_by("name"):  # as `republish` locks them
         publish(group)

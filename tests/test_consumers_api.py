@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from clusters.drivers import builtin
 from consumers.models import ConsumerGroup
 from registry.models import Publication
 
@@ -95,6 +96,34 @@ def test_a_group_follows_its_topic_to_another_cluster(api, active):
     api("POST", "clusters", {"name": "kafka-b", "kind": "kafka", "address": "10.0.0.7:9092"})
     api("POST", "topics/order_topic/moves", {"cluster": "kafka-b", "reason": "room"})
     assert b"clusterName=kafka-b\n" in node("/zms/consumergroup/order_bill_group")
+
+
+def test_a_topic_stays_in_the_built_in_store_while_a_group_takes_it_by_a_regular_expression(api, api2, topic):
+    api("POST", "clusters", {"name": "kafka-b", "kind": "kafka", "address": "10.0.0.7:9092"})
+    apply(api, subscriptions=[{"topic": "order_topic", "tags": "~^paid"}])
+    move = {"cluster": "kafka-b", "reason": "room", "accept_warnings": True}
+    for _ in range(2):  # while the group waits for its approval, and after it
+        refused = api("POST", "topics/order_topic/moves", move)
+        assert (refused.status_code, refused.body["code"]) == (409, "built_in_store_needed"), refused.body
+        assert refused.body["groups"] == ["order_bill_group"]
+        api2("POST", "consumer-groups/order_bill_group/approval", {})
+    assert api("GET", "topics/order_topic").body["cluster"] == "builtin"
+    asked = {"kind": "group.change", "target": "order_bill_group", "reason": "a list"}
+    rows = [{"topic": "order_topic", "tags": "paid"}]
+    number = api("POST", "requests", {**asked, "payload": {"subscriptions": rows}}).body["id"]
+    assert api2("POST", f"requests/{number}/approval", {"accept_warnings": True}).status_code == 200
+    assert api("POST", "topics/order_topic/moves", move).body["cluster"] == "kafka-b"
+
+
+def test_a_change_tells_the_instances_of_a_group_once(api, api2, active, monkeypatch):
+    called, call = [], builtin._call
+    monkeypatch.setattr(builtin, "_call", lambda sql, *params: called.append(sql) or call(sql, *params))
+    asked = {"kind": "group.change", "target": "order_bill_group", "payload": {"max_outstanding": 7}, "reason": "fewer"}
+    number = api("POST", "requests", asked).body["id"]
+    assert api2("POST", f"requests/{number}/approval", {}).status_code == 200
+    assert sum("mq_instances_follow" in sql for sql in called) == 1
+    follows = next(i for i, sql in enumerate(called) if "mq_instances_follow" in sql)
+    assert any("mq_group_ceiling" in sql for sql in called[:follows])  # they are told of it
 
 
 def test_a_topic_with_bound_groups_is_not_retired(api, active, watching):

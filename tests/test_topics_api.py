@@ -3,6 +3,7 @@
 import pytest
 
 from accounts import authentication
+from clusters.models import Cluster
 from registry.models import Publication
 from topics.models import Topic
 
@@ -146,6 +147,32 @@ def test_a_move_publishes_the_new_cluster_and_needs_a_reason(api, active):
     assert (moved["cluster"], moved["status"]["generation"]) == ("kafka-b", 2)
     assert b"clusterName=kafka-b\n" in bytes(Publication.objects.get(path="/zms/topic/order_topic").data)
     assert api("POST", "topics/order_topic/moves", {"cluster": "kafka-b", "reason": "x"}).body["code"] == "same_cluster"
+
+
+def test_a_move_says_what_the_cluster_is_too_small_for_and_does_not_know(api, api2, topic_fields, client, admin_person):
+    api("POST", "clusters", {"name": "kafka-b", "kind": "kafka", "address": "10.0.0.7:9092", "max_topics": 1, "max_rate": 150})
+    apply(api, topic_fields, ttl_seconds=60)
+    api2("POST", "topics/order_topic/approval", {"cluster": "builtin"})
+    apply(api, topic_fields, name="other_topic")
+    api2("POST", "topics/other_topic/approval", {"cluster": "kafka-b"})
+    refused = api("POST", "topics/order_topic/moves", {"cluster": "kafka-b", "reason": "room"})
+    assert (refused.status_code, refused.body["code"]) == (409, "confirmation_needed")
+    topics, rate, lost = refused.body["warnings"]
+    assert "2 of at most 1" in topics
+    assert "200 of at most 150" in rate
+    assert "time to live" in lost
+    many = {"action": "move", "items": [{"name": "order_topic"}], "values": {"cluster": "kafka-b", "reason": "room"}}
+    assert api("POST", "bulk/topics", {**many, "mode": "best_effort"}).body["results"][0]["problem"]["code"] == "confirmation_needed"
+    client.force_login(admin_person)
+    page = "/admin/topics/order_topic/move/"
+    cluster = Cluster.objects.get(name="kafka-b").pk
+    told = client.post(page, {"cluster": cluster, "reason": "room"})
+    assert "2 of at most 1" in told.content.decode()
+    assert Topic.objects.get(name="order_topic").cluster.name == "builtin"
+    client.post(page, {"cluster": cluster, "reason": "room", "accept_warnings": "on"})
+    assert Topic.objects.get(name="order_topic").cluster.name == "kafka-b"
+    back = api("POST", "topics/order_topic/moves", {"cluster": "builtin", "reason": "back"})
+    assert back.status_code == 200, back.body  # nothing is lost there
 
 
 def test_a_changed_address_sets_the_dependent_nodes_again(api, active):

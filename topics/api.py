@@ -128,6 +128,9 @@ class MoveSerializer(serializers.Serializer[Any]):
 
     cluster = NameField(queryset=Cluster.objects.all())
     reason = serializers.CharField(max_length=2000)
+    accept_warnings = serializers.BooleanField(
+        default=False, help_text="Move in spite of what confirmation_needed says: limits of the cluster, what it does not know."
+    )
 
 
 class TopicFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter is untyped

@@ -30,6 +30,7 @@ class MoveSerializer(ReasonSerializer):
     """Where the topics go, and why."""
 
     cluster = NameField(queryset=Cluster.objects.all())
+    accept_warnings = serializers.BooleanField(default=False)
 
 
 class OwnerSerializer(ReasonSerializer):

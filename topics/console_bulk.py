@@ -33,7 +33,12 @@ class MoveManyForm(ReasonForm):
     """Another cluster, and why."""
 
     cluster = ClusterChoice(queryset=Cluster.objects.order_by("name"), to_field_name="name", label=gettext_lazy("To the cluster"))
-    field_order = ["cluster", "reason"]
+    accept_warnings = forms.BooleanField(
+        required=False,
+        label=gettext_lazy("Move in spite of warnings"),
+        help_text=gettext_lazy("Otherwise those that the cluster is too small for, or does not know enough, are left out, with why."),
+    )
+    field_order = ["cluster", "accept_warnings", "reason"]
 
 
 class OwnerForm(ReasonForm):

@@ -19,7 +19,7 @@ from core.approvals.services import require_state
 from core.console import slots
 from core.console.pages import ConsoleForm
 from topics import placement, requests
-from topics.console_verbs import KEPT, LIMITS, AllocateForm, kept, load
+from topics.console_verbs import KEPT, LIMITS, AllocateForm, WithLimits, load
 from topics.models import Retention, Topic
 
 
@@ -34,7 +34,7 @@ class ReasonedForm(ConsoleForm):
     )
 
 
-class ChangeForm(ReasonedForm):
+class ChangeForm(WithLimits, ReasonedForm):
     """A topic as it shall be."""
 
     application: Any = forms.ModelChoiceField(queryset=None, to_field_name="name", label=gettext_lazy("Application"))
@@ -77,12 +77,6 @@ class ChangeForm(ReasonedForm):
     )
     purpose = forms.CharField(max_length=2000, label=gettext_lazy("Purpose"), widget=forms.Textarea(attrs={"rows": 2}))
     field_order = ["application", "owner", "expected_rate", "message_bytes", "partitions", *LIMITS, *KEPT, "purpose", "reason"]
-
-    def clean(self) -> None:
-        """Empty: no limit."""
-        super().clean()
-        self.cleaned_data |= {name: self.cleaned_data.get(name) or 0 for name in LIMITS}
-        self.cleaned_data |= kept(self.cleaned_data)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -38,7 +38,17 @@ def kept(data: dict[str, Any]) -> dict[str, Any]:
     return {"retention": data.get("retention") or Retention.STORE.value, **{name: data.get(name) or 0 for name in KEPT[1:]}}
 
 
-class RequestForm(forms.ModelForm[Topic]):
+class WithLimits(forms.BaseForm):
+    """A form with the fields of LIMITS and KEPT."""
+
+    def clean(self) -> Any:
+        """Empty: no limit, kept as the store keeps."""
+        cleaned = super().clean()
+        self.cleaned_data |= {name: self.cleaned_data.get(name) or 0 for name in LIMITS} | kept(self.cleaned_data)
+        return cleaned
+
+
+class RequestForm(WithLimits, forms.ModelForm[Topic]):
     """What is applied for; names, limits and states are checked by the service."""
 
     use_required_attribute = False
@@ -68,12 +78,6 @@ class RequestForm(forms.ModelForm[Topic]):
     def clean_order_scope(self) -> str:
         """Not said: by sharding key."""
         return self.cleaned_data["order_scope"] or OrderScope.KEY.value
-
-    def clean(self) -> None:
-        """Empty: no limit."""
-        super().clean()
-        self.cleaned_data |= {name: self.cleaned_data.get(name) or 0 for name in LIMITS}
-        self.cleaned_data |= kept(self.cleaned_data)
 
     def _post_clean(self) -> None:
         """The service checks the model; two judges would say two things."""
@@ -279,7 +283,12 @@ class MoveForm(ReasonForm):
     """Another cluster, and why."""
 
     cluster = ClusterChoice(queryset=Cluster.objects.order_by("name"), label=gettext_lazy("To the cluster"))
-    field_order = ["cluster", "reason"]
+    accept_warnings = forms.BooleanField(
+        required=False,
+        label=gettext_lazy("Move in spite of warnings"),
+        help_text=gettext_lazy("Otherwise you are told first what the cluster is too small for, or does not know."),
+    )
+    field_order = ["cluster", "accept_warnings", "reason"]
 
     def __init__(self, *args: Any, topic: Topic, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -316,9 +325,8 @@ class Move(TopicAction):
 
     def run(self, form: MoveForm) -> None:
         """Move."""
-        services.move(
-            actor=person(self.request), topic=self.topic, cluster=form.cleaned_data["cluster"], reason=form.cleaned_data["reason"]
-        )
+        fields = {name: form.cleaned_data[name] for name in ("cluster", "accept_warnings", "reason")}
+        services.move(actor=person(self.request), topic=self.topic, **fields)
 
 
 class RetireForm(TypedNameForm):

@@ -17,6 +17,7 @@ from core.approvals.models import Request, State
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
 from registry import services as registry
+from topics import placement
 from topics.models import OrderScope, Retention, Topic
 
 # Rooms above add what must follow when a topic moves to another cluster, in the same transaction.
@@ -139,14 +140,23 @@ def named(value: Any) -> Any:
     return value.get_username() if isinstance(value, User) else value.name if isinstance(value, Application) else value
 
 
-def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
-    """Assign an active topic to another cluster: what SDKs are told changes; messages that wait on the old one stay there."""
+def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_warnings: bool = False) -> Topic:
+    """Assign an active topic to another cluster: what SDKs are told changes; messages that wait on the old one stay there.
+
+    Problems: same_cluster; confirmation_needed, if the cluster would be over its limits or knows less than the built-in store does; and
+    what rooms above refuse.
+    """
     approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="move")
     reason = approvals.require_reason(reason)
     before = topic.cluster.name if topic.cluster else None
     if topic.cluster_id == cluster.pk:
         raise conflict("same_cluster", _("The topic is on “{name}” already.").format(name=cluster.name))
     with transaction.atomic():
+        if not accept_warnings:
+            # Locked as by an approval, so that two do not share the last room.
+            Topic.objects.select_for_update().get(pk=topic.pk)
+            cluster = Cluster.objects.select_for_update().get(pk=cluster.pk)
+            workflow.confirm([*placement.place(topic, cluster).excess, *_lost(topic, cluster)])
         approvals.move(thing=topic, expected=State.ACTIVE, to=State.ACTIVE, values={"cluster_id": cluster.pk})
         record(
             actor=actor,
@@ -163,6 +173,22 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str) -> Topic:
         publish(topic)
         keep_order(topic)
     return topic
+
+
+def _lost(topic: Topic, cluster: Cluster) -> list[str]:
+    """What the topic has of the built-in store and another cluster does not know, in words."""
+    if cluster.kind == Kind.BUILTIN or topic.cluster is None or topic.cluster.kind != Kind.BUILTIN:
+        return []
+    used = {
+        _("time to live"): topic.ttl_seconds,
+        _("length at most"): topic.max_length,
+        _("ceiling of the backlog"): topic.max_backlog,
+        _("keeping the order"): topic.ordered,
+        _("how long messages are kept"): topic.retention != Retention.STORE,
+    }
+    names = ", ".join(name for name, value in used.items() if value)
+    text = _("Only the built-in store sees to what the topic has set: {names}. On “{cluster}” its broker would have to.")
+    return [text.format(names=names, cluster=cluster.name)] if names else []
 
 
 def retire(*, actor: User | None, topic: Topic, reason: str, cancel_delayed: bool = False) -> Topic:

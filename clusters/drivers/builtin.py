@@ -40,9 +40,16 @@ def create_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int],
     _call("SELECT mq_group_put(%s, %s, %s::bigint[], %s)", group_id, max_attempts, list(backoff_ms), suspended)
 
 
-def update_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int], suspended: bool) -> None:
-    """Change what pull and settle go by; a suspended group hands out nothing, what is in workers' hands may be settled."""
+def update_group(
+    *, group_id: int, max_attempts: int, backoff_ms: Sequence[int], suspended: bool, max_outstanding: int | None = None
+) -> None:
+    """Change what pull and settle go by; a suspended group hands out nothing, what is in workers' hands may be settled.
+
+    `max_outstanding`: as of `set_ceiling`; None: as it is.
+    """
     create_group(group_id=group_id, max_attempts=max_attempts, backoff_ms=backoff_ms, suspended=suspended)
+    if max_outstanding is not None:
+        _call("SELECT mq_group_ceiling(%s, %s)", group_id, max_outstanding)
     _call("SELECT mq_instances_follow(%s)", group_id)
 
 

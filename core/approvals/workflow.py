@@ -5,7 +5,7 @@ Order of locks: the request's row, then what the kind touches (thing, clusters, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, transaction
@@ -185,12 +185,17 @@ def approve(
         # Looked for under the request's lock: before it the thing may be gone, or locked by somebody who waits for the request.
         values = {**(what.suggested(request) if suggest else {}), **(values or {})}
         warnings = what.warnings(request, values)
-        if warnings and not accept_warnings:
-            raise conflict(
-                "confirmation_needed", " ".join(warnings), hint=_("Accept it expressly, or decide otherwise."), extra={"warnings": warnings}
-            )
+        if not accept_warnings:
+            confirm(warnings)
         _apply(what, request, Decision(actor, reason, values))
     return request
+
+
+def confirm(warnings: Sequence[str]) -> None:
+    """Refuse what has not been accepted expressly. Problem: confirmation_needed, with its `warnings`."""
+    if warnings:
+        hint = _("Accept it expressly, or decide otherwise.")
+        raise conflict("confirmation_needed", " ".join(warnings), hint=hint, extra={"warnings": [*warnings]})
 
 
 @repeated
