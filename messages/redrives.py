@@ -16,6 +16,7 @@ from core.operations import driving, kinds
 from core.operations import services as operations
 from core.operations.models import Operation
 from messages import scope
+from messages.backpressure import backlog
 from messages.broadcast import owners
 from messages.db import fetch
 from messages.models import Redrive
@@ -227,10 +228,10 @@ def _perform(actor: User | None, item: kinds.Item, params: Mapping[str, Any]) ->
 
 
 def _guard(operation: Operation, between: bool) -> Problem | kinds.Wait | None:
-    """Between canary and the rest: all of the canary must have succeeded. Before each chunk: the share of failures so far."""
+    """Between canary and the rest: all of the canary must have succeeded. Before each chunk: the share of failures so far, and room."""
     canary, stop_at = operation.params["canary"], operation.params["stop_at"]
     if not (between and canary) and not stop_at:
-        return None
+        return None if between else _no_room(operation)
     looked = CANARIES if between else JUDGED
     counted = fetch("SELECT * FROM mq_redriven_outcomes(%s::bigint, %s::int)", (operation.pk, looked))[0]
     still, troubled, succeeded, failed = counted
@@ -248,6 +249,27 @@ def _guard(operation: Operation, between: bool) -> Problem | kinds.Wait | None:
         detail = _("{failed} of the last {n} redriven messages that were tried have failed again.")
         detail = detail.format(failed=failed + troubled, n=settled)
         return conflict("failure_share_reached", detail, hint=hint)
+    return None if between else _no_room(operation)
+
+
+def _no_room(operation: Operation) -> kinds.Wait | None:
+    """A topic that the next messages go to is at its ceiling, which holds for a redrive as for any other sender: it waits for room."""
+    if operation.params["to"] != "topic":
+        return None
+    wanted = operation.params["topic_id"]
+    limited = Topic.objects.filter(max_backlog__gt=0, **({} if wanted is None else {"pk": wanted}))
+    if not limited.exists():
+        return None
+    pending = operation.items.filter(step=operation.step, state="pending").order_by("pk").values_list("key", flat=True)[:CHUNK]
+    if not (ids := [int(key) for key in pending]):
+        return None  # all are there
+    if wanted is None:
+        own = "SELECT DISTINCT topic_id FROM mq_exception WHERE group_id = %s::bigint AND msg_id = ANY (%s::bigint[])"
+        limited = limited.filter(pk__in=[topic_of(row[0]) for row in fetch(own, (operation.params["group_id"], ids))])
+    for topic_id, name, ceiling in limited.order_by("pk").values_list("pk", "name", "max_backlog"):
+        if (waiting := backlog(topic_id=topic_id)) >= ceiling:
+            detail = _("It waits for room: {n} messages of “{name}” wait for one of its groups, and its ceiling is {ceiling}.")
+            return kinds.Wait(detail.format(n=f"{waiting:,}", name=name, ceiling=f"{ceiling:,}"))
     return None
 
 

@@ -6,9 +6,11 @@ import pytest
 from messages_world import statements, world  # noqa: F401 - fixtures
 
 from clusters.drivers import builtin
+from core.operations.models import Operation
 from messages import backpressure, services, waiting
-from messages.types import Outcome
-from tests.store_world import Threads, bodies, counts, expire_now, new_group, new_id, pull, send, settle, sql, until
+from messages.types import DeadFilter, Outcome
+from tests.store_world import Threads, bodies, bury, counts, drive, expire_now, new_group, new_id, pull, send, settle, sql, until
+from topics.models import Topic
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +204,24 @@ def test_over_rest_each_refusal_says_which_ceiling(world, pair, lobby):  # noqa:
     api("POST", f"consumer-groups/{group}/resets", {"topic": topic, "position": move["position"], "fingerprint": move["fingerprint"]})
     backpressure._rooms.clear()
     assert api("POST", sends, {"body": "x"}).status_code == 201
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_redrive_to_a_topic_at_its_ceiling_waits_for_room_and_goes_on(world, named):  # noqa: F811
+    topic = world.topic()
+    group, other = world.group(topic), world.group(topic)
+    bury(topic.pk, group.pk, "a", "b")
+    services.tick()
+    Topic.objects.filter(pk=topic.pk).update(max_backlog=2)  # and two wait for the other group
+    plan = services.Plan(to="topic", topic_id=topic.pk if named else None)
+    started = drive(services.start_redrive(group_id=group.pk, ids=None, only=DeadFilter(), plan=plan))
+    assert (started.state, started.error_code, started.done) == ("running", "waiting", 0)
+    assert "its ceiling is 2" in started.error
+    settle(other.pk, pull(other.pk))
+    Operation.objects.filter(pk=started.pk).update(not_before=None)  # its second is over
+    done = drive(started)
+    assert (done.state, done.done, done.failed) == ("succeeded", 2, 0)
+    assert sorted(bodies(pull(group.pk))) == ["a", "b"]
 
 
 def test_sends_below_the_ceiling_count_once_a_second_and_those_without_one_never(world, pair, statements):  # noqa: F811
