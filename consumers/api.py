@@ -13,7 +13,7 @@ from rest_framework.routers import BaseRouter
 from accounts.fields import application_field, owner_field
 from accounts.models import Application
 from consumers import push, services, shadow
-from consumers.models import ConsumeFrom, ConsumerGroup, OnExhausted, ShadowTask
+from consumers.models import Balance, ConsumeFrom, ConsumerGroup, OnExhausted, ShadowTask
 from consumers.requests import ChangeGroup, values_of
 from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializer, ReasonSerializer
 from core.api.views import NamedViewSet, ReadViewSet, actor, extend, extend_put, validated
@@ -49,7 +49,7 @@ class GroupSerializer(PublishedSerializer, serializers.ModelSerializer[ConsumerG
         fields = [
             "name", "application", "owner", "subscriptions",
             "mode", "instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms",
-            "push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "reason",
+            "push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "balance", "reason",
             "suspended", "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason",
             "version", "changed_at", "status",
         ]  # fmt: skip
@@ -108,6 +108,12 @@ class GroupChangeSerializer(serializers.Serializer[Any]):
         choices=OnExhausted.choices,
         default=OnExhausted.DEAD_LETTER.value,
         help_text="On ordered topics a message that is out of attempts becomes a dead letter, or stops its key until a person decides.",
+    )
+    balance = serializers.ChoiceField(
+        choices=Balance.choices,
+        default=Balance.SHARED.value,
+        help_text="Which of the workers that wait gets the next messages. shared: who asks first; sticky: a sharding key stays with its"
+        " worker, which names itself as consumer when it pulls, and moves when that one leaves.",
     )
     reason = serializers.CharField(max_length=2000)
 

@@ -185,7 +185,8 @@ class Detail(Page):
 
     def _instances(self, request: HttpRequest, group: ConsumerGroup) -> dict[str, Any]:
         _need(request, "registry.view_instance")
-        return {"instances": instances_at(group.zookeeper_path)[:500], "known": instances_known()}
+        panels = slots.panels_of("group.instances", request, group)
+        return {"instances": instances_at(group.zookeeper_path)[:500], "known": instances_known(), "panels": panels}
 
     def _publication(self, request: HttpRequest, _group: ConsumerGroup) -> dict[str, Any]:
         _need(request, "registry.view_publication")

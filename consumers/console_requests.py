@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy
 from accounts import choices
 from consumers import requests
 from consumers.console_verbs import SubscriptionForm, load
-from consumers.models import ConsumeFrom, ConsumerGroup, OnExhausted
+from consumers.models import Balance, ConsumeFrom, ConsumerGroup, OnExhausted
 from core.approvals import console as requests_console
 from core.approvals.asking import AskPage
 from core.approvals.console import Extra
@@ -21,13 +21,13 @@ from core.errors import FieldError
 from topics.console_requests import ReasonedForm
 from topics.models import Topic
 
-PUSH_URL_HELP, PUSH_CONCURRENCY_HELP, INSTANCE_TTL_HELP, ON_EXHAUSTED_HELP = (
+PUSH_URL_HELP, PUSH_CONCURRENCY_HELP, INSTANCE_TTL_HELP, ON_EXHAUSTED_HELP, BALANCE_HELP = (
     ConsumerGroup._meta.get_field(name).help_text  # type: ignore[union-attr]  # noqa: SLF001 - Django's public API
-    for name in ("push_url", "push_concurrency", "instance_ttl_hours", "on_exhausted")
+    for name in ("push_url", "push_concurrency", "instance_ttl_hours", "on_exhausted", "balance")
 )
 COLUMNS = (
     *("instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
-    *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "purpose"),
+    *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "balance", "purpose"),
 )
 
 
@@ -58,6 +58,7 @@ class ChangeForm(ReasonedForm):
     on_exhausted = forms.ChoiceField(
         choices=OnExhausted.choices, required=False, label=gettext_lazy("Out of attempts"), help_text=ON_EXHAUSTED_HELP
     )
+    balance = forms.ChoiceField(choices=Balance.choices, required=False, label=gettext_lazy("Load balance"), help_text=BALANCE_HELP)
     purpose = forms.CharField(max_length=2000, label=gettext_lazy("Purpose"), widget=forms.Textarea(attrs={"rows": 2}))
 
     def __init__(self, data: Any = None, *args: Any, subscriptions: list[dict[str, str]], **kwargs: Any) -> None:
@@ -71,6 +72,10 @@ class ChangeForm(ReasonedForm):
     def clean_on_exhausted(self) -> str:
         """Not said: a dead letter."""
         return self.cleaned_data["on_exhausted"] or OnExhausted.DEAD_LETTER.value
+
+    def clean_balance(self) -> str:
+        """Not said: shared."""
+        return self.cleaned_data["balance"] or Balance.SHARED.value
 
     def clean_max_outstanding(self) -> int:
         """Empty: no ceiling."""

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy
 from accounts import choices
 from accounts.models import Application
 from consumers import push, services
-from consumers.models import ConsumerGroup, OnExhausted
+from consumers.models import Balance, ConsumerGroup, OnExhausted
 from core.approvals.models import State
 from core.approvals.services import check_seen, require_state
 from core.console.pages import ApprovalForm, ConsoleForm, FormPage, OptionalReasonForm, ReasonForm, TypedNameForm, get, person
@@ -49,13 +49,13 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
         model = ConsumerGroup
         fields = [
             *("application", "owner", "mode", "instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms"),
-            *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "reason"),
+            *("push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "balance", "reason"),
         ]
         widgets = {"reason": forms.Textarea(attrs={"rows": 4})}
 
     def __init__(self, data: Any = None, *args: Any, subscriptions: list[dict[str, str]] | None = None, **kwargs: Any) -> None:
         super().__init__(data, *args, **{"label_suffix": "", **kwargs})
-        self.fields["on_exhausted"].required = False
+        self.fields["on_exhausted"].required = self.fields["balance"].required = False
         self.fields["application"].queryset = choices.applications()  # type: ignore[attr-defined]
         self.fields["owner"].queryset = choices.people()  # type: ignore[attr-defined]
         self.fields["mode"].required = self.fields["instance_ttl_hours"].required = False
@@ -67,6 +67,10 @@ class GroupForm(forms.ModelForm[ConsumerGroup]):
     def clean_on_exhausted(self) -> str:
         """Not said: a dead letter."""
         return self.cleaned_data["on_exhausted"] or OnExhausted.DEAD_LETTER.value
+
+    def clean_balance(self) -> str:
+        """Not said: shared."""
+        return self.cleaned_data["balance"] or Balance.SHARED.value
 
     def clean_max_outstanding(self) -> int:
         """Empty: no ceiling."""

@@ -27,6 +27,13 @@ class OnExhausted(models.TextChoices):
     STOP_KEY = "stop_key", _("its key stops until a person decides")
 
 
+class Balance(models.TextChoices):
+    """Which of the workers that wait gets the next messages."""
+
+    SHARED = "shared", _("Shared: whoever asks first")
+    STICKY = "sticky", _("Sticky: a sharding key stays with its worker")
+
+
 class ConsumerGroup(Approvable):
     """A consumer group; every message of its topics has a status in it."""
 
@@ -104,6 +111,14 @@ class ConsumerGroup(Approvable):
         default=OnExhausted.DEAD_LETTER,
         db_default=OnExhausted.DEAD_LETTER,
         help_text=_("On ordered topics of the built-in store; on others a message that is out of attempts becomes a dead letter."),
+    )
+    balance = models.CharField(
+        _("load balance"),
+        max_length=12,
+        choices=Balance,
+        default=Balance.SHARED,
+        db_default=Balance.SHARED,
+        help_text=_("Sticky: workers name themselves when they pull. A key moves when its worker leaves."),
     )
     suspended = models.BooleanField(_("suspended"), default=False, editable=False)
     suspend_reason = models.CharField(max_length=500, blank=True, editable=False)

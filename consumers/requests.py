@@ -37,6 +37,7 @@ FIELDS = {
     "push_timeout_ms": Field(gettext_lazy("Answer within"), int, "ms"),
     "max_outstanding": Field(gettext_lazy("Outstanding at most"), int),
     "on_exhausted": Field(gettext_lazy("Out of attempts"), str),
+    "balance": Field(gettext_lazy("Load balance"), str),
 }
 
 
@@ -57,6 +58,7 @@ def values_of(group: ConsumerGroup) -> dict[str, Any]:
         "push_timeout_ms": group.push_timeout_ms,
         "max_outstanding": group.max_outstanding,
         "on_exhausted": group.on_exhausted,
+        "balance": group.balance,
         "purpose": group.reason,
     }
 

@@ -12,7 +12,7 @@ from clusters.drivers import builtin
 from clusters.models import Cluster
 from clusters.models import Kind as ClusterKind
 from consumers import push
-from consumers.models import ConsumeFrom, ConsumerGroup, OnExhausted, Subscription
+from consumers.models import Balance, ConsumeFrom, ConsumerGroup, OnExhausted, Subscription
 from core import tags
 from core.approvals import services as approvals
 from core.approvals import workflow
@@ -47,6 +47,7 @@ def apply(
     mode: str = ConsumerGroup.Mode.CLUSTERING,
     instance_ttl_hours: int = 168,
     on_exhausted: str = "dead_letter",
+    balance: str = "shared",
 ) -> ConsumerGroup:
     """Apply for a group; another person decides, or a policy does at once. The name is taken from then on.
 
@@ -70,6 +71,7 @@ def apply(
         "push_timeout_ms": push_timeout_ms,
         "max_outstanding": max_outstanding,
         "on_exhausted": str(on_exhausted),
+        "balance": str(balance),
     }
     workflow.submit(actor=actor, kind=CREATE, target=name, payload=payload, reason=reason)
     return ConsumerGroup.objects.get(name=name)
@@ -134,6 +136,7 @@ def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: 
     builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
     _set_broadcast(group)
     builtin.set_exhaustion(group_id=group.pk, stop_key=group.on_exhausted == OnExhausted.STOP_KEY)
+    builtin.set_balance(group_id=group.pk, sticky=group.balance == Balance.STICKY)
     for subscription in subscriptions:
         _subscribe(group, subscription.topic_id, subscription.tags)
     push.ensure_secret(group)
@@ -162,6 +165,7 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
     )
     _set_broadcast(group)
     builtin.set_exhaustion(group_id=group.pk, stop_key=group.on_exhausted == OnExhausted.STOP_KEY)
+    builtin.set_balance(group_id=group.pk, sticky=group.balance == Balance.STICKY)
     if wanted is not None:
         new = {topic.pk: expression for topic, expression in wanted}
         for topic_id in sorted(old.keys() - new.keys()):
@@ -363,6 +367,10 @@ def check_fields(group: ConsumerGroup) -> None:
         detail = _("A person cannot decide for each instance of a broadcast group.")
         hint = _("Let what is out of attempts become a dead letter of the instance, or let the group share its messages.")
         raise Problem("stop_with_broadcast", detail, hint=hint, errors=[FieldError("/on_exhausted", detail)])
+    if group.balance == Balance.STICKY and (group.push_url or group.mode == ConsumerGroup.Mode.BROADCAST):
+        detail = _("Sharding keys are dealt out to workers that pull and share the messages of the group.")
+        hint = _("A webhook gets all of them, one of each key at a time; every instance of a broadcast group gets all of them, too.")
+        raise Problem("sticky_without_workers", detail, hint=hint, errors=[FieldError("/balance", detail)])
     if group.backoff_max_ms < group.backoff_ms:
         detail = _("The longest wait is shorter than the first one.")
         raise Problem("invalid", detail, errors=[FieldError("/backoff_max_ms", detail)])

@@ -1,7 +1,7 @@
 """Pull, settle and next: the life of a lease."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from django.db import DatabaseError, connection
 from django.utils.translation import gettext as _
 
 from core.errors import FieldError, Problem, conflict, not_found
+from messages import balancing
 from messages import broadcast as broadcasts
 from messages.db import fetch
 from messages.names import topic_name
@@ -31,6 +32,11 @@ _NEXT = (
     " %s::int, %s::bigint * interval '1 ms', %s::text, %s)"
 )
 _EXTEND = "SELECT until, refused FROM mq_extend(%s::bigint, %s::bigint, %s::bigint * interval '1 ms', %s::bigint * interval '1 ms', %s)"
+#: Why a sticky group has nothing for who asks.
+NOBODY: dict[str, Callable[[], Problem]] = {
+    "consumer_required": balancing.consumer_required,
+    "too_many_workers": balancing.too_many_workers,
+}
 _SCANS = 20  # bounded scans that one pull of a rare tag may take
 
 
@@ -39,11 +45,17 @@ def pull(*, group_id: int, limit: int, visibility_ms: int, consumer: str, broadc
 
     Every message is in one worker's hands at a time. Those whose lease has expired before are handed out alone.
     `broadcast`: the instance `consumer` of a broadcast group pulls, which gets every message, whoever else does.
-    Problems: not_found, invalid_limit, invalid_visibility; of an instance those of broadcast.join.
+    Of a sticky group the worker `consumer` gets the messages whose sharding keys are its own, and those without one.
+    Problems: not_found, invalid_limit, invalid_visibility; of an instance those of broadcast.join; of a sticky group consumer_required,
+    too_many_workers.
     """
     _check_pull(limit, visibility_ms)
     if not broadcast:
-        return _pull(group_id, limit, visibility_ms, consumer)
+        found = _pull(group_id, limit, visibility_ms, consumer)
+        if found.reason in NOBODY:
+            refusal = NOBODY[found.reason]()
+            raise refusal
+        return found
     found = _pull(broadcasts.join(group_id=group_id, name=consumer), limit, visibility_ms, consumer)
     if found.reason == "retired":  # given up since it was last looked for: it begins anew
         broadcasts.forget(group_id=group_id, name=consumer)
@@ -74,7 +86,10 @@ def settle(*, group_id: int, lease: str, outcomes: Sequence[Outcome]) -> list[Se
 def next(  # noqa: A001 - the verb of the API
     *, group_id: int, lease: str | None, outcomes: Sequence[Outcome], limit: int, visibility_ms: int, consumer: str, broadcast: bool = False
 ) -> tuple[list[Settled], Batch]:
-    """Settle the previous lease and pull the next batch in one commit; see settle and pull."""
+    """Settle the previous lease and pull the next batch in one commit; see settle and pull.
+
+    What pull refuses of a sticky group is the batch's reason here: the outcomes are committed.
+    """
     _check_pull(limit, visibility_ms)
     store_id = broadcasts.join(group_id=group_id, name=consumer) if broadcast else group_id
     if lease is not None:
@@ -169,13 +184,13 @@ def _pull(group_id: int, limit: int, visibility_ms: int, consumer: str, *, hint:
 
 def _batch(group_id: int, rows: list[Any]) -> tuple[Batch, int]:
     """The batch, and whether to pull again (the header's hint) because it is empty for a reason that passes."""
-    _kind, token, until, _tag, reason, _topic, _origin, hint, *_rest = rows[-1]
+    _kind, token, until, _tag, reason, worker, _origin, hint, *_rest = rows[-1]
     if reason == "unknown" and group_id < 0:  # an instance that was given up, and whose rows are gone
         reason = "retired"
     if reason == "unknown":
         raise not_found(_("consumer group"), group_id)
     if token is None:
-        return Batch(None, None, [], reason), hint
+        return Batch(None, None, [], reason, worker), hint
     topics = {topic_id: topic_name(topic_id) for topic_id in {r[5] for r in rows[:-1]}}
     messages = [
         Delivery(

@@ -1,5 +1,8 @@
 """The verbs of the store, in one place for its callers; docs/message-store.md tells how they fit together."""
 
+from messages.balancing import drop_silent as drop_silent_workers
+from messages.balancing import leave as leave_group
+from messages.balancing import workers
 from messages.broadcast import furthest_behind, instances
 from messages.broadcast import sweep as sweep_instances
 from messages.checking import check_back
@@ -54,6 +57,7 @@ __all__ = [
     "decide_half",
     "decide_stopped",
     "delayed_messages",
+    "drop_silent_workers",
     "enforce",
     "expire",
     "export_dead",
@@ -66,6 +70,7 @@ __all__ = [
     "instances",
     "lag",
     "lag_by_topic",
+    "leave_group",
     "message",
     "message_status",
     "most_dead",
@@ -99,4 +104,5 @@ __all__ = [
     "trace",
     "undo_reset",
     "undoable",
+    "workers",
 ]

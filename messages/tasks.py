@@ -17,8 +17,8 @@ def promote_delayed() -> int:
 
 @shared_task(name="messages.expire_leases")
 def expire_leases() -> int:
-    """Take back what expired leases hold."""
-    return services.expire()
+    """Take back what expired leases hold, and give the keys of workers that have left to the others."""
+    return services.expire() + services.drop_silent_workers()
 
 
 @shared_task(name="messages.enforce_limits")

@@ -70,13 +70,15 @@ class Delivery:
 class Batch:
     """The result of a pull. Without messages there is no lease, and `reason` says why.
 
-    empty, suspended, not_subscribed, retired, or outstanding: as many are in the workers' hands as may be.
+    empty, suspended, not_subscribed, retired, or outstanding: as many are in the workers' hands as may be; of a sticky group also
+    parked: what comes next belongs to other workers, for whom as much is parked as may be. `worker` is who asked, in a sticky group.
     """
 
     lease: str | None
     lease_until: datetime | None
     messages: list[Delivery]
     reason: str | None = None
+    worker: int | None = None
 
 
 @dataclass(slots=True)

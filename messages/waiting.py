@@ -1,8 +1,8 @@
 """Waiting for messages: a thread parks on an event without a database connection; one LISTEN connection per process wakes it.
 
-The storekeeper's ticks notify when the horizon has moved. The listener then asks, in one statement for all waiting groups, who has
-something to pull, and wakes ONE thread per group: 500 would only queue for the group's lock. A poll catches what no tick announces
-(a retry that becomes due) and what a lost connection has missed.
+The storekeeper's ticks notify when the horizon has moved. The listener then asks, in one statement for all waiting groups and another
+for the workers of sticky groups, each of which waits as itself, who has something to pull, and wakes ONE thread per group: 500 would
+only queue for the group's lock. A poll catches what no tick announces (a retry that becomes due) and what a lost connection has missed.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import structlog
@@ -33,6 +33,12 @@ class FullError(Exception):
     """As many threads as may wait do so already."""
 
 
+class Worker(NamedTuple):
+    """Who waits in the place of its group, if the group is a sticky one."""
+
+    worker_id: int
+
+
 class _Waiter:
     __slots__ = ("event", "woken")
 
@@ -48,9 +54,9 @@ class Lobby:
         self.capacity = capacity
         self.pid = os.getpid()
         self._lock = threading.Lock()
-        self._waiting: dict[int, deque[_Waiter]] = {}
+        self._waiting: dict[int | Worker, deque[_Waiter]] = {}
         self._parked = 0
-        self._woken_at: dict[int, float] = {}
+        self._woken_at: dict[int | Worker, float] = {}
         self._closed = False
         self._listener: threading.Thread | None = None
         self._bell, self._push = socket.socketpair()
@@ -62,7 +68,7 @@ class Lobby:
         """How many threads wait."""
         return self._parked
 
-    def wait(self, group_id: int, timeout: float) -> bool:
+    def wait(self, group_id: int | Worker, timeout: float) -> bool:
         """Park until the group has something to pull; False after `timeout` seconds and when the lobby closes; FullError if it is full."""
         waiter = _Waiter()
         with self._lock:
@@ -99,12 +105,13 @@ class Lobby:
         with contextlib.suppress(BlockingIOError, OSError):  # a full pipe rings already
             self._push.send(b"!")
 
-    def _groups(self) -> list[int]:
+    def _who(self) -> tuple[list[int], list[int]]:
         with self._lock:
-            return list(self._waiting)
+            workers = [who.worker_id for who in self._waiting if isinstance(who, Worker)]
+            return [who for who in self._waiting if not isinstance(who, Worker)], workers
 
-    def _wake(self, group_ids: list[int]) -> float:
-        """Wake one thread per ready group; returns after how many seconds to look again."""
+    def _wake(self, group_ids: list[int | Worker]) -> float:
+        """Wake one thread per ready group or worker; returns after how many seconds to look again."""
         now = time.monotonic()
         again = POLL
         with self._lock:
@@ -136,11 +143,15 @@ class Lobby:
         idle = 0
         while not self._closed:
             again = POLL
-            groups = self._groups()
-            if groups:
+            groups, workers = self._who()
+            if groups or workers:
                 idle = 0
-                ready = connection.execute("SELECT * FROM mq_ready(%s::bigint[])", (groups,)).fetchall()
-                again = self._wake([row[0] for row in ready])
+                ready: list[int | Worker] = []
+                if groups:
+                    ready += [row[0] for row in connection.execute("SELECT * FROM mq_ready(%s::bigint[])", (groups,))]
+                if workers:
+                    ready += [Worker(row[0]) for row in connection.execute("SELECT * FROM mq_workers_ready(%s::bigint[])", (workers,))]
+                again = self._wake(ready)
             else:
                 idle += 1
                 if idle > 120:  # nobody has waited for a minute: give the connection back
@@ -188,8 +199,8 @@ def lobby() -> Lobby:
         return _lobby
 
 
-def wait(group_id: int, timeout: float) -> bool:
-    """Park this thread until the group may have something to pull.
+def wait(group_id: int | Worker, timeout: float) -> bool:
+    """Park this thread until the group, or the worker of a sticky one, may have something to pull.
 
     True: pull now. False: `timeout` seconds are over, or the process ends. FullError: too many threads wait already. Give the
     thread's database connection back before.

@@ -11,7 +11,7 @@ STORE = [
     *("mq_message", "mq_delayed", "mq_lease", "mq_exception", "mq_history", "mq_group", "mq_cursor", "mq_span", "mq_topic", "mq_stat"),
     *("mq_producer_id", "mq_claim", "mq_redriven", "operations_operation", "mq_half", "mq_check_back", "mq_push"),
     *("mq_label", "mq_limit", "mq_producer", "mq_transaction", "mq_reset", "mq_undo", "mq_undo_exception"),
-    *("mq_broadcast", "mq_broadcast_topic", "mq_instance", "mq_retention"),
+    *("mq_broadcast", "mq_broadcast_topic", "mq_instance", "mq_retention", "mq_worker", "mq_moved"),
 ]
 
 

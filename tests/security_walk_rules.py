@@ -46,6 +46,7 @@ dead-letters-export: GET=mq_messages.view_message
 dead-letter-redrive: POST=mq_messages.add_redrive
 purges: POST=mq_messages.purge_dead
 stopped-keys: GET=mq_messages.view_message
+workers: GET=consumers.view_consumergroup
 stopped-keys-decisions: POST=mq_messages.decide_stopped
 topic-retention: GET=topics.view_topic
 partitions: GET=mq_messages.view_storage

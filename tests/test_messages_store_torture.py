@@ -402,6 +402,16 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
         builtin.set_limits(topic_id=rng.choice(topics), ttl_seconds=rng.randint(0, 1), max_length=rng.choice([0, 5]))
         services.enforce(chunk=rng.choice([5, 1000]))
 
+    def balance():
+        g = rng.choice(groups)
+        builtin.set_balance(group_id=g, sticky=rng.random() < 0.6)
+        for name in rng.choices("wxyz", k=3):
+            pulled = services.pull(group_id=g, limit=3, visibility_ms=rng.choice([1, 5000]), consumer=name)
+            if pulled.worker is not None:
+                sql("SELECT count(*) FROM mq_workers_ready(%s)", [pulled.worker])
+        services.leave_group(group_id=g, name=rng.choice("wxyz"))
+        services.drop_silent_workers(silence=timedelta(milliseconds=20))
+
     def retire():
         builtin.retire_topic(topic_id=rng.choice(topics))
 
@@ -410,7 +420,7 @@ def test_fault_11_no_pair_of_verbs_deadlocks(monkeypatch):
             move(rng.choice(groups), rng.choice(topics), rng)
 
     verbs = [pull_settle, next_, services.expire, redrive, moved, resubscribe, change, send, delay, half, transact, housekeeping, retire]
-    verbs += [services.tick, limits, of_dead, of_stopped, delay_many]
+    verbs += [services.tick, limits, of_dead, of_stopped, delay_many, balance]
     hunt_deadlocks(verbs, ran, seconds=0.05, seed=SEED)
     print({name: ran[name] for name in sorted(ran)})
     for name in ("committed", "edited", "decided"):  # not all of them were refused

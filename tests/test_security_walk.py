@@ -400,7 +400,7 @@ def test_a_key_reaches_its_own_application_only(world, whose):
     data = {"send", "pull", "acks", "next", "extension", "half-prepare", "half-open", "half-commit", "half-rollback"}
     data |= {"epochs", "transactions", "push", "clients", "client", "client-heartbeat"}
     allowed = (
-        data | {"topic-detail", "topic-retention", "consumer-group-detail", "consumption", "broadcast-instances"}
+        data | {"topic-detail", "topic-retention", "consumer-group-detail", "consumption", "broadcast-instances", "workers"}
         if whose == "own"
         else set()
     )

@@ -89,6 +89,11 @@ def set_exhaustion(*, group_id: int, stop_key: bool) -> None:
     _call("SELECT mq_group_policy(%s, %s)", group_id, stop_key)
 
 
+def set_balance(*, group_id: int, sticky: bool) -> None:
+    """Which of the group's workers get the next messages: whoever asks first, or, sticky, the one that has the sharding key."""
+    _call("SELECT mq_group_balance(%s, %s)", group_id, sticky)
+
+
 def set_ordering(*, topic_id: int, ordering: Ordering) -> None:
     """In what order the store hands out the topic: none, of each sharding key, or of the topic as a whole. Before its first message."""
     _call("SELECT mq_topic_order(%s, %s::smallint)", topic_id, ORDERINGS.index(ordering))

@@ -8,8 +8,8 @@ A room fills slots in its `console.py`, which the console's site imports when it
     slots.search(find)                                                     # find(user, words) -> hits of the palette
 
 Slots that exist: columns `topics`, `groups` (list pages) and `topic.groups` (the groups tab of a topic, rows are groups);
-tabs and panels `topic`, `group` (the overview tab); `clusters` columns. The store's numbers in `groups`, `topics` and `topic.groups`
-are filled in by `mqadmin.counts`.
+tabs and panels `topic`, `group` (the overview tab), panels `group.instances`; `clusters` columns. The store's numbers in `groups`,
+`topics` and `topic.groups` are filled in by `mqadmin.counts`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from django.urls import URLPattern
 from rest_framework.routers import BaseRouter
 
 from messages.api import (
+    balance_plane,
     clients,
     control_plane,
     data_plane,
@@ -27,6 +28,7 @@ urlpatterns: list[URLPattern] = [
     *position_plane.urlpatterns,
     *order_plane.urlpatterns,
     *storage_plane.urlpatterns,
+    *balance_plane.urlpatterns,
 ]
 
 

@@ -15,7 +15,7 @@ from accounts.models import User
 from core.api.permissions import require
 from core.errors import Problem
 from core.request_context import address_of
-from messages import broadcast
+from messages import broadcast, services
 from messages.api import documents, wire
 from messages.api.lookup import CONSUME, SEND, Followed, followed
 from registry import clients
@@ -102,8 +102,11 @@ def heartbeat(request: HttpRequest, user: User, client: str) -> HttpResponse:
 
 @_view("DELETE", documents.LeaveDocs)
 def leave(request: HttpRequest, user: User, client: str) -> HttpResponse:  # noqa: ARG001
-    """Say goodbye; again is harmless."""
-    clients.leave(instance=_own(user, client, ended=True)[0])
+    """Say goodbye; again is harmless. A worker of a sticky group gives its keys to the others, unless another client goes by its name."""
+    instance, follows = _own(user, client, ended=True)
+    clients.leave(instance=instance)
+    if follows.sticky_group is not None and not Instance.objects.online().filter(path=instance.path, node=instance.node).exists():
+        services.leave_group(group_id=follows.sticky_group, name=instance.node)
     return HttpResponse(status=204)
 
 

@@ -20,15 +20,16 @@ from core.api.permissions import require
 from core.errors import FieldError, Problem
 from core.names import PATTERN
 from core.short_way import takes_short_way
-from messages import backpressure, broadcast, services, waiting
+from messages import backpressure, balancing, broadcast, services, waiting
 from messages.api import documents, wire
 from messages.api.lookup import active_group, active_topic, pulling_group, topic_lately, topic_now
-from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS
+from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS, NOBODY
 from messages.sending import TopicChangedError
 from messages.types import Accepted, Batch, NewMessage, Outcome, Settled
 
 MAX_WAIT_MS = 30_000
 RETRY_AFTER = "2"  # seconds
+PARKED = "parked"  # what comes next waits for other workers
 OUTSTANDING = "outstanding"  # why a pull hands out nothing: the group is at its ceiling
 DEFAULT_PULL = 10
 DEFAULT_VISIBILITY_MS = 60_000
@@ -112,7 +113,10 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
         ) from None
     if found.reason == OUTSTANDING:
         raise backpressure.too_many_outstanding(group_id=group_id)
-    return wire.respond(wire.batch(found))
+    response = wire.respond(wire.batch(found))
+    if found.reason == PARKED:
+        response["Retry-After"] = RETRY_AFTER
+    return response
 
 
 @data_plane("mq_messages.consume_message", documents.AcksDocs)
@@ -153,7 +157,7 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     except waiting.FullError:  # what was settled is committed: the caller must learn of it
         found = replace(found, reason="crowded")
     response = wire.respond({"acks": wire.settled(settled), **wire.batch(found)})
-    if found.reason in {"crowded", OUTSTANDING}:
+    if found.reason in {"crowded", PARKED, OUTSTANDING, *NOBODY}:
         response["Retry-After"] = RETRY_AFTER
     return response
 
@@ -172,17 +176,20 @@ def _visibility(fields: dict[str, Any]) -> int:
 
 
 def _take(user: User, group: str, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """The group and what it is asked for. Problems: those of active_group, instance_required."""
+    """The group and what it is asked for. Problems: those of active_group, consumer_required."""
     wire.integer(fields, "wait_ms", default=0, low=0, high=MAX_WAIT_MS)
     take = {
         "limit": wire.integer(fields, "max", default=DEFAULT_PULL, low=1, high=MAX_PULL),
         "visibility_ms": _visibility(fields),
         "consumer": wire.text(fields, "consumer", "", MAX_CONSUMER),
     }
-    group_id, take["broadcast"] = pulling_group(user, group)
-    if fields.get("consumer") is None and not take["broadcast"]:
-        take["consumer"] = user.get_username()  # an instance that does not say who it is would share its position with others
-    return group_id, take
+    pulling = pulling_group(user, group)
+    take["broadcast"] = pulling.broadcast
+    if fields.get("consumer") is None and not pulling.broadcast and not pulling.sticky:
+        take["consumer"] = user.get_username()  # who does not say who it is would share its position, or its keys, with others
+    if pulling.sticky and not take["consumer"]:
+        raise balancing.consumer_required()
+    return pulling.group_id, take
 
 
 def _wait(user: User, found: Batch, group_id: int, fields: dict[str, Any], take: dict[str, Any]) -> Batch:
@@ -194,10 +201,10 @@ def _wait(user: User, found: Batch, group_id: int, fields: dict[str, Any], take:
     waits_for = broadcast.join(group_id=group_id, name=take["consumer"]) if wait_ms and take["broadcast"] else group_id
     began = monotonic()
     end = began + wait_ms / 1000
-    while found.lease is None and found.reason in {"empty", OUTSTANDING} and (left := end - monotonic()) > 0:
+    while found.lease is None and found.reason in {"empty", PARKED, OUTSTANDING} and (left := end - monotonic()) > 0:
         if not connection.in_atomic_block:
             connection.close()  # back to the pool
-        woken = waiting.wait(waits_for, left)
+        woken = waiting.wait(waits_for if found.worker is None else waiting.Worker(found.worker), left)
         if monotonic() - began > CACHE_SECONDS and not still_holds(user):
             raise AuthenticationFailed
         found = services.pull(group_id=group_id, **take)

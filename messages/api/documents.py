@@ -15,7 +15,7 @@ HALF_STATES = ["open", "undecided", "committed", "rolled_back"]
 DECISIONS = ["commit", "rollback"]
 OUTCOMES = ["succeeded", "failed", "later", "dead"]
 STATUSES = ["waiting", "processing", "succeeded", "later", "dead", "failed", "skipped", "not_subscribed"]
-REASONS = ["empty", "suspended", "not_subscribed", "retired", "crowded", "outstanding"]
+REASONS = ["empty", "suspended", "not_subscribed", "retired", "parked", "crowded", "outstanding", "consumer_required", "too_many_workers"]
 
 
 class NewMessageSerializer(serializers.Serializer[Any]):
@@ -154,8 +154,9 @@ class BatchSerializer(serializers.Serializer[Any]):
     reason = serializers.ChoiceField(
         REASONS,
         allow_null=True,
-        help_text="Why there are none. Of a next only: crowded, too many long polls wait here, so this one did not; outstanding, the"
-        " group is at its ceiling; both with Retry-After. A pull is refused with 429 instead.",
+        help_text="Why there are none. Of a sticky group: parked, what comes next belongs to other workers, for whom as much is parked as"
+        " may be. Of a next only: crowded, too many long polls wait here, so this one did not; outstanding, the group is at its ceiling;"
+        " a pull is refused with 429 instead, and with 400 or 409 where a sticky group gets no consumer or too many. All with Retry-After.",
     )
 
 

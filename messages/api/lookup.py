@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 
 from accounts.models import Application
 from clusters.models import Cluster, Kind
-from consumers.models import ConsumerGroup
+from consumers.models import Balance, ConsumerGroup
 from core.approvals.models import State
 from core.errors import Problem, conflict, not_found
 from core.scope import Principal, Reach
@@ -19,14 +19,15 @@ _TOPIC = (
     f"SELECT t.id, t.state, c.kind, c.name, t.application_id, t.max_backlog, t.cluster_id FROM {Topic._meta.db_table} t"  # noqa: S608, SLF001 - the models' own names of their tables
     f" LEFT JOIN {Cluster._meta.db_table} c ON c.id = t.cluster_id WHERE t.name = %s"  # noqa: SLF001
 )
-_GROUP = f"SELECT id, state, application_id, mode FROM {ConsumerGroup._meta.db_table} WHERE name = %s"  # noqa: S608, SLF001
+_GROUP = f"SELECT id, state, application_id, mode, balance FROM {ConsumerGroup._meta.db_table} WHERE name = %s"  # noqa: S608, SLF001
 _FOLLOWED = {  # who follows one need not be served by the built-in store
     "topic": (
-        f"SELECT t.state, t.application_id, a.name, false, NULL FROM {Topic._meta.db_table} t"  # noqa: S608, SLF001
+        f"SELECT t.state, t.application_id, a.name, false, NULL, NULL FROM {Topic._meta.db_table} t"  # noqa: S608, SLF001
         f" JOIN {Application._meta.db_table} a ON a.id = t.application_id WHERE t.name = %s"  # noqa: SLF001
     ),
     "group": (
-        "SELECT g.state, g.application_id, a.name, g.suspended, CASE g.mode WHEN 'broadcast' THEN g.id END"  # noqa: S608
+        "SELECT g.state, g.application_id, a.name, g.suspended, CASE g.mode WHEN 'broadcast' THEN g.id END,"  # noqa: S608
+        " CASE g.balance WHEN 'sticky' THEN g.id END"
         f" FROM {ConsumerGroup._meta.db_table} g"  # noqa: SLF001
         f" JOIN {Application._meta.db_table} a ON a.id = g.application_id WHERE g.name = %s"  # noqa: SLF001
     ),
@@ -34,7 +35,18 @@ _FOLLOWED = {  # who follows one need not be served by the built-in store
 # Groups that were active: a name never gets another id, and the store itself refuses a group that was retired or suspended since.
 # The time bound is for a database that was put in the place of another one.
 CACHE_SECONDS = 5.0
-_groups: dict[str, tuple[float, int, int, bool]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Pulling:
+    """A group that may pull: of a broadcast group an instance does, of a sticky one a worker that says who it is."""
+
+    group_id: int
+    broadcast: bool
+    sticky: bool
+
+
+_groups: dict[str, tuple[float, int, Pulling]] = {}
 _topics: dict[str, tuple[float, SeenTopic]] = {}  # for what is refused if they are not so any more
 SEND, CONSUME = "mq_messages.send_message", "mq_messages.consume_message"
 
@@ -47,6 +59,7 @@ class Followed:
     application: str
     suspended: bool
     broadcast_group: int | None = None  # each instance of it has a position of its own
+    sticky_group: int | None = None  # each worker of it has keys of its own
 
 
 def followed(user: Principal, kind: str, name: str, *, any_state: bool = False) -> Followed:
@@ -55,10 +68,10 @@ def followed(user: Principal, kind: str, name: str, *, any_state: bool = False) 
     rows = fetch(_FOLLOWED[kind], (name,)) if "\x00" not in name else []
     if not rows or not _within(user, permission, rows[0][1]):
         raise not_found(word, name)
-    state, _application_id, application, suspended, broadcast_group = rows[0]
+    state, _application_id, application, suspended, broadcast_group, sticky_group = rows[0]
     if state != State.ACTIVE and not any_state:
         raise _not_active(kind, name, state)
-    return Followed(model.path_of(name), application, suspended, broadcast_group)
+    return Followed(model.path_of(name), application, suspended, broadcast_group, sticky_group)
 
 
 def _not_active(kind: str, name: str, state: str) -> Problem:
@@ -113,15 +126,15 @@ def topic_now(user: Principal, name: str) -> SeenTopic:
 
 def active_group(user: Principal, name: str) -> int:
     """The id of a group that may pull, for who asks. Problems: not_found, group_not_active."""
-    return pulling_group(user, name)[0]
+    return pulling_group(user, name).group_id
 
 
-def pulling_group(user: Principal, name: str) -> tuple[int, bool]:
-    """The same, and whether it is a broadcast one, of which an instance pulls."""
+def pulling_group(user: Principal, name: str) -> Pulling:
+    """The same, with who pulls."""
     now = monotonic()
     cached = _groups.get(name)
-    if cached is not None and cached[0] > now and _within(user, CONSUME, cached[2]):
-        return cached[1], cached[3]
+    if cached is not None and cached[0] > now and _within(user, CONSUME, cached[1]):
+        return cached[2]
     rows = fetch(_GROUP, (name,))
     if not rows or not _within(user, CONSUME, rows[0][2]):
         raise not_found(_("consumer group"), name)
@@ -129,8 +142,10 @@ def pulling_group(user: Principal, name: str) -> tuple[int, bool]:
         raise _not_active("group", name, rows[0][1])
     if len(_groups) > 10_000:
         _groups.clear()
-    _groups[name] = (now + CACHE_SECONDS, rows[0][0], rows[0][2], rows[0][3] == ConsumerGroup.Mode.BROADCAST)
-    return _groups[name][1], _groups[name][3]
+    group_id, _state, application_id, mode, balance = rows[0]
+    found = Pulling(group_id, mode == ConsumerGroup.Mode.BROADCAST, balance == Balance.STICKY)
+    _groups[name] = (now + CACHE_SECONDS, application_id, found)
+    return found
 
 
 def _within(user: Principal, permission: str, application_id: int) -> bool:

@@ -4,7 +4,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from core.console import slots
-from messages.console import browsing, dead, delayed, editing, half, instances, ordering, position, pushing, sending, storage
+from messages.console import balancing, browsing, dead, delayed, editing, half, instances, ordering, position, pushing, sending, storage
 
 urlpatterns: list[URLPattern] = [
     path("messages/", browsing.Messages.as_view(), name="messages_list"),
@@ -49,6 +49,8 @@ slots.panel("topic", storage.panel)
 slots.panel("group", ordering.panel)
 slots.panel("group", pushing.panel)
 slots.panel("group", instances.panel)
+slots.panel("group", balancing.panel)
+slots.panel("group.instances", balancing.panel)
 slots.tab(
     "group",
     slots.Tab(

@@ -23,6 +23,7 @@ CREATE OR REPLACE FUNCTION mq_pull(p_group bigint, p_limit int, p_visibility int
 DECLARE g mq_group; c mq_cursor; r record; v_now timestamptz; v_until timestamptz; v_closed bigint; v_token bigint; v_single boolean;
         v_left int := p_limit; v_n int; v_k int := 0; v_hi bigint; v_seen bigint; v_scanned int; v_more boolean := false; v_bytes bigint := p_bytes;
         v_len bigint; v_turn bigint[]; o record; v_busy bigint; v_later bigint; v_from timestamptz; v_due timestamptz;
+        w record; v_worker bigint; v_stuck boolean := false;
 BEGIN
   SELECT * INTO g FROM mq_group q WHERE q.group_id = p_group FOR NO KEY UPDATE;
   IF g.group_id IS NULL OR g.retired OR g.suspended THEN
@@ -31,10 +32,18 @@ BEGIN
     RETURN;
   END IF;
   IF p_async THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;   -- losing a pull only redelivers
+  IF g.sticky THEN
+    SELECT * INTO w FROM mq_worker_asks(p_group, p_consumer);
+    v_worker := w.worker;
+    IF v_worker IS NULL THEN
+      RETURN NEXT ROW('H', NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, w.problem)::mq_row;
+      RETURN;
+    END IF;
+  END IF;
   SELECT coalesce(sum(q.processing), 0), sum(q.later), max(q.due_from) INTO v_busy, v_later, v_from FROM mq_cursors(p_group) q;
   IF g.max_outstanding > 0 THEN   -- retries and fresh messages alike; the counters are exact, since the group is locked
     IF v_busy >= g.max_outstanding THEN
-      RETURN NEXT ROW('H', NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, 'outstanding')::mq_row;
+      RETURN NEXT ROW('H', NULL, v_worker, NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, 'outstanding')::mq_row;
       RETURN;
     END IF;
     p_limit := least(p_limit, g.max_outstanding - v_busy);
@@ -50,8 +59,9 @@ BEGIN
   -- Retries that are due come first. One whose lease expired is handed out alone, so that a message that crashes its worker takes no
   -- other with it. What was found due first is where the next search begins (due_from): before it lie those that were handed out, and
   -- while somebody holds a snapshot each search would go through all of them.
-  IF g.ordered THEN v_turn := mq_order_due(p_group, v_now, p_limit); END IF;
-  IF v_later > 0 OR g.ordered THEN
+  IF g.sticky THEN v_turn := mq_sticky_due(p_group, w.slots, w.busy, g.ordered, v_from, v_now, p_limit);
+  ELSIF g.ordered THEN v_turn := mq_order_due(p_group, v_now, p_limit); END IF;
+  IF v_later > 0 OR g.ordered OR g.sticky THEN
     SELECT e.single, e.due_at INTO v_single, v_due FROM mq_exception e
      WHERE e.group_id = p_group AND e.status = 'L' AND e.due_at <= v_now AND e.due_at >= mq_due_from(v_from, v_now) ORDER BY e.due_at, e.msg_id LIMIT 1;
   END IF;
@@ -88,9 +98,14 @@ BEGIN
   FOR c IN SELECT * FROM mq_cursors(p_group) q WHERE q.active AND q.pos < v_closed ORDER BY random() LOOP   -- no topic starves another
     EXIT WHEN v_left <= 0 OR v_bytes <= 0;   -- the limit of bytes is of the whole pull, retries and all topics
     v_n := 0;
-    IF c.ordering > 0 THEN
-      SELECT * INTO o FROM mq_order_look(c, v_left, v_closed, v_bytes);
-      IF o.held IS NOT NULL THEN PERFORM mq_hold(p_group, c.topic_id, o.held, o.hkeys, v_now); END IF;
+    IF c.ordering > 0 OR g.sticky THEN
+      IF g.sticky THEN
+        SELECT * INTO o FROM mq_sticky_look(c, w.slots, w.busy, v_left, v_closed, v_bytes);
+        v_stuck := v_stuck OR o.stuck;
+      ELSE
+        SELECT l.*, NULL::smallint[] AS hslots INTO o FROM mq_order_look(c, v_left, v_closed, v_bytes) l;
+      END IF;
+      IF o.held IS NOT NULL THEN PERFORM mq_hold(p_group, c.topic_id, o.held, o.hkeys, o.hslots, v_now); END IF;
       IF o.hi IS NOT NULL THEN
         v_token := coalesce(v_token, nextval('mq_token_seq'));
         INSERT INTO mq_lease (group_id, token, topic_id, lo, hi, lease_until, pulled_at, n, left_n, alone, tags, consumer, okeys, acked)
@@ -148,10 +163,10 @@ BEGIN
   ELSIF v_k = 1 THEN
     UPDATE mq_exception e SET single = true WHERE e.group_id = p_group AND e.token = v_token AND e.status = 'P' AND NOT e.single;
   END IF;
-  RETURN NEXT ROW('H', CASE WHEN v_k > 0 THEN v_token END, NULL, NULL, v_until,
+  RETURN NEXT ROW('H', CASE WHEN v_k > 0 THEN v_token END, v_worker, NULL, v_until,
                   CASE WHEN v_more AND v_k = 0 THEN 2 WHEN v_left > 0 AND v_closed < (SELECT last_value FROM mq_id_seq) THEN 1 ELSE 0 END,
                   NULL, NULL, NULL, NULL, NULL,
-                  CASE WHEN v_k > 0 THEN NULL WHEN EXISTS (SELECT FROM mq_cursors(p_group) q WHERE q.active) THEN 'empty' ELSE 'not_subscribed' END)::mq_row;
+                  CASE WHEN v_k > 0 THEN NULL WHEN v_stuck THEN 'parked' WHEN EXISTS (SELECT FROM mq_cursors(p_group) q WHERE q.active) THEN 'empty' ELSE 'not_subscribed' END)::mq_row;
 END $$;
 
 -- Settle: ONE verb for every outcome of a lease, fresh and retried messages alike. Ids are distinct and sorted (the service sees to
@@ -160,7 +175,7 @@ CREATE OR REPLACE FUNCTION mq_settle(p_group bigint, p_token bigint, p_ids bigin
 RETURNS SETOF mq_row LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off AS $$
 DECLARE g mq_group; l mq_lease; c record; v_now timestamptz; v_ids bigint[]; v_all boolean := p_status IS NULL; v_live boolean := false;
         v_matched bigint[] := '{}'; v_acked varbit; v_done int; s_ok int; s_later int; s_dead int; s_failed int; v_active boolean; v_era int; r record;
-        v_held bigint; v_keys bigint[] := '{}'; v_broken bigint[] := '{}'; v_from bigint[] := '{}'; s_held int;
+        v_held bigint; v_keys bigint[] := '{}'; v_broken bigint[] := '{}'; v_from bigint[] := '{}'; s_held int; v_topics bigint[] := '{}'; v_became "char"[] := '{}';
 BEGIN
   SELECT * INTO g FROM mq_group q WHERE q.group_id = p_group FOR NO KEY UPDATE;
   IF p_async THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;   -- losing an ack only redelivers
@@ -194,7 +209,7 @@ BEGIN
       v_matched := v_matched || r.id;
       IF get_bit(v_acked, 2 * r.pos) = 1 THEN
         RETURN NEXT ROW('S', r.id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, CASE WHEN l.okeys IS NOT NULL AND EXISTS (
-          SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = r.id AND e.status = 'B') THEN 'held_back' ELSE 'already_settled' END)::mq_row;
+          SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = r.id AND e.status = 'B' AND e.slot IS NULL) THEN 'held_back' ELSE 'already_settled' END)::mq_row;
         CONTINUE;
       END IF;
       IF r.okey = ANY (v_broken) THEN   -- one before it of its key goes again, and it after that one
@@ -258,20 +273,23 @@ BEGIN
         DELETE FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = r.id;
         INSERT INTO mq_history (group_id, topic_id, lo, hi, token, pulled_at, settled_at, n, attempts, retried, era, consumer)
           VALUES (p_group, r.topic_id, r.id - 1, r.id, p_token, r.pulled_at, v_now, 1, r.attempts + 1, true, r.era, r.consumer);
-        UPDATE mq_cursor q SET processing = q.processing - 1, succeeded = q.succeeded + 1, uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
-         WHERE q.group_id = p_group AND q.topic_id = r.topic_id AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = r.topic_id ORDER BY y.rev DESC LIMIT 1);
+        v_topics := v_topics || r.topic_id; v_became := v_became || 'S'::"char";
       ELSE
         UPDATE mq_exception e SET status = o.status, attempts = o.attempts, due_at = o.due_at, error = r.error, last_at = v_now, lease_until = NULL, single = false,
-               first_at = CASE WHEN e.okey IS NOT NULL AND e.attempts = 0 AND e.error IS NULL THEN v_now ELSE e.first_at END
+               first_at = CASE WHEN (e.okey IS NOT NULL OR e.slot IS NOT NULL) AND e.attempts = 0 AND e.error IS NULL THEN v_now ELSE e.first_at END
           FROM mq_outcome(g, r.active, r.status, r.attempts, r.delay, v_now, r.okey IS NOT NULL) o
          WHERE e.group_id = p_group AND e.msg_id = r.id RETURNING e.status, e.due_at INTO c;
-        UPDATE mq_cursor q SET processing = q.processing - 1, later = q.later + (c.status = 'L')::int, dead = q.dead + (c.status = 'D')::int,
-               failed = q.failed + (c.status = 'F')::int, uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
-         WHERE q.group_id = p_group AND q.topic_id = r.topic_id AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = r.topic_id ORDER BY y.rev DESC LIMIT 1);
+        v_topics := v_topics || r.topic_id; v_became := v_became || c.status;
         IF c.status = 'L' AND r.okey IS NOT NULL THEN v_broken := v_broken || r.okey; v_from := v_from || r.id; END IF;
         RETURN NEXT ROW('S', r.id, NULL, NULL, c.due_at, NULL, c.status::text, NULL, NULL, NULL, NULL, NULL)::mq_row;
       END IF;
     END LOOP;
+    UPDATE mq_cursor q SET processing = q.processing - x.n, succeeded = q.succeeded + x.s, later = q.later + x.l, dead = q.dead + x.d, failed = q.failed + x.f,
+           uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
+      FROM (SELECT u.topic_id, count(*) AS n, count(*) FILTER (WHERE u.status = 'S') AS s, count(*) FILTER (WHERE u.status = 'L') AS l,
+                   count(*) FILTER (WHERE u.status = 'D') AS d, count(*) FILTER (WHERE u.status = 'F') AS f
+              FROM unnest(v_topics, v_became) u(topic_id, status) GROUP BY 1) x
+     WHERE q.group_id = p_group AND q.topic_id = x.topic_id AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = x.topic_id ORDER BY y.rev DESC LIMIT 1);
     IF v_broken <> '{}' THEN
       WITH back AS (
         UPDATE mq_exception e SET status = 'B', token = NULL, lease_until = NULL, due_at = NULL FROM unnest(v_broken, v_from) b(okey, id)
@@ -286,7 +304,7 @@ BEGIN
   IF cardinality(v_matched) < cardinality(p_ids) THEN
     v_live := v_live OR EXISTS (SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now);
     RETURN QUERY SELECT 'S'::"char", o.id, NULL::bigint, NULL::bigint, NULL::timestamptz, NULL::int, NULL::text, NULL::text, NULL::text, NULL::text, NULL::bytea,
-      CASE WHEN EXISTS (SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = o.id AND e.status = 'B') THEN 'held_back'
+      CASE WHEN EXISTS (SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = o.id AND e.status = 'B' AND e.slot IS NULL) THEN 'held_back'
            WHEN EXISTS (SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = o.id AND e.token = p_token AND e.status <> 'P')
              OR EXISTS (SELECT FROM mq_cursor q JOIN mq_history h ON h.group_id = q.group_id AND h.topic_id = q.topic_id
                          WHERE q.group_id = p_group AND h.retried AND h.hi = o.id AND h.token = p_token)
@@ -378,7 +396,7 @@ BEGIN
     END IF;
     UPDATE mq_exception e SET status = o.status, attempts = o.attempts, due_at = o.due_at, token = NULL, lease_until = NULL, single = true, last_at = v_now,
            error = CASE WHEN e.error IS NULL OR e.error LIKE '%lease expired' THEN coalesce(e.error, 'lease expired') ELSE e.error || '; lease expired' END,
-           first_at = CASE WHEN e.okey IS NOT NULL AND e.attempts = 0 AND e.error IS NULL THEN v_now ELSE e.first_at END
+           first_at = CASE WHEN (e.okey IS NOT NULL OR e.slot IS NOT NULL) AND e.attempts = 0 AND e.error IS NULL THEN v_now ELSE e.first_at END
       FROM mq_outcome(g, r.active, (CASE WHEN r.single THEN 'X' ELSE 'L' END)::"char", r.attempts, CASE WHEN r.single THEN NULL ELSE 0 END, v_now, r.okey IS NOT NULL) o
      WHERE e.group_id = p_group AND e.msg_id = r.msg_id RETURNING e.status INTO c;
     UPDATE mq_cursor q SET processing = q.processing - 1, later = q.later + (c.status = 'L')::int, dead = q.dead + (c.status = 'D')::int,

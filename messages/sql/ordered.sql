@@ -146,10 +146,10 @@ BEGIN
 END $$;
 
 -- Hold messages back: they wait, with a place of their own.
-CREATE OR REPLACE FUNCTION mq_hold(p_group bigint, p_topic bigint, p_ids bigint[], p_okeys bigint[], p_now timestamptz) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+CREATE OR REPLACE FUNCTION mq_hold(p_group bigint, p_topic bigint, p_ids bigint[], p_okeys bigint[], p_slots smallint[], p_now timestamptz) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-  INSERT INTO mq_exception (group_id, msg_id, topic_id, first_at, last_at, attempts, status, okey)
-    SELECT p_group, u.id, p_topic, p_now, p_now, 0, 'B', u.okey FROM unnest(p_ids, p_okeys) u(id, okey);
+  INSERT INTO mq_exception (group_id, msg_id, topic_id, first_at, last_at, attempts, status, okey, slot)
+    SELECT p_group, u.id, p_topic, p_now, p_now, 0, 'B', u.okey, u.slot FROM unnest(p_ids, p_okeys, p_slots) u(id, okey, slot);
 END $$;
 
 -- Messages that stop their keys: out of attempts, in a group that stops then; and how many are held back behind each. Longest stopped first.
@@ -188,8 +188,8 @@ DECLARE k int;
 BEGIN
   IF NOT EXISTS (SELECT FROM mq_cursor c WHERE c.group_id = p_group AND c.held > 0) THEN RETURN 0; END IF;
   WITH old AS (
-    UPDATE mq_exception e SET status = 'D', last_at = clock_timestamp(), error = 'expired' FROM (
-      SELECT b.msg_id FROM mq_exception b JOIN mq_limit x ON x.topic_id = b.topic_id AND x.expired_id >= b.msg_id
+    UPDATE mq_exception e SET status = 'D', last_at = clock_timestamp(), error = 'expired', okey = CASE WHEN o.ordering > 0 THEN e.okey END FROM (
+      SELECT b.msg_id, c.ordering FROM mq_exception b JOIN mq_cursor c ON c.group_id = p_group AND c.topic_id = b.topic_id JOIN mq_limit x ON x.topic_id = b.topic_id AND x.expired_id >= b.msg_id
        WHERE b.group_id = p_group AND b.okey IS NOT NULL AND b.status = 'B' AND b.redrives = 0 LIMIT p_most) o
      WHERE e.group_id = p_group AND e.msg_id = o.msg_id RETURNING e.topic_id),
   counted AS (

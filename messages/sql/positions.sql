@@ -143,7 +143,7 @@ BEGIN
      WHERE q.group_id = p_group AND q.topic_id = p_topic;
   END IF;
   INSERT INTO mq_span (group_id, topic_id, lo, kind, filter_no, tags) VALUES (p_group, p_topic, p_target, 'D', c.filter_no, c.tags);
-  IF c.held > 0 THEN PERFORM mq_release_all(p_group, p_topic); END IF;
+  IF c.held > 0 AND c.ordering > 0 THEN PERFORM mq_release_all(p_group, p_topic); END IF;
   p.done := true;
   p.era := c.era + 1;
   RETURN p;
@@ -183,6 +183,7 @@ BEGIN
     UPDATE mq_cursor q SET processing = q.processing + t.processing, succeeded = q.succeeded + t.succeeded, later = q.later + t.later,
            dead = q.dead + t.dead, failed = q.failed + t.failed, skipped = q.skipped + t.skipped, held = q.held + t.held WHERE q.group_id = p_group AND q.topic_id = p_topic;
     IF c.ordering > 0 THEN PERFORM mq_release_all(p_group, p_topic); END IF;
+    IF EXISTS (SELECT FROM mq_group g WHERE g.group_id = p_group AND g.dealt > 0 AND NOT g.sticky) THEN PERFORM mq_unpark_all(p_group); END IF;
   ELSE
     v_from := greatest(u.from_pos, mq_oldest() - 1, mq_retention_hold(p_topic));
     IF v_from >= u.to_pos THEN problem := 'nothing_left'; RETURN; END IF;

@@ -78,9 +78,9 @@ STABLE LANGUAGE sql AS $$
          WHERE c.topic_id = p_topic) l
       JOIN m ON l.tags IS NULL OR mq_has_tag(m.tag, l.tags)
       LEFT JOIN mq_exception e ON e.group_id = l.group_id AND e.msg_id = p_id),
-  held AS MATERIALIZED (   -- an ordered topic's lease does not have what was held back in its range
+  held AS MATERIALIZED (   -- a lease does not have what was held back, or parked for another worker, in its range
     SELECT l.* FROM leased l WHERE NOT (l.pos IS NOT NULL AND get_bit(l.acked, 2 * l.pos) = 1 AND get_bit(l.acked, 2 * l.pos + 1) = 0 AND EXISTS (
-      SELECT FROM mq_cursor c WHERE c.group_id = l.group_id AND c.topic_id = p_topic AND c.ordering > 0
+      SELECT FROM mq_cursor c JOIN mq_group g ON g.group_id = c.group_id WHERE c.group_id = l.group_id AND c.topic_id = p_topic AND (c.ordering > 0 OR g.dealt > 0)
          AND (EXISTS (SELECT FROM mq_exception e WHERE e.group_id = l.group_id AND e.msg_id = p_id AND e.attempts = 0 AND e.error IS NULL)
            OR EXISTS (SELECT FROM mq_history h WHERE h.group_id = l.group_id AND h.topic_id = p_topic AND h.retried AND h.hi = p_id AND h.attempts = 1))))),
   wrong AS MATERIALIZED (
@@ -99,7 +99,7 @@ STABLE LANGUAGE sql AS $$
   SELECT x.group_id, x.settled_at, 'succeeded', x.consumer, x.attempts, NULL FROM again x
   UNION ALL
   SELECT x.group_id, x.first_at, 'failed', CASE WHEN x.last_at = x.first_at THEN x.consumer END, 1, CASE WHEN x.last_at = x.first_at THEN x.error END FROM wrong x WHERE x.pulled_at IS NOT NULL
-     AND (x.okey IS NULL OR x.attempts > 0 OR x.error IS NOT NULL)   -- one that was only held back has not failed
+     AND (coalesce(x.okey, x.slot) IS NULL OR x.attempts > 0 OR x.error IS NOT NULL)   -- one that was only held back has not failed
   UNION ALL
   SELECT x.group_id, x.pulled_at, 'pulled', x.consumer, x.attempts + (x.status = 'P')::int, NULL
     FROM wrong x WHERE x.pulled_at > x.first_at
