@@ -37,6 +37,8 @@ def test_retries_count_towards_the_limit():
 
 
 def test_a_step_of_the_promoter_is_bounded_and_the_rest_follows():
+    while services.promote():  # what other tests have left that is due
+        pass
     topic = new_id()
     group = new_group(topic)
     due = datetime.now(UTC) + timedelta(milliseconds=300)

@@ -15,6 +15,7 @@ UPDATE mq_group g SET topics = (SELECT array_agg(c.topic_id ORDER BY c.topic_id)
  WHERE EXISTS (SELECT FROM mq_cursor c WHERE c.group_id = g.group_id);
 DROP TRIGGER IF EXISTS ordering ON mq_cursor;   -- its place has taken mq_cursor_made
 DROP FUNCTION IF EXISTS mq_cursor_ordering();
+DROP FUNCTION IF EXISTS mq_outcome(mq_group, boolean, "char", int, bigint, timestamptz, boolean);   -- it returns a table from now on
 ALTER TABLE mq_horizon ADD COLUMN rev bigint NOT NULL DEFAULT 0, ADD COLUMN uses smallint NOT NULL DEFAULT 0;
 ALTER TABLE mq_horizon DROP COLUMN one, ADD PRIMARY KEY (rev);
 """

@@ -176,6 +176,7 @@ RETURNS SETOF mq_row LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan S
 DECLARE g mq_group; l mq_lease; c record; v_now timestamptz; v_ids bigint[]; v_all boolean := p_status IS NULL; v_live boolean := false;
         v_matched bigint[] := '{}'; v_acked varbit; v_done int; s_ok int; s_later int; s_dead int; s_failed int; v_active boolean; v_era int; r record;
         v_held bigint; v_keys bigint[] := '{}'; v_broken bigint[] := '{}'; v_from bigint[] := '{}'; s_held int; v_topics bigint[] := '{}'; v_became "char"[] := '{}';
+        v_hit bigint[]; v_dues timestamptz[]; v_set int[]; v_fine int[]; v_pos int;
 BEGIN
   SELECT * INTO g FROM mq_group q WHERE q.group_id = p_group FOR NO KEY UPDATE;
   IF p_async THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;   -- losing an ack only redelivers
@@ -204,6 +205,27 @@ BEGIN
     SELECT q.active, q.era INTO v_active, v_era FROM mq_cursor q WHERE q.group_id = p_group AND q.topic_id = l.topic_id ORDER BY q.rev DESC LIMIT 1;
     v_acked := coalesce(l.acked, repeat('0', 2 * l.n)::varbit);   -- two bits a message: settled, succeeded
     s_ok := 0; s_later := 0; s_dead := 0; s_failed := 0; s_held := 0; v_broken := '{}'; v_from := '{}';
+    IF l.okeys IS NULL THEN   -- no message waits for another: all at once
+      WITH told AS MATERIALIZED (
+        SELECT s.id, s.pos, get_bit(v_acked, 2 * s.pos::int - 2) = 1 AS before, o.status = 'S' AS ok, coalesce(b.status, 'S') AS status, b.attempts, b.due_at, o.error
+          FROM unnest(v_ids) WITH ORDINALITY s(id, pos) JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = s.id
+          LEFT JOIN LATERAL mq_outcome(g, v_active, o.status, 0, o.delay, v_now, false) b ON o.status <> 'S'),
+      kept AS (
+        INSERT INTO mq_exception (group_id, msg_id, topic_id, token, first_at, last_at, pulled_at, consumer, attempts, lane, status, due_at, error)
+          SELECT p_group, d.id, l.topic_id, p_token, v_now, v_now, l.pulled_at, l.consumer, d.attempts, l.lane, d.status, d.due_at, d.error
+            FROM told d WHERE NOT d.before AND NOT d.ok)
+      SELECT coalesce(array_agg(d.id), '{}'), coalesce(array_agg(CASE WHEN d.before THEN ' ' ELSE d.status END::"char"), '{}'), coalesce(array_agg(d.due_at), '{}'),
+             count(*) FILTER (WHERE NOT d.before AND d.ok), count(*) FILTER (WHERE NOT d.before AND d.status = 'L'),
+             count(*) FILTER (WHERE NOT d.before AND d.status = 'D'), count(*) FILTER (WHERE NOT d.before AND d.status = 'F'),
+             coalesce(array_agg(d.pos::int) FILTER (WHERE NOT d.before), '{}'), coalesce(array_agg(d.pos::int) FILTER (WHERE NOT d.before AND d.ok), '{}')
+        INTO v_hit, v_became, v_dues, s_ok, s_later, s_dead, s_failed, v_set, v_fine FROM told d;
+      FOREACH v_pos IN ARRAY v_set LOOP v_acked := set_bit(v_acked, 2 * v_pos - 2, 1); END LOOP;
+      FOREACH v_pos IN ARRAY v_fine LOOP v_acked := set_bit(v_acked, 2 * v_pos - 1, 1); END LOOP;
+      v_matched := v_matched || v_hit;
+      RETURN QUERY SELECT 'S'::"char", u.id, NULL::bigint, NULL::bigint, u.due, NULL::int, CASE WHEN u.status <> ' ' THEN u.status::text END, NULL::text, NULL::text, NULL::text,
+          NULL::bytea, CASE WHEN u.status = ' ' THEN 'already_settled' END
+        FROM unnest(v_hit, v_became, v_dues) u(id, status, due) WHERE u.status <> 'S';
+    ELSE
     FOR r IN SELECT s.id, s.pos::int - 1 AS pos, l.okeys[s.pos] AS okey, o.status, o.delay, o.error FROM unnest(v_ids) WITH ORDINALITY s(id, pos)
                JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = s.id ORDER BY s.pos LOOP
       v_matched := v_matched || r.id;
@@ -229,6 +251,7 @@ BEGIN
         RETURN NEXT ROW('S', r.id, NULL, NULL, c.due_at, NULL, c.status::text, NULL, NULL, NULL, NULL, NULL)::mq_row;
       END IF;
     END LOOP;
+    END IF;
     IF v_broken <> '{}' THEN   -- what comes behind a message that goes again goes behind it again, also if it has not been settled yet
       FOR r IN SELECT s.id, s.pos::int - 1 AS pos, b.okey FROM unnest(v_ids) WITH ORDINALITY s(id, pos)
                  JOIN unnest(v_broken, v_from) b(okey, id) ON b.okey = l.okeys[s.pos] AND s.id > b.id ORDER BY s.pos LOOP
@@ -258,6 +281,29 @@ BEGIN
   IF cardinality(v_matched) < cardinality(p_ids) THEN
     v_broken := '{}'; v_from := '{}';
     -- the retried messages of the same lease
+    IF NOT g.ordered AND g.dealt = 0 THEN
+      WITH told AS MATERIALIZED (
+        SELECT e.ctid AS place, e.msg_id AS id, e.topic_id, e.attempts AS tries, e.pulled_at, e.consumer, o.status = 'S' AS ok, coalesce(b.status, 'S') AS status,
+               b.attempts, b.due_at, o.error, q.era
+          FROM mq_exception e JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = e.msg_id
+          JOIN mq_cursors(p_group) q ON q.topic_id = e.topic_id
+          LEFT JOIN LATERAL mq_outcome(g, q.active, o.status, e.attempts, o.delay, v_now, false) b ON o.status <> 'S'
+         WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now),
+      done AS (DELETE FROM mq_exception e USING told d WHERE e.ctid = d.place AND d.ok),
+      had AS (
+        INSERT INTO mq_history (group_id, topic_id, lo, hi, token, pulled_at, settled_at, n, attempts, retried, era, consumer)
+          SELECT p_group, d.topic_id, d.id - 1, d.id, p_token, d.pulled_at, v_now, 1, d.tries + 1, true, d.era, d.consumer FROM told d WHERE d.ok),
+      kept AS (
+        UPDATE mq_exception e SET status = d.status, attempts = d.attempts, due_at = d.due_at, error = d.error, last_at = v_now, lease_until = NULL, single = false
+          FROM told d WHERE e.ctid = d.place AND NOT d.ok)
+      SELECT coalesce(array_agg(d.id), '{}'), coalesce(array_agg(d.status::"char"), '{}'), coalesce(array_agg(d.due_at), '{}'), coalesce(array_agg(d.topic_id), '{}')
+        INTO v_hit, v_became, v_dues, v_topics FROM told d;
+      v_live := v_live OR v_hit <> '{}';
+      v_matched := v_matched || v_hit;
+      RETURN QUERY SELECT 'S'::"char", u.id, NULL::bigint, NULL::bigint, u.due, NULL::int, u.status::text, NULL::text, NULL::text, NULL::text, NULL::bytea, NULL::text
+        FROM unnest(v_hit, v_became, v_dues) u(id, status, due) WHERE u.status <> 'S';
+    ELSE
+    v_topics := '{}'; v_became := '{}';
     FOR r IN SELECT * FROM (SELECT e.msg_id AS id, e.topic_id, e.attempts, e.pulled_at, e.consumer, e.okey, o.status, o.delay, o.error, q.active, q.era, q.held
                FROM mq_exception e JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = e.msg_id
                JOIN mq_cursors(p_group) q ON q.topic_id = e.topic_id
@@ -284,12 +330,15 @@ BEGIN
         RETURN NEXT ROW('S', r.id, NULL, NULL, c.due_at, NULL, c.status::text, NULL, NULL, NULL, NULL, NULL)::mq_row;
       END IF;
     END LOOP;
-    UPDATE mq_cursor q SET processing = q.processing - x.n, succeeded = q.succeeded + x.s, later = q.later + x.l, dead = q.dead + x.d, failed = q.failed + x.f,
-           uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
-      FROM (SELECT u.topic_id, count(*) AS n, count(*) FILTER (WHERE u.status = 'S') AS s, count(*) FILTER (WHERE u.status = 'L') AS l,
-                   count(*) FILTER (WHERE u.status = 'D') AS d, count(*) FILTER (WHERE u.status = 'F') AS f
-              FROM unnest(v_topics, v_became) u(topic_id, status) GROUP BY 1) x
-     WHERE q.group_id = p_group AND q.topic_id = x.topic_id AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = x.topic_id ORDER BY y.rev DESC LIMIT 1);
+    END IF;
+    FOR r IN SELECT u.topic_id, count(*) AS n, count(*) FILTER (WHERE u.status = 'S') AS s, count(*) FILTER (WHERE u.status = 'L') AS l,
+                    count(*) FILTER (WHERE u.status = 'D') AS d, count(*) FILTER (WHERE u.status = 'F') AS f
+               FROM unnest(v_topics, v_became) u(topic_id, status) GROUP BY 1 LOOP
+      UPDATE mq_cursor q SET processing = q.processing - r.n, succeeded = q.succeeded + r.s, later = q.later + r.l, dead = q.dead + r.d, failed = q.failed + r.f,
+             uses = (q.uses + 1) % 32, rev = q.rev + (q.uses = 31)::int
+       WHERE q.group_id = p_group AND q.topic_id = r.topic_id
+         AND q.rev = (SELECT y.rev FROM mq_cursor y WHERE y.group_id = p_group AND y.topic_id = r.topic_id ORDER BY y.rev DESC LIMIT 1);
+    END LOOP;
     IF v_broken <> '{}' THEN
       WITH back AS (
         UPDATE mq_exception e SET status = 'B', token = NULL, lease_until = NULL, due_at = NULL FROM unnest(v_broken, v_from) b(okey, id)
@@ -320,16 +369,12 @@ END $$;
 
 -- What becomes of a message that did not succeed. X failed: a counted attempt, dead at the limit, or its key stops there (p_keyed, where the
 -- group wants that). L later: not counted. D: rejected. Where the group is no longer subscribed nothing is retried: F.
-CREATE OR REPLACE FUNCTION mq_outcome(g mq_group, p_active boolean, p_status "char", p_attempts int, p_delay_ms bigint, p_now timestamptz, p_keyed boolean,
-                           OUT status "char", OUT attempts int, OUT due_at timestamptz) IMMUTABLE LANGUAGE plpgsql AS $$
-DECLARE v_out boolean;
-BEGIN
-  attempts := p_attempts + CASE WHEN p_status = 'L' THEN 0 ELSE 1 END;
-  v_out := p_status = 'X' AND attempts >= g.max_attempts;
-  IF v_out AND g.stop_key AND p_keyed AND p_active THEN status := 'L'; RETURN; END IF;
-  status := CASE WHEN p_status = 'D' OR v_out THEN 'D' WHEN NOT p_active THEN 'F' ELSE 'L' END;
-  IF status = 'L' THEN due_at := p_now + coalesce(p_delay_ms * interval '1 ms', mq_backoff(g.backoff_ms, attempts)); END IF;
-END $$;
+CREATE OR REPLACE FUNCTION mq_outcome(g mq_group, p_active boolean, p_status "char", p_attempts int, p_delay_ms bigint, p_now timestamptz, p_keyed boolean)
+RETURNS TABLE (status "char", attempts int, due_at timestamptz) STABLE LANGUAGE sql AS $$
+  SELECT s.status::"char", a.attempts, CASE WHEN s.status = 'L' AND NOT a.stops THEN p_now + coalesce(p_delay_ms * interval '1 ms', mq_backoff(g.backoff_ms, a.attempts)) END
+    FROM (SELECT n.attempts, n.spent, n.spent AND g.stop_key AND p_keyed AND p_active AS stops FROM (
+            SELECT p_attempts + (p_status <> 'L')::int AS attempts, p_status = 'X' AND p_attempts + 1 >= g.max_attempts AS spent) n) a
+   CROSS JOIN LATERAL (SELECT CASE WHEN a.stops THEN 'L' WHEN p_status = 'D' OR a.spent THEN 'D' WHEN NOT p_active THEN 'F' ELSE 'L' END AS status) s $$;
 
 -- Settle and pull the next in one commit: the SDK's normal way.
 CREATE OR REPLACE FUNCTION mq_next(p_group bigint, p_token bigint, p_ids bigint[], p_status "char"[], p_delay_ms bigint[], p_error text[],
