@@ -57,11 +57,11 @@ class ShortWay:
         request.resolver_match = found
         asked = "HTTP_ACCEPT_LANGUAGE" in request.META or "HTTP_COOKIE" in request.META
         language = translation.get_language_from_request(request) if asked else self.language
-        translation.activate(language)
-        try:
-            response = found.func(request, **found.kwargs)
-        except Exception as error:  # noqa: BLE001 - what it is, the problem says
-            response = response_for_exception(error)
+        with translation.override(language):
+            try:
+                response = found.func(request, **found.kwargs)
+            except Exception as error:  # noqa: BLE001 - what it is, the problem says
+                response = response_for_exception(error)
         headers = response.headers
         for name, value in self.headers.items():
             headers[name] = value

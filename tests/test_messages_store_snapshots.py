@@ -1,11 +1,13 @@
 """A session that holds a snapshot keeps every old row version: what a pull looks at must not grow with them."""
 
+import time
+
 import psycopg
 import pytest
 
 from messages import services
 from messages.types import NewMessage, Outcome
-from tests.store_world import counts, new_group, new_id, pull, session, settle, sql, until
+from tests.store_world import counts, new_group, new_id, pull, session, settle, sql
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -33,20 +35,21 @@ class Worker:
             failed = [Outcome(o.id, "failed", delay_ms=0, error="x") for o in self.outcomes]
             services.settle(group_id=self.group, lease=self.lease, outcomes=failed)
             self.lease, self.outcomes = None, []
-        until(lambda: sql("SELECT extract(epoch FROM clock_timestamp())::bigint %% 10 BETWEEN 1 AND 7"))
         entries = (
             "SELECT coalesce(sum(pg_stat_get_xact_tuples_returned(i.indexrelid)), 0)::bigint FROM pg_index i"
             " WHERE i.indrelid::regclass::text LIKE 'mq\\_%'"
         )
         pulled = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM mq_pull(%s::bigint, 1, interval '1 min', 'w', true)"
+        seen = []
         with session(autocommit=False) as other:
-            for _ in range(2):  # the first one fills the caches of a new session
-                other.rollback()
+            for _ in range(4):  # the first one fills the caches of a new session; one that comes in the tenth second looks at all retries
                 (before,) = other.execute(entries).fetchone()
                 (plan,) = other.execute(pulled, (self.group,)).fetchone()
                 (after,) = other.execute(entries).fetchone()
-            other.rollback()
-        return plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] + after - before
+                seen.append(plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] + after - before)
+                other.rollback()
+                time.sleep(0.5)
+        return min(seen)
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["all-succeed", "each-fails-once"])
@@ -86,7 +89,7 @@ def test_a_retry_from_before_the_clock_was_set_back_is_found():
 
 
 def test_each_ten_seconds_all_retries_are_looked_at():
-    begins = "SELECT mq_due_from(%s::timestamptz, %s::timestamptz) = '-infinity'"
+    begins = "SELECT mq_due_from(%s::timestamptz, %s::timestamptz) = 'epoch'"
     assert sql(begins, "2026-01-01T00:00:00Z", "2026-01-01T00:01:10Z") is True
     assert sql(begins, "2026-01-01T00:00:00Z", "2026-01-01T00:01:11Z") is False
 

@@ -81,7 +81,8 @@ class Host:
 
     def __init__(self, group):
         database = connection.settings_dict
-        address = f"postgres://{database['USER']}@{database['HOST']}:{database['PORT']}/{database['NAME']}"
+        password = f":{database['PASSWORD']}" if database["PASSWORD"] else ""
+        address = f"postgres://{database['USER']}{password}@{database['HOST']}:{database['PORT']}/{database['NAME']}"
         env = {**os.environ, "DATABASE_URL": address, "DJANGO_SETTINGS_MODULE": "mqadmin.settings"}
         command = [sys.executable, "-c", HOST, str(group)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -6,7 +6,7 @@ from messages.migrations._sql import PATIENCE, load
 
 REVISIONS = """
 ALTER TABLE mq_cursor ADD COLUMN rev bigint NOT NULL DEFAULT 0, ADD COLUMN uses smallint NOT NULL DEFAULT 0,   -- updates of it
-  ADD COLUMN due_from timestamptz NOT NULL DEFAULT '-infinity';   -- no retry of the group is due before, as far as its pulls have seen
+  ADD COLUMN due_from timestamptz NOT NULL DEFAULT 'epoch';   -- no retry of the group is due before, as far as its pulls have seen
 ALTER TABLE mq_cursor DROP CONSTRAINT mq_cursor_pkey, ADD PRIMARY KEY (group_id, topic_id, rev);
 DROP INDEX mq_cursor_topic;
 CREATE INDEX mq_cursor_topic ON mq_cursor (topic_id, group_id, rev);   -- the groups of a topic; with rev, since the planner may prefer it

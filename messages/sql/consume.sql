@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION mq_cursors(p_group bigint) RETURNS SETOF mq_cursor ST
 
 -- Where the search for retries that are due begins. A clock that was set back can leave one before it: each ten seconds one looks at all.
 CREATE OR REPLACE FUNCTION mq_due_from(p_from timestamptz, p_now timestamptz) RETURNS timestamptz STABLE LANGUAGE sql AS $$
-  SELECT CASE WHEN p_from <= p_now AND extract(epoch FROM p_now)::bigint % 10 > 0 THEN p_from ELSE '-infinity' END $$;
+  SELECT CASE WHEN p_from <= p_now AND extract(epoch FROM p_now)::bigint % 10 > 0 THEN p_from ELSE 'epoch'::timestamptz END $$;
 
 -- Pull: retries that are due first, then the next stretch of each topic under one lease. What is gone is given up on the way (hint 2: there
 -- may be more), and no more is handed out than the group's ceiling leaves room for ("outstanding": none).

@@ -176,7 +176,7 @@ BEGIN
         FROM jsonb_populate_recordset(NULL::mq_span, u.spans) s
        WHERE s.lo < u.from_pos AND (s.hi IS NULL OR s.hi > c.pos);
     INSERT INTO mq_span (group_id, topic_id, lo, kind, filter_no, tags) VALUES (p_group, p_topic, u.from_pos, 'D', c.filter_no, c.tags);
-    UPDATE mq_cursor q SET due_from = '-infinity' WHERE q.group_id = p_group AND q.due_from > '-infinity';   -- retries come back that were due long ago
+    UPDATE mq_cursor q SET due_from = 'epoch' WHERE q.group_id = p_group AND q.due_from > 'epoch';   -- retries come back that were due long ago
     INSERT INTO mq_exception SELECT e.* FROM mq_undo_exception k CROSS JOIN LATERAL jsonb_populate_record(NULL::mq_exception, k.kept) e
       WHERE k.group_id = p_group AND k.topic_id = p_topic AND k.msg_id > c.pos;
     SELECT * INTO t FROM mq_tally(p_group, p_topic, c.pos, u.from_pos);
