@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import DatabaseError, connection
 
 from benchmarks import Row
 from benchmarks.flow import PRODUCERS, Flow
@@ -104,14 +105,27 @@ def _environment() -> str:
 @contextmanager
 def database(name: str) -> Iterator[str]:
     """An empty database on the same server, dropped afterwards."""
+    _drop(name)
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         cursor.execute(f"CREATE DATABASE {name}")
     try:
         yield dsn_of(name)
     finally:
-        with connection.cursor() as cursor:
-            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        _drop(name)
+
+
+def _drop(name: str) -> None:
+    """Drop a database. While a worker of autovacuum is in it, whom only a superuser may end, that is refused: it goes by itself."""
+    for tries_left in reversed(range(100)):
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        except DatabaseError:
+            if not tries_left:
+                raise
+            time.sleep(0.3)
+        else:
+            return
 
 
 def dsn_of(name: str) -> str:
