@@ -96,6 +96,8 @@ TABLE: dict[str, Row] = {
     "registry.add_publication": Row("write", ALL, NONE, NONE),
     "registry.change_publication": Row("write", ALL, NONE, NONE),
     "registry.delete_publication": Row("write", ALL, NONE, NONE),
+    "registry.view_release": Row("read", ALL, OWN, ALL),
+    "registry.rollback_release": Row("write", ALL, NONE, NONE),
     "registry.view_instance": Row("read", ALL, OWN, ALL),
     "registry.view_registrarheartbeat": Row("read", ALL, NONE, ALL),
     "registry.view_deployment": Row("read", ALL, NONE, ALL),

@@ -112,15 +112,20 @@ def _publish(number: int) -> int:
     from django.db import transaction
 
     from registry import services
+    from registry.releases import Change
 
+    change = Change(author=None, message="benchmark")
     with transaction.atomic():
         if number == 0:
-            services.publish_properties(path="/zms/cluster/bench", zms={"bootAddr": "h:1", "brokerType": "kafka", "serverIps": ""}, own={})
+            services.publish_properties(
+                path="/zms/cluster/bench", zms={"bootAddr": "h:1", "brokerType": "kafka", "serverIps": ""}, own={}, change=change
+            )
         services.publish_properties(
             path="/zms/topic/bench",
             zms={"clusterName": "bench", "type": "topic", "gatedIps": "", "gatedCluster": "", "statisticsLogger": "disk"},
             own={"mqadmin.drainClusters": str(number) if number else ""},
             requires=["/zms/cluster/bench"],
+            change=change,
         )
         return time.time_ns()
 

@@ -16,6 +16,7 @@ from core.audit.services import record
 from core.errors import FieldError, Problem, changed_meanwhile, conflict
 from core.names import check_name
 from registry import services as registry
+from registry.releases import Change
 
 #: What a cluster takes, as an operator says it, and the largest number that makes sense; None is "nobody knows".
 LIMITS = {"max_topics": 1_000_000, "max_rate": 2**31 - 1, "max_bytes_per_second": 2**53, "max_partitions": 10_000_000}
@@ -29,7 +30,7 @@ def ensure_builtin() -> Cluster:
     with transaction.atomic():
         cluster, made = Cluster.objects.get_or_create(name="builtin", defaults={"kind": Kind.BUILTIN})
         if made:
-            _publish(cluster)
+            _publish(cluster, Change(author=None, message=_("The built-in store.")))
     return cluster
 
 
@@ -44,7 +45,7 @@ def create(*, actor: User, name: str, kind: str, address: str, description: str 
         with transaction.atomic():
             cluster = Cluster.objects.create(name=name, kind=kind, address=address, description=description, **_limits(limits))
             record(actor=actor, action="create", kind="cluster", name=name, after=_audited(cluster))
-            _publish(cluster)
+            _publish(cluster, Change(author=actor, message=_("Cluster “{name}” added.").format(name=name)))
     except IntegrityError:
         raise conflict(
             "duplicate_name", _("There is a cluster “{name}” already.").format(name=name), hint=_("Choose another name.")
@@ -73,8 +74,10 @@ def change(*, actor: User, cluster: Cluster, address: str, description: str, **l
         cluster.refresh_from_db()
         record(actor=actor, action="change", kind="cluster", name=cluster.name, before=before, after=_audited(cluster))
         if moved:
-            _publish(cluster)
-            registry.republish(paths=dependent_paths(cluster))
+            message = _("Address of “{name}”: {before} became {after}.").format(name=cluster.name, before=before["address"], after=address)
+            change = Change(author=actor, message=message)
+            _publish(cluster, change)
+            registry.republish(paths=dependent_paths(cluster), change=change)
     return cluster
 
 
@@ -86,7 +89,7 @@ def delete(*, actor: User, cluster: Cluster) -> None:
     with transaction.atomic():
         deletion.delete(cluster)
         record(actor=actor, action="delete", kind="cluster", name=cluster.name, before=before)
-        registry.retract(path=path)
+        registry.retract(path=path, change=Change(author=actor, message=_("Cluster “{name}” deleted.").format(name=cluster.name)))
 
 
 def dependent_paths(cluster: Cluster) -> list[str]:
@@ -94,10 +97,13 @@ def dependent_paths(cluster: Cluster) -> list[str]:
     return [path for paths_of in dependants for path in paths_of(cluster)]
 
 
-def _publish(cluster: Cluster) -> None:
+def _publish(cluster: Cluster, change: Change) -> None:
     # serverIps stays as it is for ever: any difference restarts ZMS clients.
     registry.publish_properties(
-        path=cluster.zookeeper_path, zms={"bootAddr": cluster.address, "brokerType": cluster.kind, "serverIps": ""}, own={}
+        path=cluster.zookeeper_path,
+        zms={"bootAddr": cluster.address, "brokerType": cluster.kind, "serverIps": ""},
+        own={},
+        change=change,
     )
 
 

@@ -21,6 +21,7 @@ from core.errors import FieldError, Problem, conflict
 from core.names import check_name
 from topics.models import Topic
 from topics.requests import columns, resolved
+from topics.services import change_of
 
 FIELDS = {
     "application": Field(gettext_lazy("Application"), str),
@@ -260,7 +261,9 @@ class ChangeGroup(GroupKind):
             setattr(group, key, value)
         services.check_fields(group)
         wanted = services.check_subscriptions(_rows(request.payload)) if "subscriptions" in request.payload else None
-        services.alter(group=group, values=columns(values), wanted=wanted)
+        message = decision.reason or _("Request {number} approved.").format(number=request.pk)
+        change = change_of(actor=decision.actor, message=message, forced=decision.forced)
+        services.alter(group=group, values=columns(values), wanted=wanted, change=change)
         after = {**before, **request.payload, "request": request.pk}
         record(
             actor=decision.actor,

@@ -20,6 +20,7 @@ from core.approvals.models import State
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
 from registry import services as registry
+from registry.releases import Change
 from topics.models import Topic
 from topics.services import check_nobody_uses, named, request_of, validate
 
@@ -141,10 +142,10 @@ def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: 
         _subscribe(group, subscription.topic_id, subscription.tags)
     push.ensure_secret(group)
     record(actor=actor, action="approve", kind="consumer group", name=group.name, after={"request": request}, reason=reason)
-    publish(group)
+    publish(group, Change(author=actor, message=reason or _("Request {number} approved.").format(number=request)))
 
 
-def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple[Topic, str]] | None) -> None:
+def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple[Topic, str]] | None, change: Change) -> None:
     """Write what an approved change asks for: columns, and the subscriptions as they shall be; in the caller's transaction.
 
     The store changes with it. A topic that is new begins where the group's `consume_from` says, or goes on where the group stood if it
@@ -176,7 +177,7 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
             elif old[topic_id] != expression:
                 builtin.change_filter(group_id=group.pk, topic_id=topic_id, tag_expression=expression)
     push.ensure_secret(group)
-    publish(group)
+    publish(group, change)
 
 
 def _start(group: ConsumerGroup) -> Literal["earliest", "latest"]:
@@ -224,13 +225,14 @@ def retire(*, actor: User | None, group: ConsumerGroup, reason: str) -> Consumer
         approvals.move(thing=group, expected=State.ACTIVE, to=State.RETIRED, values=approvals.decision(actor=actor, reason=reason))
         builtin.retire_group(group_id=group.pk)
         record(actor=actor, action="retire", kind="consumer group", name=group.name, reason=reason)
+        change = Change(author=actor, message=reason)
         for shadow in group.shadow_tasks.select_related("application", "group"):  # the group's node goes after theirs
-            registry.retract(path=shadow.zookeeper_path)
-        registry.retract(path=group.zookeeper_path)
+            registry.retract(path=shadow.zookeeper_path, change=change)
+        registry.retract(path=group.zookeeper_path, change=change)
     return group
 
 
-def publish(group: ConsumerGroup) -> None:
+def publish(group: ConsumerGroup, change: Change) -> None:
     """Write what SDKs should see; bindingTopic and clusterName are those of the first subscription, since ZMS knows one of each."""
     # A suspension and a move of the topic may be here at once, each with its own half of the truth: who comes second reads both.
     registry.lock(path=group.zookeeper_path)
@@ -261,10 +263,11 @@ def publish(group: ConsumerGroup) -> None:
             "mqadmin.maxAttempts": str(group.max_attempts),
         },
         requires=[first.cluster.zookeeper_path, *(subscription.topic.zookeeper_path for subscription in subscriptions)],
+        change=change,
     )
 
 
-def publish_groups_of(topic: Topic) -> None:
+def publish_groups_of(topic: Topic, change: Change) -> None:
     """A topic moved: the groups that are bound to it first name its cluster. Problem: built_in_store_needed."""
     if not _built_in(topic):
         bound = ConsumerGroup.objects.filter(state__in=[State.PENDING, State.ACTIVE], subscriptions__topic=topic)
@@ -280,7 +283,7 @@ def publish_groups_of(topic: Topic) -> None:
             )
     groups = ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__topic=topic, subscriptions__position=0)
     for group in groups.order_by("name"):  # as `republish` locks them
-        publish(group)
+        publish(group, change)
 
 
 def paths_on(cluster: Cluster) -> list[str]:
@@ -302,7 +305,7 @@ def _set_suspended(*, actor: User, group: ConsumerGroup, suspended: bool, reason
         )
         builtin.update_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=suspended)
         record(actor=actor, action="suspend" if suspended else "resume", kind="consumer group", name=group.name, reason=reason)
-        publish(group)
+        publish(group, Change(author=actor, message=reason or (_("Suspended.") if suspended else _("Resumed."))))
     return group
 
 

@@ -17,6 +17,7 @@ from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
 from core.names import check_name
 from registry import services as registry
+from registry.releases import Change
 from topics.models import Topic
 
 log = structlog.get_logger(__name__)
@@ -42,7 +43,7 @@ def create(*, actor: User, application: Application, task: str, group: ConsumerG
             _lock_active(group)
             shadow = ShadowTask.objects.create(application=application, task=task, group=group, topic=topic, owner=actor)
             record(actor=actor, action="create", kind="shadow group", name=str(shadow))
-            _publish(shadow)
+            _publish(shadow, Change(author=actor, message=_("Shadow group added, off.")))
     except IntegrityError:
         raise conflict("duplicate_name", _("This shadow group is there already.")) from None
     return shadow
@@ -61,7 +62,7 @@ def start(*, actor: User, shadow: ShadowTask, minutes: int, reason: str) -> Shad
         record(
             actor=actor, action="switch on", kind="shadow group", name=str(shadow), after={"lease_until": until.isoformat()}, reason=reason
         )
-        _publish(shadow)
+        _publish(shadow, Change(author=actor, message=reason))
     return shadow
 
 
@@ -72,7 +73,7 @@ def stop(*, actor: User | None, shadow: ShadowTask, reason: str) -> ShadowTask:
     with transaction.atomic():
         _set(shadow, enabled=False, lease_until=None, reason=reason)
         record(actor=actor, action="switch off", kind="shadow group", name=str(shadow), reason=reason)
-        _publish(shadow)
+        _publish(shadow, Change(author=actor, message=reason))
     return shadow
 
 
@@ -118,7 +119,7 @@ def _set(shadow: ShadowTask, **values: object) -> None:
     shadow.refresh_from_db()
 
 
-def _publish(shadow: ShadowTask) -> None:
+def _publish(shadow: ShadowTask, change: Change) -> None:
     registry.publish_json(
         path=shadow.zookeeper_path,
         document={
@@ -129,4 +130,5 @@ def _publish(shadow: ShadowTask) -> None:
             "leaseUntil": shadow.lease_until.isoformat(timespec="milliseconds").replace("+00:00", "Z") if shadow.lease_until else None,
         },
         requires=[shadow.group.zookeeper_path],
+        change=change,
     )

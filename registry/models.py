@@ -3,14 +3,16 @@
 import uuid
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from registry.querysets import InstanceQuerySet, PublicationQuerySet, RegistrarQuerySet
+from registry.querysets import InstanceQuerySet, PublicationQuerySet, RegistrarQuerySet, ReleaseQuerySet
 
 #: A registrar that has not written its heartbeat for so long is not counted as running.
 HEARTBEAT_LIMIT = timedelta(seconds=6)
@@ -104,6 +106,69 @@ class Publication(models.Model):
     def text(self) -> str:
         """The node's data for people."""
         return bytes(self.data).decode("utf-8", "replace")
+
+
+class Release(models.Model):
+    """One generation of one path: who made it, why, and what was to stand there. Written with the change itself, never changed."""
+
+    class Kind(models.TextChoices):
+        """How it came about."""
+
+        NORMAL = "normal", _("normal")
+        ROLLBACK = "rollback", _("rollback")
+        GATED = "gated", _("gated")
+        EMERGENCY = "emergency", _("emergency")
+        REPAIR = "repair", _("repair")
+
+    publication = models.ForeignKey(
+        Publication, models.CASCADE, related_name="releases", verbose_name=_("publication"), db_index=False
+    )  # found by the constraint's index
+    generation = models.BigIntegerField(_("generation"))
+    kind = models.CharField(_("kind"), max_length=16, choices=Kind.choices)
+    author = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.DO_NOTHING,
+        null=True,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+        verbose_name=_("author"),
+    )
+    author_name = models.CharField(_("author"), max_length=150, help_text=_("“system” is a worker of mqadmin."))
+    message = models.TextField(_("message"), blank=True)
+    change = models.UUIDField(_("change"))  # what one verb released together has the same one
+    format = models.CharField(_("format"), max_length=16, choices=Publication.Format.choices)
+    deleted = models.BooleanField(_("retired"), default=False)
+    data = models.BinaryField(_("data"), default=b"")  # the whole node, as it was to be written; empty when the path was retired
+    created_at = models.DateTimeField(_("created"), db_default=Now())
+    published_at = models.DateTimeField(_("published"), null=True, blank=True)  # a registrar has recorded it as standing in ZooKeeper
+
+    objects = ReleaseQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("release")
+        verbose_name_plural = _("releases")
+        ordering = ("-id",)
+        default_permissions = ("view",)
+        permissions = [("rollback_release", _("Can roll back to a release"))]
+        constraints = [models.UniqueConstraint(fields=["publication", "generation"], name="registry_release_generation")]
+        indexes = [
+            models.Index(fields=["change"], name="registry_release_change"),  # what was released together
+            models.Index(fields=["author_name", "-id"], name="registry_release_author"),
+            models.Index(fields=["created_at"], name="registry_release_time"),  # a period, and what has to be forgotten
+            # The kinds that are rare, newest first; nearly all are normal, and those are found in the order of the list.
+            models.Index(fields=["kind", "-id"], condition=~Q(kind="normal"), name="registry_release_kind"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.publication.path} {self.generation}"
+
+    @property
+    def state(self) -> str:
+        """`published`: it stands, or stood, in ZooKeeper. `pending`: not yet. `superseded`: a later one came before it was seen there."""
+        if self.published_at is not None:
+            return "published"
+        return "pending" if self.generation > self.publication.published_generation else "superseded"
 
 
 class Instance(models.Model):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from registry.models import Instance, Publication, RegistrarHeartbeat  # noqa: F401 - for the quoted names below
+    from registry.models import Instance, Publication, RegistrarHeartbeat, Release  # noqa: F401 - for the quoted names below
 
 DIRTY = Q(published_generation__lt=F("generation")) | Q(drifted_at__isnull=False)
 
@@ -71,6 +71,20 @@ class PublicationQuerySet(ScopedQuerySet["Publication"]):
             applied_count=count(Q(plain=False, applied_generation__gte=generation)),
             outdated_count=count(Q(plain=False, applied_generation__lt=generation)),
         )
+
+
+class ReleaseQuerySet(ScopedQuerySet["Release"]):
+    """Releases."""
+
+    def own(self, user: Principal) -> Q:
+        """Those of the nodes of the person's topics, groups and shadow groups."""
+        from registry.models import Publication
+
+        return Q(publication__in=Publication.objects.filter(_own(user)).values("pk"))
+
+    def of(self, path: str) -> Self:
+        """Those of one path, newest first."""
+        return self.filter(publication__path=path).order_by("-generation")
 
 
 class InstanceQuerySet(ScopedQuerySet["Instance"]):

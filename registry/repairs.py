@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from registry import rendering
-from registry.models import Publication
+from registry import releases, rendering
+from registry.models import Publication, Release
 
 if TYPE_CHECKING:
     from django.db.models.expressions import CombinedExpression
@@ -65,7 +65,9 @@ def within_budget(row: Publication, decision: Decision) -> bool:
 def absorb(row: Publication, decision: Decision) -> bool:
     """Keep keys of unknown origin: they become part of what is desired, in a new generation."""
     pairs = [list(pair) for pair in decision.foreign_keys]
-    return _advance(row, row.generation + 1, decision, pairs)
+    names = ", ".join(key for key, _value in pairs[:20])
+    found = _("Keys of others were found in the node and are kept: {names}.").format(names=names)
+    return _advance(row, row.generation + 1, decision, pairs, found if pairs else _("Others took their keys out of the node."))
 
 
 def jump_ahead(row: Publication, decision: Decision) -> bool:
@@ -74,21 +76,26 @@ def jump_ahead(row: Publication, decision: Decision) -> bool:
     pairs = rendering.foreign_in(row.format, decision.foreign_data or b"", bytes(row.data), row.foreign_keys)
     if not Publication.objects.filter(pk=row.pk, generation__lt=node).exists():
         return False  # the row has moved on meanwhile: a later round publishes it
-    return _advance(row, node + 1, decision, pairs) and within_budget(row, decision)
-
-
-def _advance(row: Publication, generation: int, decision: Decision, pairs: list[list[str]]) -> bool:
-    data = rendering.with_generation(row.format, bytes(row.data), generation, pairs, row.foreign_keys)
-    # Compare-and-set on the generation: a change made meanwhile wins and finds the foreign keys itself.
-    advanced = Publication.objects.filter(pk=row.pk, generation=row.generation).update(
-        generation=generation,
-        data=data,
-        foreign_keys=pairs,
-        node_version=decision.version,
-        drifted_at=None,
-        next_attempt_at=Now(),
+    found = _("The node carried generation {found}, which was never given here; the last one was {last}.").format(
+        found=node, last=row.generation
     )
-    if advanced:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify('mqadmin_registry', %s)", [row.path])
+    return _advance(row, node + 1, decision, pairs, found) and within_budget(row, decision)
+
+
+def _advance(row: Publication, generation: int, decision: Decision, pairs: list[list[str]], found: str) -> bool:
+    data = rendering.with_generation(row.format, bytes(row.data), generation, pairs, row.foreign_keys)
+    with transaction.atomic():
+        # Compare-and-set on the generation: a change made meanwhile wins and finds the foreign keys itself.
+        advanced = Publication.objects.filter(pk=row.pk, generation=row.generation).update(
+            generation=generation,
+            data=data,
+            foreign_keys=pairs,
+            node_version=decision.version,
+            drifted_at=None,
+            next_attempt_at=Now(),
+        )
+        if advanced:
+            releases.record(change=releases.Change(author=None, kind=Release.Kind.REPAIR, message=found), paths=[row.path])
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_notify('mqadmin_registry', %s)", [row.path])
     return bool(advanced)

@@ -11,21 +11,26 @@ from django.utils.translation import gettext as _
 
 from core.errors import Problem
 from mqadmin_sdk.zk import properties
-from registry import rendering
+from registry import releases, rendering
 from registry.models import Instance, Publication, RegistrarHeartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from registry.releases import Change
 
 #: A node larger than this is refused before it is stored (ZooKeeper's own limit is 1 MB, and a value over it costs the connection).
 MAX_NODE_BYTES = 512 * 1024
 CHANNEL = "mqadmin_registry"
 
 
-def publish_properties(*, path: str, zms: Mapping[str, str], own: Mapping[str, str], requires: Sequence[str] = ()) -> Publication:
+def publish_properties(
+    *, path: str, zms: Mapping[str, str], own: Mapping[str, str], requires: Sequence[str] = (), change: Change
+) -> Publication:
     """Say what a node should hold: the keys of ZMS in their order, `mqadmin.generation`, our other keys, then the foreign keys kept.
 
-    `requires` are the paths that must be published before this one becomes visible. Unchanged content makes no new generation.
+    `requires` are the paths that must be published before this one becomes visible. Unchanged content makes no new generation, and so
+    no release; a new generation is one, by `change`.
     Raises the problems `invalid_path`, `invalid_value` and `node_too_large`.
     """
     for key, value in [*zms.items(), *own.items()]:
@@ -42,19 +47,19 @@ def publish_properties(*, path: str, zms: Mapping[str, str], own: Mapping[str, s
         except properties.PropertiesError as error:
             raise Problem("invalid_value", str(error), hint=_("Leave out signs that are not valid Unicode text.")) from error
 
-    return _publish(path=path, kind=Publication.Format.PROPERTIES, render=render, requires=requires)
+    return _publish(path=path, kind=Publication.Format.PROPERTIES, render=render, requires=requires, change=change)
 
 
-def publish_json(*, path: str, document: Mapping[str, object], requires: Sequence[str] = ()) -> Publication:
+def publish_json(*, path: str, document: Mapping[str, object], requires: Sequence[str] = (), change: Change) -> Publication:
     """Say what a node should hold as UTF-8 JSON; `generation` is added. Otherwise like `publish_properties`."""
 
     def render(_row: Publication, generation: int) -> bytes:
         return rendering.render_json(document, generation)
 
-    return _publish(path=path, kind=Publication.Format.JSON, render=render, requires=requires)
+    return _publish(path=path, kind=Publication.Format.JSON, render=render, requires=requires, change=change)
 
 
-def republish(*, paths: Sequence[str]) -> int:
+def republish(*, paths: Sequence[str], change: Change) -> int:
     """Give the same content a new generation at each path; clients that watch only these nodes look again. Returns how many.
 
     A cluster's dependants need it after the cluster's address changed (ZMS clients never watch cluster nodes). Retired paths are left.
@@ -67,6 +72,7 @@ def republish(*, paths: Sequence[str]) -> int:
             _due_at_once(row)
         Publication.objects.bulk_update(rows, ["data", *_CHANGED], batch_size=500)
         if rows:
+            releases.record(change=change, paths=[row.path for row in rows])
             notify(rows[0].path if len(rows) == 1 else "")
     return len(rows)
 
@@ -79,7 +85,7 @@ def lock(*, path: str) -> None:
     Publication.objects.select_for_update().filter(path=path).values_list("pk").first()
 
 
-def retract(*, path: str) -> Publication | None:
+def retract(*, path: str, change: Change) -> Publication | None:
     """Say that a node should be gone. What depends on it goes first; a node with live instances stays, with an error, until they are gone.
 
     The row stays as a tombstone: if the path is published again, its generations go on counting. None if it was never published.
@@ -92,6 +98,7 @@ def retract(*, path: str) -> Publication | None:
             _due_at_once(row)
             row.save(update_fields=["deleted", *_CHANGED])
             row.refresh_from_db(fields=["changed_at", "next_attempt_at"])
+            releases.record(change=change, paths=[path])
             notify(path)
     return row
 
@@ -144,7 +151,7 @@ def _due_at_once(row: Publication) -> None:
     row.attempts, row.last_error = 0, ""
 
 
-def _publish(*, path: str, kind: str, render: Callable[[Publication, int], bytes], requires: Sequence[str]) -> Publication:
+def _publish(*, path: str, kind: str, render: Callable[[Publication, int], bytes], requires: Sequence[str], change: Change) -> Publication:
     _check_path(path)
     root = path.rsplit("/", 1)[0] if kind == Publication.Format.PROPERTIES else "/" + path.split("/")[1]
     with transaction.atomic():
@@ -171,6 +178,7 @@ def _publish(*, path: str, kind: str, render: Callable[[Publication, int], bytes
         _due_at_once(row)
         row.save(update_fields=["data", "format", "root", "requires", "deleted", *_CHANGED])
         row.refresh_from_db(fields=["changed_at", "next_attempt_at"])
+        releases.record(change=change, paths=[path])
         notify(path)
     return row
 

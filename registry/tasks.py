@@ -2,10 +2,19 @@
 
 from celery import shared_task
 
-from registry import clients
+from registry import clients, releases
+
+CHUNK = 5000
 
 
 @shared_task(name="registry.evict_clients", ignore_result=True)
 def evict_clients() -> int:
     """Mark as gone the clients without ZooKeeper that have been silent for too long."""
     return clients.evict()
+
+
+@shared_task(name="registry.forget_releases", ignore_result=True)
+def forget_releases() -> None:
+    """Delete releases that are older than they are kept, in bounded chunks, each in a transaction of its own."""
+    while releases.forget(limit=CHUNK) == CHUNK:
+        pass

@@ -153,10 +153,19 @@ def world(committed, zk_chroot):
     found.close()
 
 
+def why(message="a test", **values):
+    """A change, as the rooms above make one for each verb."""
+    from registry.releases import Change
+
+    return Change(**{"author": None, "message": message, **values})
+
+
 def put_cluster(name="kafka-a", address="10.0.0.1:9092", kind="kafka"):
     from registry import services
 
-    return services.publish_properties(path=f"/zms/cluster/{name}", zms={"bootAddr": address, "brokerType": kind, "serverIps": ""}, own={})
+    return services.publish_properties(
+        path=f"/zms/cluster/{name}", zms={"bootAddr": address, "brokerType": kind, "serverIps": ""}, own={}, change=why()
+    )
 
 
 def put_topic(name="orders", cluster="kafka-a"):
@@ -167,6 +176,7 @@ def put_topic(name="orders", cluster="kafka-a"):
         zms={"clusterName": cluster, "type": "topic", "gatedIps": "", "gatedCluster": "", "statisticsLogger": "disk"},
         own={"mqadmin.drainClusters": ""},
         requires=[f"/zms/cluster/{cluster}"],
+        change=why(),
     )
 
 
@@ -188,6 +198,7 @@ def put_group(name="billing", cluster="kafka-a", *, suspend=False, topic="orders
         },
         own={"mqadmin.drainClusters": "", "mqadmin.subscriptions": '{"orders":"created || paid"}', "mqadmin.maxAttempts": "16"},
         requires=[f"/zms/cluster/{cluster}"],
+        change=why(),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException
-from registry_world import World, committed, published, put_cluster, put_topic, wait_for  # noqa: F401
+from registry_world import World, committed, published, put_cluster, put_topic, wait_for, why  # noqa: F401
 from zookeeper_server import zookeeper_server  # noqa: F401
 
 from registry import services
@@ -53,7 +53,7 @@ def test_edits_go_on_while_zookeeper_is_paused_and_are_published_afterwards(worl
     for number in range(50):
         started = time.monotonic()
         put_cluster(address=f"edit-{number}")
-        services.republish(paths=["/zms/topic/orders"])
+        services.republish(paths=["/zms/topic/orders"], change=why())
         slowest = max(slowest, time.monotonic() - started)
     assert slowest < 1.0
     assert locks_held_for_long() == 0
@@ -82,7 +82,7 @@ def test_everything_comes_back_after_a_wipe_and_the_cluster_before_its_topic(wor
     rows = [put_cluster(), put_topic()]
     world.registrar()
     for _ in range(3):
-        services.republish(paths=[row.path for row in rows])
+        services.republish(paths=[row.path for row in rows], change=why())
         published(*rows)
     client = world.raw()
     client.create(f"/zms/topic/orders/{NODE}", b"", ephemeral=True)

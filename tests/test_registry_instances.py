@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from registry_world import committed, published, put_cluster, put_group, put_topic, wait_for, world  # noqa: F401
+from registry_world import committed, published, put_cluster, put_group, put_topic, wait_for, why, world  # noqa: F401
 
 from registry import services
 from registry.models import Instance, Publication
@@ -68,7 +68,7 @@ def test_instances_appear_report_and_vanish(world, topic):  # noqa: F811
     assert (mine.app, mine.pid, mine.state, mine.cluster, mine.applied) == ("order-service", 4711, "running", "kafka-a", "applied")
     assert mine.applied_at.isoformat() == "2026-11-21T08:00:00.123000+00:00"
 
-    services.republish(paths=[topic])
+    services.republish(paths=[topic], change=why())
     published(topic)
     assert counts(topic) == (3, 0, 2, 1)
     raw.set(f"{topic}/{ours(1)}", report(2))
@@ -118,7 +118,7 @@ def test_retiring_waits_for_the_last_instance_and_says_so(world, topic):  # noqa
     raw = world.raw()
     raw.create(f"{topic}/{PLAIN_5}", b"", ephemeral=True)
     wait_for(lambda: Instance.objects.online().exists())
-    services.retract(path=topic)
+    services.retract(path=topic, change=why())
     row = wait_for(lambda: Publication.objects.filter(path=topic).exclude(last_error="").first(), what="the reason")
     assert "online" in row.last_error
     assert raw.exists(topic)

@@ -7,7 +7,7 @@ import signal
 import psycopg
 from django.db import connection, transaction
 from kazoo.security import make_acl
-from registry_world import committed, published, put_cluster, put_group, put_topic, wait_for, world  # noqa: F401
+from registry_world import committed, published, put_cluster, put_group, put_topic, wait_for, why, world  # noqa: F401
 
 from registry import services
 from registry.models import Publication, RegistrarHeartbeat
@@ -74,7 +74,7 @@ def test_a_changed_address_reaches_the_cluster_before_its_dependants(world):  # 
     raw = world.raw()
     with transaction.atomic():
         put_cluster(address="10.9.9.9:9092")
-        assert services.republish(paths=[rows[1].path, rows[2].path]) == 2
+        assert services.republish(paths=[rows[1].path, rows[2].path], change=why()) == 2
     published(*rows)
     zxids = [raw.get(row.path)[1].mzxid for row in rows]
     assert zxids[0] < min(zxids[1:])
@@ -89,10 +89,10 @@ def test_retiring_goes_the_other_way_round(world):  # noqa: F811
     raw = world.raw()
     for row in rows:
         raw.exists(row.path, watch=lambda event: deleted.append((event.type, event.path)))
-    services.retract(path=rows[0].path)
+    services.retract(path=rows[0].path, change=why())
     assert not deleted
     assert services.blockers(Publication.objects.get(pk=rows[0].pk)) == ["/zms/topic/orders"]
-    services.retract(path=rows[1].path)
+    services.retract(path=rows[1].path, change=why())
     published(*rows)
     wait_for(lambda: len(deleted) == 2)
     assert deleted == [("DELETED", "/zms/topic/orders"), ("DELETED", "/zms/cluster/kafka-a")]
@@ -197,9 +197,9 @@ def test_one_bad_item_does_not_hold_up_the_rest(world):  # noqa: F811
     raw.ensure_path("/zms")
     raw.create(closed, b"", acl=[make_acl("world", "anyone", read=True)])
     with transaction.atomic():
-        bad = services.publish_properties(path=f"{closed}/x", zms={"a": "1"}, own={})
+        bad = services.publish_properties(path=f"{closed}/x", zms={"a": "1"}, own={}, change=why())
         rows = [put_cluster(f"kafka-{number}") for number in range(250)]
-        bad2 = services.publish_properties(path=f"{closed}/y", zms={"a": "1"}, own={})
+        bad2 = services.publish_properties(path=f"{closed}/y", zms={"a": "1"}, own={}, change=why())
     world.registrar()
     published(*rows)
     for row in (bad, bad2):

@@ -2,7 +2,7 @@
 
 import pytest
 from django.db import transaction
-from registry_world import put_cluster, put_group, put_topic
+from registry_world import put_cluster, put_group, put_topic, why
 
 from core.errors import Problem
 from registry import services
@@ -33,22 +33,22 @@ def test_unchanged_content_makes_no_new_generation():
 
 
 def test_json_carries_the_generation_and_plain_unicode():
-    row = services.publish_json(path="/zpt/app/task/group", document={"enable": "1", "task": "压测"})
+    row = services.publish_json(path="/zpt/app/task/group", document={"enable": "1", "task": "压测"}, change=why())
     assert bytes(row.data) == '{"enable":"1","task":"压测","generation":1}'.encode()
-    assert services.publish_json(path="/zpt/app/task/group", document={"enable": "0", "task": "压测"}).generation == 2
+    assert services.publish_json(path="/zpt/app/task/group", document={"enable": "0", "task": "压测"}, change=why()).generation == 2
 
 
 @pytest.mark.parametrize("value", ["null", None, 7])
 def test_it_refuses_the_word_null_and_what_is_no_text(value):
     with pytest.raises(Problem, match="bootAddr") as refused:
-        services.publish_properties(path="/zms/cluster/x", zms={"bootAddr": value}, own={})
+        services.publish_properties(path="/zms/cluster/x", zms={"bootAddr": value}, own={}, change=why())
     assert refused.value.code == "invalid_value"
     assert not Publication.objects.filter(path="/zms/cluster/x").exists()
 
 
 def test_it_refuses_half_a_surrogate_pair():
     with pytest.raises(Problem) as refused:
-        services.publish_properties(path="/zms/cluster/x", zms={"bootAddr": "\ud83d"}, own={})
+        services.publish_properties(path="/zms/cluster/x", zms={"bootAddr": "\ud83d"}, own={}, change=why())
     assert refused.value.code == "invalid_value"
 
 
@@ -65,7 +65,7 @@ def test_it_refuses_a_node_over_512_kilobytes_before_it_is_stored():
 )
 def test_it_refuses_what_is_no_path(path):
     with pytest.raises(Problem) as refused:
-        services.publish_json(path=path, document={})
+        services.publish_json(path=path, document={}, change=why())
     assert refused.value.code == "invalid_path"
 
 
@@ -73,22 +73,22 @@ def test_republishing_gives_the_same_content_a_new_generation():
     put_topic("a")
     put_topic("b")
     gone = put_topic("c")
-    services.retract(path=gone.path)
-    assert services.republish(paths=["/zms/topic/a", "/zms/topic/b", gone.path, "/zms/topic/unknown"]) == 2
+    services.retract(path=gone.path, change=why())
+    assert services.republish(paths=["/zms/topic/a", "/zms/topic/b", gone.path, "/zms/topic/unknown"], change=why()) == 2
     assert bytes(services.publication_for("/zms/topic/b").data).endswith(b"disk\nmqadmin.generation=2\nmqadmin.drainClusters=\n")
 
 
 def test_a_path_published_again_after_retiring_goes_on_counting():
     row = put_topic()
-    assert (row.generation, services.retract(path=row.path).generation) == (1, 2)
-    assert services.retract(path=row.path).generation == 2
+    assert (row.generation, services.retract(path=row.path, change=why()).generation) == (1, 2)
+    assert services.retract(path=row.path, change=why()).generation == 2
     again = put_topic()
     assert (again.generation, again.deleted) == (3, False)
     assert b"mqadmin.generation=3\n" in bytes(again.data)
 
 
 def test_retracting_what_was_never_published_is_no_error():
-    assert services.retract(path="/zms/topic/none") is None
+    assert services.retract(path="/zms/topic/none", change=why()) is None
 
 
 def test_foreign_keys_come_after_ours_and_never_replace_them():
@@ -105,7 +105,7 @@ def test_what_a_publication_waits_for_is_named():
     cluster = put_cluster()
     Publication.objects.filter(pk=cluster.pk).update(published_generation=1)
     assert services.blockers(topic) == []
-    assert services.blockers(services.retract(path=cluster.path)) == [topic.path]
+    assert services.blockers(services.retract(path=cluster.path, change=why())) == [topic.path]
 
 
 def test_instances_are_known_only_with_a_live_watch():

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from django.db import transaction
 from django.utils import timezone
-from registry_world import committed, put_cluster, put_group, put_topic, wait_for, world  # noqa: F401
+from registry_world import committed, put_cluster, put_group, put_topic, wait_for, why, world  # noqa: F401
 
 from registry import services
 from registry.models import Instance
@@ -21,6 +21,7 @@ def put_shadow(enable, until=None):
             "leaseUntil": until and until.isoformat(timespec="milliseconds"),
         },
         requires=["/zms/consumergroup/order_bill_group"],
+        change=why(),
     )
 
 
@@ -51,7 +52,7 @@ def test_it_prints_each_change_as_it_comes_and_is_seen_online(world):  # noqa: F
     assert program.expect("topic") == "topic order_topic: rebuilt for cluster kafka-b (10.0.0.7:9092), generation 2"
     with transaction.atomic():
         put_cluster("kafka-b", "10.0.0.8:9092")
-        services.republish(paths=["/zms/topic/order_topic"])
+        services.republish(paths=["/zms/topic/order_topic"], change=why())
     assert program.expect("topic") == "topic order_topic: rebuilt for cluster kafka-b (10.0.0.8:9092), generation 3"
 
     instance = wait_for(lambda: Instance.objects.online().filter(path="/zms/topic/order_topic", applied_generation=3).first())

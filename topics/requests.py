@@ -220,7 +220,9 @@ class CreateTopic(TopicKind):
     def apply(self, request: Request, decision: Decision) -> dict[str, Any]:
         """Allocate and publish."""
         topic, cluster = self._row(request), self._cluster(decision.values.get("cluster"))
-        services.activate(actor=decision.actor, topic=topic, cluster=cluster, reason=decision.reason, request=request.pk)
+        services.activate(
+            actor=decision.actor, topic=topic, cluster=cluster, reason=decision.reason, request=request.pk, forced=decision.forced
+        )
         return {"cluster": cluster.name}
 
     def declined(self, request: Request, decision: Decision) -> None:

@@ -17,11 +17,13 @@ from core.approvals.models import Request, State
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
 from registry import services as registry
+from registry.models import Release
+from registry.releases import Change
 from topics import placement
 from topics.models import OrderScope, Retention, Topic
 
 # Rooms above add what must follow when a topic moves to another cluster, in the same transaction.
-moved: list[Callable[[Topic], None]] = []
+moved: list[Callable[[Topic, Change], None]] = []
 
 CREATE = "topic.create"  # the kind of request behind a topic that is not active yet (see topics.requests)
 
@@ -112,7 +114,7 @@ def request_of(thing: Any, kind: str = CREATE) -> Request:
     return request
 
 
-def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str, request: int) -> None:
+def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str, request: int, forced: bool = False) -> None:
     """Allocate a pending topic and publish it; in the transaction of its approval. Actor None: a policy."""
     approvals.move(
         thing=topic,
@@ -125,8 +127,13 @@ def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str,
     if topic.retention != Retention.STORE:
         keep_messages(topic)
     record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
-    publish(topic)
+    publish(topic, change_of(actor=actor, message=reason or _("Request {number} approved.").format(number=request), forced=forced))
     keep_order(topic)
+
+
+def change_of(*, actor: User | None, message: str, forced: bool) -> Change:
+    """The change behind a verb; `forced`: warnings spoke against it and were accepted, which makes its releases emergencies."""
+    return Change(author=actor, message=message, kind=Release.Kind.EMERGENCY if forced else Release.Kind.NORMAL)
 
 
 def _again(topic: Topic) -> Topic:
@@ -152,11 +159,13 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_war
     if topic.cluster_id == cluster.pk:
         raise conflict("same_cluster", _("The topic is on “{name}” already.").format(name=cluster.name))
     with transaction.atomic():
+        # Locked as by an approval, so that two do not share the last room.
+        Topic.objects.select_for_update().get(pk=topic.pk)
+        cluster = Cluster.objects.select_for_update().get(pk=cluster.pk)
+        warnings = [*placement.place(topic, cluster).excess, *_lost(topic, cluster)]
         if not accept_warnings:
-            # Locked as by an approval, so that two do not share the last room.
-            Topic.objects.select_for_update().get(pk=topic.pk)
-            cluster = Cluster.objects.select_for_update().get(pk=cluster.pk)
-            workflow.confirm([*placement.place(topic, cluster).excess, *_lost(topic, cluster)])
+            workflow.confirm(warnings)
+        change = change_of(actor=actor, message=reason, forced=bool(warnings))
         approvals.move(thing=topic, expected=State.ACTIVE, to=State.ACTIVE, values={"cluster_id": cluster.pk})
         record(
             actor=actor,
@@ -169,8 +178,8 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_war
         )
         # The groups' nodes before the topic's: that is how a cluster's change of address locks them.
         for follow in moved:
-            follow(topic)
-        publish(topic)
+            follow(topic, change)
+        publish(topic, change)
         keep_order(topic)
     return topic
 
@@ -211,7 +220,7 @@ def retire(*, actor: User | None, topic: Topic, reason: str, cancel_delayed: boo
         if not cancel_delayed:
             _check_no_delayed(topic, backlog.delayed)
         approvals.move(thing=topic, expected=State.ACTIVE, to=State.RETIRED, values=approvals.decision(actor=actor, reason=reason))
-        registry.retract(path=topic.zookeeper_path)
+        registry.retract(path=topic.zookeeper_path, change=Change(author=actor, message=reason))
         cancelled = builtin.retire_topic(topic_id=topic.pk)
         after = {"cancelled_delayed_messages": cancelled} if cancelled else None
         record(actor=actor, action="retire", kind="topic", name=topic.name, after=after, reason=reason)
@@ -265,7 +274,7 @@ def check_nobody_uses(*, path: str, groups: list[str], what: str) -> None:
         )
 
 
-def publish(topic: Topic) -> None:
+def publish(topic: Topic, change: Change) -> None:
     """Write what SDKs should see; the order of ZMS's keys is part of the contract."""
     cluster = topic.cluster
     if cluster is None:
@@ -275,6 +284,7 @@ def publish(topic: Topic) -> None:
         zms={"clusterName": cluster.name, "type": "topic", "gatedIps": "", "gatedCluster": "", "statisticsLogger": "disk"},
         own={"mqadmin.drainClusters": ""},
         requires=[cluster.zookeeper_path],
+        change=change,
     )
 
 

@@ -60,12 +60,13 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An approval: by whom (None: a policy), why, and what the approver added, such as the cluster."""
+    """An approval: by whom (None: a policy), why, what the approver added, such as the cluster, and whether warnings were accepted."""
 
     actor: User | None
     reason: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
     policy: str = ""
+    forced: bool = False
 
 
 class Kind:

@@ -187,7 +187,7 @@ def approve(
         warnings = what.warnings(request, values)
         if not accept_warnings:
             confirm(warnings)
-        _apply(what, request, Decision(actor, reason, values))
+        _apply(what, request, Decision(actor, reason, values, forced=bool(warnings)))
     return request
 
 

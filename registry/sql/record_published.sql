@@ -1,7 +1,8 @@
 -- What was written to ZooKeeper, recorded unless a later generation has been recorded already. No lock was held meanwhile.
 -- The rows are locked in the order of their paths, as a change of a cluster locks them: it must not be the victim of a deadlock.
 WITH mine AS MATERIALIZED (
-    SELECT id FROM registry_publication WHERE id = ANY (%(ids)s::bigint[]) ORDER BY path FOR NO KEY UPDATE)
+    SELECT id FROM registry_publication WHERE id = ANY (%(ids)s::bigint[]) ORDER BY path FOR NO KEY UPDATE),
+recorded AS (
 UPDATE registry_publication p
    SET published_generation = w.generation,
        node_version = w.version,
@@ -20,3 +21,11 @@ UPDATE registry_publication p
  WHERE p.id = w.id
    AND p.published_generation <= w.generation
    AND p.generation >= w.generation
+RETURNING p.id, w.generation)
+-- The release of that generation has stood in ZooKeeper; when it was first seen there is what counts.
+UPDATE registry_release r
+   SET published_at = now()
+  FROM recorded
+ WHERE r.publication_id = recorded.id
+   AND r.generation = recorded.generation
+   AND r.published_at IS NULL
