@@ -1,14 +1,11 @@
-"""The codec, against a reader written by hand from Java's documentation and against the JVM's own `java.util.Properties`."""
+"""The codec, against a reader written by hand from Java's documentation; `test_registry_wire.py` asks Java itself."""
 
-import os
 import re
-import subprocess
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mqadmin.supervisor import packages
 from mqadmin_sdk.zk import properties
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]) | st.sampled_from(" \t\f\r\n\\:=#!é€😀\u0000\u0085\u2028"), max_size=30)
@@ -114,35 +111,3 @@ def test_what_properties_cannot_carry_is_refused(pairs, why):
 
 def test_the_last_of_a_repeated_key_counts():
     assert properties.loads(b"a=1\nb=2\na: 3\n! c=4\n") == {"a": "3", "b": "2"}
-
-
-def test_javas_own_reader_reads_the_same(tmp_path):
-    """A JVM without a compiler reads properties too: slf4j-simple loads its configuration with `java.util.Properties.load` and writes the
-    date format, of which all that stands in quotes is literal, before each line. So what it writes is what Java has read."""
-    value = " lead : = # ! \\ \\u0041 \\n tab\there é€订单😀 \u00a0 trail "
-    quoted = "'>>" + value.replace("'", "''") + "<<'"
-    prefix = "org.slf4j.simpleLogger."
-    pairs = [
-        (f"{prefix}showDateTime", "true"),
-        (f"{prefix}dateTimeFormat", quoted),
-        (f"{prefix}logFile", str(tmp_path / "java.log")),
-        (f"{prefix}defaultLogLevel", "info"),
-        ("a key : = # with everything \\", "x"),
-    ]
-    (tmp_path / "simplelogger.properties").write_bytes(properties.dumps(pairs))
-    found = packages.find()
-    subprocess.run(
-        [
-            found.java,
-            "-Dfile.encoding=UTF-8",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-            os.pathsep.join([str(tmp_path), found.zookeeper]),
-            "org.apache.zookeeper.server.quorum.QuorumPeerMain",
-            str(tmp_path / "missing.cfg"),
-        ],
-        check=False,
-        capture_output=True,
-        timeout=60,
-    )
-    assert f">>{value}<<" in (tmp_path / "java.log").read_text("utf-8")

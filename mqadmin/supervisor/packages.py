@@ -26,6 +26,7 @@ DEBIAN = {
     "postgres": ["postgresql"],
     "zookeeper": ["libzookeeper-java"],
     "java": ["default-jre-headless"],
+    "javac": ["default-jdk-headless"],
     "redis": ["redis-server"],
     "gettext": ["gettext"],
     "chromium": ["chromium", "fonts-noto-cjk"],
@@ -35,13 +36,14 @@ SPOKEN = {
     "postgres": "PostgreSQL",
     "zookeeper": "ZooKeeper (its jar files)",
     "java": "Java 11 or newer",
+    "javac": "a Java compiler",
     "redis": "Redis",
     "gettext": "gettext",
     "chromium": "Chromium",
     "curl": "curl",
 }
 OWN_INSTEAD = {"postgres": "DATABASE_URL", "zookeeper": "ZOOKEEPER_HOSTS", "java": "ZOOKEEPER_HOSTS", "redis": "CELERY_BROKER_URL"}
-OPTIONAL = {"gettext", "chromium", "curl"}
+OPTIONAL = {"gettext", "chromium", "curl", "javac"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Found:
     gettext: str
     chromium: str
     curl: str
+    javac: str  # compiles the tests' reader of ZooKeeper
 
 
 def which(*names: str) -> str:
@@ -73,6 +76,7 @@ def find() -> Found:
         gettext=which("msgfmt"),
         chromium=which("chromium", "chromium-browser", "google-chrome"),
         curl=which("curl"),
+        javac=_find_java("javac"),
     )
 
 
@@ -92,10 +96,10 @@ def _find_postgres() -> list[tuple[int, Path]]:
     return sorted(found.items())
 
 
-def _find_java() -> str:
+def _find_java(name: str = "java") -> str:
     home = os.environ.get("JAVA_HOME", "")
-    candidates = [str(Path(home) / "bin" / "java")] if home else []
-    candidates += [which("java"), *sorted((str(path) for path in Path("/usr/lib/jvm").glob("*/bin/java")), reverse=True)]
+    candidates = [str(Path(home) / "bin" / name)] if home else []
+    candidates += [which(name), *sorted((str(path) for path in Path("/usr/lib/jvm").glob(f"*/bin/{name}")), reverse=True)]
     return next((path for path in candidates if path and os.access(path, os.X_OK)), "")
 
 
