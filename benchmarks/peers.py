@@ -18,8 +18,8 @@ from django.db import DatabaseError, connection
 
 from benchmarks import Row
 from benchmarks.flow import PRODUCERS, Flow
-from benchmarks.our_side import Ours
-from benchmarks.store import BODY, _burst, _storekeeper, _together, _topic
+from benchmarks.our_side import Ours, singles
+from benchmarks.store import BODY, _storekeeper, _topic
 from clusters.drivers import builtin
 
 SECONDS = 6.0
@@ -28,6 +28,7 @@ PACKAGES = {"awa": "awa-pg"}
 FURTHER = ["asyncpg==0.32.0", "psycopg[binary,pool]==3.3.9"]
 WHAT = {
     "one": "end to end, one group, sustained",
+    "plain": "the same, no repetition found out, as theirs",
     "five": "end to end, five groups: a delivery",
     "singles": f"single sends of {PRODUCERS} producers",
 }
@@ -41,6 +42,7 @@ def run() -> list[Row]:
             ours = _ours()
         with database(f"bench_{name}") as dsn:
             theirs = ask(name, dsn, what="rates", seconds=SECONDS)
+        theirs["plain"] = theirs["one"]
         for key, text in WHAT.items():
             note = f"peer, not a floor: {name} {version}"
             rows.append(
@@ -77,16 +79,21 @@ def ask(name: str, dsn: str, begun: Callable[[], None] = lambda: None, **what: A
 
 
 def _ours() -> dict[str, float]:
-    return {"one": _flow(1), "five": _flow(5), "singles": _burst(_together, _topic(groups=1), PRODUCERS, SECONDS)}
+    return {
+        "one": _flow(1),
+        "plain": _flow(1, repetitions=False),
+        "five": _flow(5),
+        "singles": singles(_topic(groups=1), PRODUCERS, SECONDS),
+    }
 
 
-def _flow(groups: int) -> float:
+def _flow(groups: int, *, repetitions: bool = True) -> float:
     topic = _topic(groups=1)
     following = [topic + number * 100_000 for number in range(groups)]
     for group in following[1:]:
         builtin.create_group(group_id=group, max_attempts=16, backoff_ms=[1000])
         builtin.subscribe(group_id=group, topic_id=topic)
-    return Flow(groups, SECONDS).micros(Ours(topic, following, BODY))
+    return Flow(groups, SECONDS).micros(Ours(topic, following, BODY, repetitions=repetitions))
 
 
 def _environment() -> str:

@@ -12,7 +12,6 @@ half the throughput.
 
 import contextlib
 import multiprocessing
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from django.db import connection
 
 from benchmarks import Row
 from benchmarks.flow import Flow
-from benchmarks.our_side import Ours
+from benchmarks.our_side import Ours, pooled
 from benchmarks.peers import PEERS, ask, database, dsn_of
 from benchmarks.store import BODY, _storekeeper, _topic
 
@@ -57,7 +56,7 @@ def run(*asked: str) -> list[Row]:
 def _ours() -> Iterator[tuple[str, Watch]]:
     def watch(begun: Callable[[], None], *, seconds: float, workers: int = 1, failing: bool = False) -> Series:
         topic = _topic(groups=1, backoff_ms=0)
-        with _pool(32 if workers > 1 else 0):
+        with pooled() if workers > 1 else contextlib.nullcontext():
             flow = Flow(1, seconds, workers=workers, failing=failing)
             strain = threading.Thread(target=begun)
             series = flow.watch(Ours(topic, [topic], BODY), strain.start)
@@ -66,16 +65,6 @@ def _ours() -> Iterator[tuple[str, Watch]]:
 
     with _storekeeper():
         yield dsn_of(str(connection.settings_dict["NAME"])), watch
-
-
-@contextlib.contextmanager
-def _pool(size: int) -> Iterator[None]:
-    """What the web process sets: many threads share some connections."""
-    os.environ["MQADMIN_DB_POOL_SIZE"] = str(size)
-    try:
-        yield
-    finally:
-        del os.environ["MQADMIN_DB_POOL_SIZE"]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from benchmarks import Row
+from benchmarks.our_side import singles
 from clusters.drivers import builtin
 from messages import sending, services
 from messages.consuming import tick
@@ -73,16 +74,12 @@ def _producers(n: int) -> Row:
     """Single sends of many threads at once, as they come, against the same with a commit for each; in turns, medians."""
     topic = _topic(groups=1)
     threads = min(n, _free_connections() - 4)
-    rounds = [(_burst(_together, topic, n), _burst(sending._send_one, topic, threads)) for _ in range(3)]
+    rounds = [(singles(topic, n, seconds=2.0), burst(sending._send_one, topic, threads, seconds=2.0)) for _ in range(3)]
     ours, floor = (statistics.median(values) for values in zip(*rounds, strict=True))
     note = f"baseline, not a floor: a commit for each, {threads} threads, as many as Postgres has connections for"
     return Row(
         f"single sends of {n} producers, group commit", round(ours, 1), round(floor, 1), round(ours / floor, 2), "µs per message", note
     )
-
-
-def _together(topic: int, message: NewMessage) -> object:
-    return services.send(topic_id=topic, messages=[message])
 
 
 def _free_connections() -> int:
@@ -94,7 +91,7 @@ def _free_connections() -> int:
         return int(cursor.fetchone()[0])
 
 
-def _burst(send: Callable[[int, NewMessage], object], topic: int, threads: int, seconds: float = 2.0) -> float:
+def burst(send: Callable[[int, NewMessage], object], topic: int, threads: int, seconds: float) -> float:
     """Microseconds per message of `threads` that send one after another for so long."""
     sent, ready, end = [0] * threads, threading.Barrier(threads + 1), 0.0
 

@@ -151,14 +151,9 @@ class Partition:
 def partitions() -> list[Partition]:
     """All partitions of the log, then of the delayed messages, oldest first. A fixed number of statements."""
     with transaction.atomic():
-        fetch_none("LOCK TABLE mq_message, mq_delayed IN ACCESS SHARE MODE")  # none of them is dropped while we look
+        with connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE mq_message, mq_delayed IN ACCESS SHARE MODE")  # none of them is dropped while we look
         return [*_log(), *_delayed()]
-
-
-def fetch_none(sql: str) -> None:
-    """A statement without an answer."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
 
 
 def _log() -> list[Partition]:
@@ -223,7 +218,7 @@ def _say_when(behind: Sequence[Partition]) -> None:
     """Always the oldest goes first."""
     now, blocked = datetime.now(UTC), None
     latest: datetime | None = None
-    for one in behind:
+    for before, one in zip((None, *behind), behind, strict=False):
         own = one.topics[0].until if one.topics else None
         if one.groups_total or (one.others and one.others_until is None):
             blocked = blocked or one.name
@@ -231,7 +226,7 @@ def _say_when(behind: Sequence[Partition]) -> None:
             one.after = blocked if blocked != one.name else None
             continue
         own_latest = max(filter(None, (own, one.others_until)), default=now)
-        one.after = behind[behind.index(one) - 1].name if latest is not None and latest > own_latest else None
+        one.after = before.name if before is not None and latest is not None and latest > own_latest else None
         latest = one.can_go_at = max(filter(None, (own_latest, latest)))
 
 

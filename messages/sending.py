@@ -146,16 +146,9 @@ def _send_batch(cursor: psycopg.Cursor[Any], topic_id: int, messages: Sequence[N
             first_with.setdefault(m.producer_id, i)
     claim: int | None = None
     if first_with:
-        # before the message lock, in sorted order (the function sees to it)
-        claims = [m.producer_id if m.producer_id is not None and first_with[m.producer_id] == i else None for i, m in enumerate(messages)]
-        row = cursor.execute(
-            "SELECT claim, prior_ids, prior_due FROM mq_claim_ids(%s::bigint, %s::text[])", (topic_id, claims), binary=True
-        ).fetchone()
-        assert row is not None
-        claim, prior_ids, prior_due = row
-        for i, prior in enumerate(prior_ids or ()):
-            if prior is not None:
-                results[i] = Accepted(prior, "delayed" if prior_due[i] else "accepted", duplicate=True, deliver_at=prior_due[i])
+        claim, repeated = claimed(cursor, topic_id, first_with)
+        for i, (prior, due) in repeated.items():
+            results[i] = Accepted(prior, "delayed" if due else "accepted", duplicate=True, deliver_at=due)
     new = [i for i, m in enumerate(messages) if results[i] is None and (m.producer_id is None or first_with[m.producer_id] == i)]
     delayed = [i for i in new if messages[i].deliver_at is not None]
     if delayed:
@@ -176,6 +169,21 @@ def _send_batch(cursor: psycopg.Cursor[Any], topic_id: int, messages: Sequence[N
             assert first is not None
             results[i] = Accepted(first.id, first.state, duplicate=True, deliver_at=first.deliver_at)
     return [r for r in results if r is not None]
+
+
+def claimed(cursor: psycopg.Cursor[Any], topic_id: int, place_of: Mapping[str, int]) -> tuple[int, dict[int, tuple[int, datetime | None]]]:
+    """Claim producers' ids, before the message lock. Returns the claim and, by place, the first id and due time of what is a repetition."""
+    ids = sorted(place_of)  # as the function wants them: two producers that retry the same batch must not deadlock
+    places = [place_of[one] for one in ids]
+    row = cursor.execute(
+        "SELECT claim, prior_ids, prior_due FROM mq_claim_ids(%s::bigint, %s::text[], %s::int[])",
+        (topic_id, ids, [place + 1 for place in places]),
+        binary=True,
+    ).fetchone()
+    assert row is not None
+    claim, prior_ids, prior_due = row
+    found = zip(places, prior_ids, prior_due, strict=True) if prior_ids else ()
+    return claim, {place: (prior, due) for place, prior, due in found if prior is not None}
 
 
 def _insert(cursor: psycopg.Cursor[Any], topic_id: int, rows: list[NewMessage], *, delayed: bool, claim: int | None = None) -> list[int]:
@@ -255,19 +263,25 @@ def check(messages: Sequence[NewMessage]) -> None:
                 ),
                 errors=[_at(i, "tag", detail)],
             )
-        for name, value in (("key", m.key), ("sharding_key", m.sharding_key), ("id", m.producer_id)):
-            if value is None:
-                continue
-            if not 0 < len(value) <= MAX_TEXT:
-                detail = _("“{name}” must have 1 to {n} characters.").format(name=name, n=MAX_TEXT)
-                raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
-            if not storable(value):
-                detail = _("“{name}” has a character that cannot be stored.").format(name=name)
-                raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
+        if m.key is not None:
+            _check_text(i, "key", m.key)
+        if m.sharding_key is not None:
+            _check_text(i, "sharding_key", m.sharding_key)
+        if m.producer_id is not None:
+            _check_text(i, "id", m.producer_id)
         if m.headers:
             _check_headers(i, m.headers)
         if m.deliver_at is not None and not now - PAST_TOLERANCE <= _aware(i, m.deliver_at) <= now + MAX_DELAY:
             raise delay_out_of_range(f"/messages/{i}/deliver_at")
+
+
+def _check_text(i: int, name: str, value: str) -> None:
+    if not 0 < len(value) <= MAX_TEXT:
+        detail = _("“{name}” must have 1 to {n} characters.").format(name=name, n=MAX_TEXT)
+        raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
+    if not storable(value):
+        detail = _("“{name}” has a character that cannot be stored.").format(name=name)
+        raise Problem("invalid_text", detail, errors=[_at(i, name, detail)])
 
 
 def _check_headers(i: int, headers: Mapping[str, str]) -> None:
@@ -296,6 +310,8 @@ def _aware(i: int, value: datetime) -> datetime:
 
 def storable(text: str) -> bool:
     """Whether it can be stored: Postgres takes neither NUL nor lone surrogates."""
+    if text.isascii():  # nearly always, and no copy is needed
+        return "\x00" not in text
     try:
         return b"\x00" not in text.encode()
     except UnicodeEncodeError:

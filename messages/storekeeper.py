@@ -184,7 +184,11 @@ def cut(connection: psycopg.Connection[Any]) -> bool:
 
 def purge(connection: psycopg.Connection[Any]) -> bool:
     """Forget producers' ids, transactions and decided half messages after their time to live."""
-    connection.execute("SELECT mq_purge_claims()")
+    end = time.monotonic() + ROUND
+    while time.monotonic() < end:
+        row = connection.execute("SELECT mq_purge_claims()").fetchone()
+        if not row or not row[0]:
+            break
     connection.execute("SELECT mq_half_purge()")
     connection.execute("SELECT mq_transaction_purge()")
     return True

@@ -15,7 +15,7 @@ from core.errors import FieldError, Problem, conflict
 from messages import backpressure, broadcast
 from messages.consuming import settle
 from messages.db import fetch, hot_cursor
-from messages.sending import MAX_TEXT, check, headers_text, storable
+from messages.sending import MAX_TEXT, check, claimed, headers_text, storable
 from messages.types import Accepted, NewMessage, Outcome, Settled
 
 _BEGIN = "SELECT epoch, result, digest FROM mq_transaction_begin(%s::bigint, %s::text, %s::bigint, %s::text, %b::bytea, %s::bigint[])"
@@ -148,16 +148,9 @@ def _send(cursor: psycopg.Cursor[Any], messages: Sequence[tuple[int, NewMessage]
         by_topic.setdefault(topic, []).append(i)
     claims: dict[int, int] = {}
     for topic, places in sorted(by_topic.items()):
-        row = cursor.execute(
-            "SELECT claim, prior_ids, prior_due FROM mq_claim_ids(%s::bigint, %s::text[])",
-            (topic, [messages[i][1].producer_id for i in places]),
-            binary=True,
-        ).fetchone()
-        assert row is not None
-        claims[topic] = row[0]
-        for i, prior, due in zip(places, row[1] or [None] * len(places), row[2] or [None] * len(places), strict=True):
-            if prior is not None:
-                results[i] = Accepted(prior, "delayed" if due else "accepted", duplicate=True, deliver_at=due)
+        claims[topic], repeated = claimed(cursor, topic, {str(messages[i][1].producer_id): at for at, i in enumerate(places)})
+        for at, (prior, due) in repeated.items():
+            results[places[at]] = Accepted(prior, "delayed" if due else "accepted", duplicate=True, deliver_at=due)
     new = [
         i
         for i, (topic, m) in enumerate(messages)

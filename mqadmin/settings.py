@@ -168,6 +168,8 @@ CELERY_BEAT_SCHEDULE = {
     "push-to-webhooks": {"task": "messages.push", "schedule": 1.0, "options": {"expires": 5}},
     "send-notifications": {"task": "approvals.send_notifications", "schedule": 5.0, "options": {"expires": 15}},
     "remind-of-requests": {"task": "approvals.remind", "schedule": 60.0, "options": {"expires": 60}},
+    "forget-operations": {"task": "operations.forget", "schedule": 3600.0, "options": {"expires": 3600}},
+    "forget-notifications": {"task": "approvals.forget_notifications", "schedule": 3600.0, "options": {"expires": 3600}},
     "clean-idempotency-keys": {"task": "core.clean_idempotency_keys", "schedule": 600.0, "options": {"expires": 600}},
     "clean-accounts": {"task": "accounts.clean", "schedule": 60.0, "options": {"expires": 60}},
     "evict-clients": {"task": "registry.evict_clients", "schedule": 5.0, "options": {"expires": 10}},

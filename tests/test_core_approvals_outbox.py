@@ -123,6 +123,20 @@ def test_a_webhook_gets_what_happened_signed(world, receiver, caplog):
 
 
 @pytest.mark.django_db
+def test_what_was_sent_long_ago_is_forgotten_and_what_waits_never(world, receiver):
+    hook(world, receiver)
+    apply(world)
+    long_ago = timezone.now() - timedelta(days=91)
+    NotificationDelivery.objects.update(created_at=long_ago)
+    assert outbox.forget(limit=10) == 0
+    assert outbox.send_due() == 1
+    NotificationDelivery.objects.update(created_at=timezone.now() - timedelta(days=89))
+    assert outbox.forget(limit=10) == 0
+    NotificationDelivery.objects.update(created_at=long_ago)
+    assert outbox.forget(limit=10) == NotificationDelivery.objects.filter(state=State.SENT).count() + 1 == 1
+
+
+@pytest.mark.django_db
 def test_what_is_refused_is_tried_again_later_and_given_up_in_the_end(world, receiver):
     hook(world, receiver)
     apply(world)

@@ -1,9 +1,11 @@
 """Operations: frozen items, chunks, pausing, cancelling, retrying; what fails is that item's reason and nobody else's."""
 
 import threading
+from datetime import timedelta
 
 import pytest
 from django.db import OperationalError, connection, transaction
+from django.utils import timezone
 from operations_world import done_names, run
 from store_world import Threads, until
 
@@ -467,3 +469,17 @@ def test_a_paused_one_that_is_cancelled_while_a_worker_lets_go_of_it_is_cancelle
     driving.drive(budget=1)
     operation.refresh_from_db()
     assert (operation.state, operation.wanted, operation.skipped) == (State.CANCELLED, "", 3)
+
+
+def test_what_ended_long_ago_is_forgotten_and_nothing_else(admin_person):
+    old, recent, under_way = (start(admin_person, names(5)) for _ in range(3))
+    for done in (old, recent):
+        run(done)
+    Operation.objects.filter(pk=old.pk).update(finished_at=timezone.now() - timedelta(days=91))
+    Operation.objects.filter(pk=recent.pk).update(finished_at=timezone.now() - timedelta(days=89))
+    assert services.forget(limit=3) == 3
+    assert Operation.objects.filter(pk=old.pk).exists()  # it has items left
+    assert services.forget(limit=3) == 2
+    assert set(Operation.objects.filter(pk__in=[old.pk, recent.pk, under_way.pk])) == {recent, under_way}
+    assert recent.items.count() == under_way.items.count() == 5
+    assert services.forget(limit=3) == 0

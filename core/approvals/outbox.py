@@ -47,6 +47,7 @@ BUDGET = 10.0  # seconds after which one call begins no further attempt
 SILENCE = timedelta(seconds=60)  # at most so long nothing else is tried at an address where nobody answers
 LOCK = 7_310_020  # of the advisory locks of sessions, the sender's own number
 State = NotificationDelivery.State
+KEEP = timedelta(days=90)  # of what was sent, or given up
 
 
 def mail_is_on() -> bool:
@@ -250,3 +251,10 @@ def _mail(delivery: NotificationDelivery) -> None:
     domain = (settings.DEFAULT_FROM_EMAIL.rpartition("@")[2] or "mqadmin").strip("> ")
     headers = {"Message-ID": f"<{delivery.pk}@{domain}>", "Auto-Submitted": "auto-generated"}
     EmailMessage(" ".join(subject.split()), "\n".join(lines).rstrip() + "\n", to=[delivery.address], headers=headers).send()
+
+
+def forget(*, limit: int) -> int:
+    """Delete some of the deliveries that were sent, or given up, and are older than `KEEP`; returns how many."""
+    old = NotificationDelivery.objects.exclude(state=State.WAITING).filter(created_at__lt=timezone.now() - KEEP).order_by()
+    gone: int = NotificationDelivery.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:limit])).delete()[0]
+    return gone

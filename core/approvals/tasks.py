@@ -4,6 +4,8 @@ from celery import shared_task
 
 from core.approvals import outbox, workflow
 
+CHUNK = 5000
+
 
 @shared_task(name="approvals.send_notifications", ignore_result=True)
 def send_notifications() -> int:
@@ -15,3 +17,10 @@ def send_notifications() -> int:
 def remind() -> int:
     """Tell of requests that have waited too long."""
     return workflow.remind()
+
+
+@shared_task(name="approvals.forget_notifications", ignore_result=True)
+def forget_notifications() -> None:
+    """Delete what was sent long ago, in bounded chunks."""
+    while outbox.forget(limit=CHUNK) == CHUNK:
+        pass

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 MAX_ITEMS = 1_000_000
 LOCK = 5_770_000  # the class of our advisory locks; the second number is the operation
+#: What has ended is kept for so long; the audit keeps for good who started what, and what it did. docs/architecture.md says so.
+KEEP = timedelta(days=90)
 _COLUMNS = "operation_id, step, index, key, input, state, code, detail, attempts"
 
 
@@ -326,3 +329,17 @@ def _count(operation: Operation, kind: kinds.Kind) -> int:
         for number, step in enumerate(kind.steps)
     )
     return sum(totals.values())
+
+
+def forget(*, limit: int) -> int:
+    """Delete some of the items of operations that ended more than `KEEP` ago, then those operations that have none left.
+
+    At most `limit` rows of each; returns how many items went.
+    """
+    with transaction.atomic():
+        old = Operation.objects.filter(finished_at__lt=Now() - KEEP)
+        theirs = OperationItem.objects.filter(operation__in=old).order_by().values_list("pk", flat=True)
+        items, _by_kind = OperationItem.objects.filter(pk__in=list(theirs[:limit])).delete()
+        empty = old.filter(~Exists(OperationItem.objects.filter(operation=OuterRef("pk"))))
+        Operation.objects.filter(pk__in=list(empty.values_list("pk", flat=True)[:limit])).delete()
+    return items

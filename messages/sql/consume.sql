@@ -226,31 +226,31 @@ BEGIN
           NULL::bytea, CASE WHEN u.status = ' ' THEN 'already_settled' END
         FROM unnest(v_hit, v_became, v_dues) u(id, status, due) WHERE u.status <> 'S';
     ELSE
-    FOR r IN SELECT s.id, s.pos::int - 1 AS pos, l.okeys[s.pos] AS okey, o.status, o.delay, o.error FROM unnest(v_ids) WITH ORDINALITY s(id, pos)
-               JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = s.id ORDER BY s.pos LOOP
-      v_matched := v_matched || r.id;
-      IF get_bit(v_acked, 2 * r.pos) = 1 THEN
-        RETURN NEXT ROW('S', r.id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, CASE WHEN l.okeys IS NOT NULL AND EXISTS (
-          SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = r.id AND e.status = 'B' AND e.slot IS NULL) THEN 'held_back' ELSE 'already_settled' END)::mq_row;
-        CONTINUE;
-      END IF;
-      IF r.okey = ANY (v_broken) THEN   -- one before it of its key goes again, and it after that one
-        RETURN NEXT ROW('S', r.id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'held_back')::mq_row;
-        CONTINUE;
-      END IF;
-      v_acked := set_bit(v_acked, 2 * r.pos, 1);
-      IF r.status = 'S' THEN
-        v_acked := set_bit(v_acked, 2 * r.pos + 1, 1); s_ok := s_ok + 1;
-      ELSE
-        INSERT INTO mq_exception AS e (group_id, msg_id, topic_id, token, first_at, last_at, pulled_at, consumer, attempts, lane, status, due_at, error, okey)
-          SELECT p_group, r.id, l.topic_id, p_token, v_now, v_now, l.pulled_at, l.consumer, o.attempts, l.lane, o.status, o.due_at, r.error, r.okey
-            FROM mq_outcome(g, v_active, r.status, 0, r.delay, v_now, r.okey IS NOT NULL) o
-          RETURNING e.status, e.due_at INTO c;
-        IF c.status = 'L' AND r.okey IS NOT NULL THEN v_broken := v_broken || r.okey; v_from := v_from || r.id; END IF;
-        s_later := s_later + (c.status = 'L')::int; s_dead := s_dead + (c.status = 'D')::int; s_failed := s_failed + (c.status = 'F')::int;
-        RETURN NEXT ROW('S', r.id, NULL, NULL, c.due_at, NULL, c.status::text, NULL, NULL, NULL, NULL, NULL)::mq_row;
-      END IF;
-    END LOOP;
+      FOR r IN SELECT s.id, s.pos::int - 1 AS pos, l.okeys[s.pos] AS okey, o.status, o.delay, o.error FROM unnest(v_ids) WITH ORDINALITY s(id, pos)
+                 JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = s.id ORDER BY s.pos LOOP
+        v_matched := v_matched || r.id;
+        IF get_bit(v_acked, 2 * r.pos) = 1 THEN
+          RETURN NEXT ROW('S', r.id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, CASE WHEN l.okeys IS NOT NULL AND EXISTS (
+            SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = r.id AND e.status = 'B' AND e.slot IS NULL) THEN 'held_back' ELSE 'already_settled' END)::mq_row;
+          CONTINUE;
+        END IF;
+        IF r.okey = ANY (v_broken) THEN   -- one before it of its key goes again, and it after that one
+          RETURN NEXT ROW('S', r.id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'held_back')::mq_row;
+          CONTINUE;
+        END IF;
+        v_acked := set_bit(v_acked, 2 * r.pos, 1);
+        IF r.status = 'S' THEN
+          v_acked := set_bit(v_acked, 2 * r.pos + 1, 1); s_ok := s_ok + 1;
+        ELSE
+          INSERT INTO mq_exception AS e (group_id, msg_id, topic_id, token, first_at, last_at, pulled_at, consumer, attempts, lane, status, due_at, error, okey)
+            SELECT p_group, r.id, l.topic_id, p_token, v_now, v_now, l.pulled_at, l.consumer, o.attempts, l.lane, o.status, o.due_at, r.error, r.okey
+              FROM mq_outcome(g, v_active, r.status, 0, r.delay, v_now, r.okey IS NOT NULL) o
+            RETURNING e.status, e.due_at INTO c;
+          IF c.status = 'L' AND r.okey IS NOT NULL THEN v_broken := v_broken || r.okey; v_from := v_from || r.id; END IF;
+          s_later := s_later + (c.status = 'L')::int; s_dead := s_dead + (c.status = 'D')::int; s_failed := s_failed + (c.status = 'F')::int;
+          RETURN NEXT ROW('S', r.id, NULL, NULL, c.due_at, NULL, c.status::text, NULL, NULL, NULL, NULL, NULL)::mq_row;
+        END IF;
+      END LOOP;
     END IF;
     IF v_broken <> '{}' THEN   -- what comes behind a message that goes again goes behind it again, also if it has not been settled yet
       FOR r IN SELECT s.id, s.pos::int - 1 AS pos, b.okey FROM unnest(v_ids) WITH ORDINALITY s(id, pos)
@@ -303,33 +303,33 @@ BEGIN
       RETURN QUERY SELECT 'S'::"char", u.id, NULL::bigint, NULL::bigint, u.due, NULL::int, u.status::text, NULL::text, NULL::text, NULL::text, NULL::bytea, NULL::text
         FROM unnest(v_hit, v_became, v_dues) u(id, status, due) WHERE u.status <> 'S';
     ELSE
-    v_topics := '{}'; v_became := '{}';
-    FOR r IN SELECT * FROM (SELECT e.msg_id AS id, e.topic_id, e.attempts, e.pulled_at, e.consumer, e.okey, o.status, o.delay, o.error, q.active, q.era, q.held
-               FROM mq_exception e JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = e.msg_id
-               JOIN mq_cursors(p_group) q ON q.topic_id = e.topic_id
-              WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now OFFSET 0) x ORDER BY x.id LOOP
-      v_live := true;
-      v_matched := v_matched || r.id;
-      IF r.okey = ANY (v_broken) THEN
-        RETURN NEXT ROW('S', r.id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'held_back')::mq_row;
-        CONTINUE;
-      END IF;
-      IF r.okey IS NOT NULL AND r.held > 0 THEN v_keys := v_keys || r.okey; END IF;
-      IF r.status = 'S' THEN
-        DELETE FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = r.id;
-        INSERT INTO mq_history (group_id, topic_id, lo, hi, token, pulled_at, settled_at, n, attempts, retried, era, consumer)
-          VALUES (p_group, r.topic_id, r.id - 1, r.id, p_token, r.pulled_at, v_now, 1, r.attempts + 1, true, r.era, r.consumer);
-        v_topics := v_topics || r.topic_id; v_became := v_became || 'S'::"char";
-      ELSE
-        UPDATE mq_exception e SET status = o.status, attempts = o.attempts, due_at = o.due_at, error = r.error, last_at = v_now, lease_until = NULL, single = false,
-               first_at = CASE WHEN (e.okey IS NOT NULL OR e.slot IS NOT NULL) AND e.attempts = 0 AND e.error IS NULL THEN v_now ELSE e.first_at END
-          FROM mq_outcome(g, r.active, r.status, r.attempts, r.delay, v_now, r.okey IS NOT NULL) o
-         WHERE e.group_id = p_group AND e.msg_id = r.id RETURNING e.status, e.due_at INTO c;
-        v_topics := v_topics || r.topic_id; v_became := v_became || c.status;
-        IF c.status = 'L' AND r.okey IS NOT NULL THEN v_broken := v_broken || r.okey; v_from := v_from || r.id; END IF;
-        RETURN NEXT ROW('S', r.id, NULL, NULL, c.due_at, NULL, c.status::text, NULL, NULL, NULL, NULL, NULL)::mq_row;
-      END IF;
-    END LOOP;
+      v_topics := '{}'; v_became := '{}';
+      FOR r IN SELECT * FROM (SELECT e.msg_id AS id, e.topic_id, e.attempts, e.pulled_at, e.consumer, e.okey, o.status, o.delay, o.error, q.active, q.era, q.held
+                 FROM mq_exception e JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = e.msg_id
+                 JOIN mq_cursors(p_group) q ON q.topic_id = e.topic_id
+                WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now OFFSET 0) x ORDER BY x.id LOOP
+        v_live := true;
+        v_matched := v_matched || r.id;
+        IF r.okey = ANY (v_broken) THEN
+          RETURN NEXT ROW('S', r.id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'held_back')::mq_row;
+          CONTINUE;
+        END IF;
+        IF r.okey IS NOT NULL AND r.held > 0 THEN v_keys := v_keys || r.okey; END IF;
+        IF r.status = 'S' THEN
+          DELETE FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = r.id;
+          INSERT INTO mq_history (group_id, topic_id, lo, hi, token, pulled_at, settled_at, n, attempts, retried, era, consumer)
+            VALUES (p_group, r.topic_id, r.id - 1, r.id, p_token, r.pulled_at, v_now, 1, r.attempts + 1, true, r.era, r.consumer);
+          v_topics := v_topics || r.topic_id; v_became := v_became || 'S'::"char";
+        ELSE
+          UPDATE mq_exception e SET status = o.status, attempts = o.attempts, due_at = o.due_at, error = r.error, last_at = v_now, lease_until = NULL, single = false,
+                 first_at = CASE WHEN (e.okey IS NOT NULL OR e.slot IS NOT NULL) AND e.attempts = 0 AND e.error IS NULL THEN v_now ELSE e.first_at END
+            FROM mq_outcome(g, r.active, r.status, r.attempts, r.delay, v_now, r.okey IS NOT NULL) o
+           WHERE e.group_id = p_group AND e.msg_id = r.id RETURNING e.status, e.due_at INTO c;
+          v_topics := v_topics || r.topic_id; v_became := v_became || c.status;
+          IF c.status = 'L' AND r.okey IS NOT NULL THEN v_broken := v_broken || r.okey; v_from := v_from || r.id; END IF;
+          RETURN NEXT ROW('S', r.id, NULL, NULL, c.due_at, NULL, c.status::text, NULL, NULL, NULL, NULL, NULL)::mq_row;
+        END IF;
+      END LOOP;
     END IF;
     FOR r IN SELECT u.topic_id, count(*) AS n, count(*) FILTER (WHERE u.status = 'S') AS s, count(*) FILTER (WHERE u.status = 'L') AS l,
                     count(*) FILTER (WHERE u.status = 'D') AS d, count(*) FILTER (WHERE u.status = 'F') AS f

@@ -8,7 +8,7 @@ DECLARE c record;
 BEGIN
   duplicate := false;
   IF p_producer_id IS NOT NULL THEN
-    c := mq_claim_ids(p_topic, ARRAY[p_producer_id]);
+    c := mq_claim_ids(p_topic, ARRAY[p_producer_id], ARRAY[1]);
     IF c.prior_ids[1] IS NOT NULL THEN
       id := c.prior_ids[1]; duplicate := true;
       RETURN;

@@ -1,10 +1,12 @@
 -- Ids, the horizon, partitions, and the storekeeper's sign of life.
 
--- The ids of a batch whose messages are all new and due now: place in the claim = place in the batch.
+-- The ids of a batch whose messages are all new and due now: place in the claim = place in the batch. Nearly always they follow each other.
 CREATE OR REPLACE FUNCTION mq_draw_ids(p_n int, p_claim bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE ids bigint[] := mq_draw_ids(p_n);
 BEGIN
-  IF p_claim IS NOT NULL THEN INSERT INTO mq_claim (claim, ids) VALUES (p_claim, ids); END IF;
+  IF p_claim IS NOT NULL THEN
+    INSERT INTO mq_claim (claim, first_id, ids) SELECT p_claim, x.f, CASE WHEN x.f IS NULL THEN ids END FROM (SELECT CASE WHEN ids[p_n] - ids[1] = p_n - 1 THEN ids[1] END) x(f);
+  END IF;
   RETURN ids;
 END $$;
 
