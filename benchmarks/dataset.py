@@ -342,7 +342,7 @@ class Filler:
     # --- ZooKeeper ------------------------------------------------------------------------------------------------------
 
     def registry(self) -> None:
-        from registry.models import Instance, Publication, RegistrarHeartbeat
+        from registry.models import Instance, Publication, RegistrarHeartbeat, Release
 
         self.file("things")
         generation = "1 + pg_temp.n(x.seed, 'generation', 12)"
@@ -368,6 +368,22 @@ class Filler:
             drifted_at=f"CASE WHEN {trouble} > 0.999 THEN now() - interval '1 hour' END",
             last_foreign_edit=f"CASE WHEN {trouble} > 0.995 THEN 'changed' ELSE '' END",
             last_foreign_edit_at=f"CASE WHEN {trouble} > 0.995 THEN now() - interval '1 hour' END",
+        )
+        # Every generation has its release; a policy's or a task's now and then.
+        self.insert(
+            Release,
+            "registry_publication p JOIN things x ON x.path = p.path, generate_series(1, p.generation) g",
+            publication_id="p.id",
+            generation="g",
+            kind="CASE WHEN pg_temp.u(x.seed + g, 'kind') < 0.02 THEN 'emergency' ELSE 'normal' END",
+            author_name="CASE WHEN pg_temp.u(x.seed + g, 'author') < 0.1 THEN 'system' ELSE 'person-' || x.seed % 20 END",
+            message="'change ' || g",
+            change="gen_random_uuid()",
+            format="p.format",
+            deleted="p.deleted AND g = p.generation",
+            data="CASE WHEN p.deleted AND g = p.generation THEN ''::bytea ELSE p.data END",
+            created_at="p.changed_at - (p.generation - g) * interval '3 days'",
+            published_at="p.changed_at - (p.generation - g) * interval '3 days'",
         )
         # Busy topics and groups have many, most have one or none.
         gone = "pg_temp.u(i, 'gone') < 0.15"

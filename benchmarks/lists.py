@@ -64,6 +64,7 @@ class Examples:
             "application": "SELECT name FROM accounts_application ORDER BY name LIMIT 1",
             "owner": "SELECT username FROM accounts_user ORDER BY id DESC LIMIT 1",
             "publication": "SELECT id FROM registry_publication ORDER BY id LIMIT 1",
+            "release": "SELECT id FROM registry_release ORDER BY id LIMIT 1",
             "instance": "SELECT id FROM registry_instance ORDER BY id LIMIT 1",
             "message": "SELECT id FROM mq_message WHERE topic_id = (SELECT min(t.id) FROM topics_topic t WHERE EXISTS"
             " (SELECT 1 FROM mq_message m WHERE m.topic_id = t.id)) ORDER BY id DESC LIMIT 1",
@@ -102,6 +103,7 @@ _MEANS = {
     "applications": "application",
     "application": "application",
     "publications": "publication",
+    "releases": "release",
     "instances": "instance",
     "messages": "message",
     "delayed": "delayed",

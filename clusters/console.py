@@ -18,6 +18,7 @@ from core.console.lists import SLOT, Filter, ListPage
 from core.console.pages import ConsoleForm, FormPage, Page, get, person
 from core.console.slots import Column
 from registry.console import publication_of
+from registry.console_releases import releases_of
 from registry.status import statuses
 
 
@@ -84,6 +85,7 @@ class Detail(Page):
                 "dependants": sorted(statuses(sorted(paths)[:200], request.user).values(), key=lambda row: row.path),
                 "dependants_count": len(paths),
                 "panels": slots.panels_of("cluster", request, cluster),
+                "releases": releases_of(request.user, cluster.zookeeper_path),
                 "entries": approving.history("cluster", cluster.name) if request.user.has_perm("audit.view_auditentry") else None,
             }
         )

@@ -22,6 +22,7 @@ from core.console.pages import Page, person
 from core.console.slots import Column
 from core.scope import restricted
 from registry.console import instances_at, publication_of
+from registry.console_releases import releases_of
 from registry.services import instances_known, online_instances
 from registry.status import statuses
 from topics.models import Topic
@@ -143,6 +144,8 @@ def frame(request: HttpRequest, group: ConsumerGroup, tab: str) -> dict[str, Any
         tabs.append(
             {"label": _("Publication"), "url": url("publication"), "key": "publication", "badge": 1 if waiting else None, "tone": "warm"}
         )
+    if user.has_perm("registry.view_release"):
+        tabs.append({"label": _("Releases"), "url": url("releases"), "key": "releases"})
     if user.has_perm("audit.view_auditentry"):
         tabs.append({"label": _("Audit"), "url": url("audit"), "key": "audit"})
     return {
@@ -192,6 +195,10 @@ class Detail(Page):
         _need(request, "registry.view_publication")
         return {}
 
+    def _releases(self, request: HttpRequest, group: ConsumerGroup) -> dict[str, Any]:
+        _need(request, "registry.view_release")
+        return {"releases": releases_of(request.user, group.zookeeper_path)}
+
     def _audit(self, request: HttpRequest, group: ConsumerGroup) -> dict[str, Any]:
         _need(request, "audit.view_auditentry")
         return {"entries": approving.history("consumer group", group.name)}
@@ -222,7 +229,10 @@ urlpatterns = [
     path("groups/", Groups.as_view(), name="consumers_list"),
     path("groups/apply/", verbs.Apply.as_view(), name="consumers_apply"),
     path("groups/<str:name>/", Detail.as_view(), name="consumers_detail"),
-    *[path(f"groups/<str:name>/{tab}/", Detail.as_view(tab=tab), name=f"consumers_{tab}") for tab in ("instances", "publication", "audit")],
+    *[
+        path(f"groups/<str:name>/{tab}/", Detail.as_view(tab=tab), name=f"consumers_{tab}")
+        for tab in ("instances", "publication", "releases", "audit")
+    ],
     path("groups/<str:name>/edit/", verbs.Edit.as_view(), name="consumers_edit"),
     path("groups/<str:name>/resubmit/", verbs.Resubmit.as_view(), name="consumers_resubmit"),
     path("groups/<str:name>/approve/", verbs.Approve.as_view(), name="consumers_approve"),

@@ -131,6 +131,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 heat="warm",
                 count=lambda user: Publication.objects.restrict(user).dirty(),
             ),
+            Entry("releases", "release", gettext_lazy("Releases"), "registry_releases", "e", "registry.view_release"),
             Entry("storage", "folder", gettext_lazy("Storage"), "messages_storage", "b", "mq_messages.view_storage"),
         ],
     ),

@@ -9,6 +9,7 @@ from rest_framework.routers import BaseRouter
 
 from core.api.views import ReadViewSet
 from registry import services
+from registry.api_releases import ReleaseViewSet
 from registry.models import Instance, Publication
 from registry.status import AppliedSerializer
 
@@ -167,4 +168,5 @@ class InstanceViewSet(ReadViewSet):
 def register(router: BaseRouter) -> None:
     """Add the room's resources to the API."""
     router.register("publications", PublicationViewSet, basename="publication")
+    router.register("releases", ReleaseViewSet, basename="release")
     router.register("instances", InstanceViewSet, basename="instance")

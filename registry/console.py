@@ -21,7 +21,7 @@ from core.console.lists import Asked, Filter, ListPage, View
 from core.console.pages import Page, get, person
 from core.console.slots import Column
 from mqadmin_sdk.zk import properties
-from registry import services
+from registry import console_releases, services
 from registry.models import Instance, Publication
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class PublicationDetail(Page):
                 "instances": instances_at(row.path)[:500] if request.user.has_perm("registry.view_instance") else None,
                 "dependants": Publication.objects.restrict(request.user).depending_on(row.path).live().order_by("path")[:50],
                 "retry_why": _retry_why(request, row),
+                "releases": console_releases.releases_of(request.user, row.path),
                 "foreign": decoded(bytes(row.last_foreign_data), row.format) if row.last_foreign_data else None,
             }
         )
@@ -249,4 +250,5 @@ urlpatterns = [
     path("publications/", Publications.as_view(), name="registry_publications"),
     path("publications/<int:pk>/", PublicationDetail.as_view(), name="registry_publication"),
     path("instances/", Instances.as_view(), name="registry_instances"),
+    *console_releases.urlpatterns,
 ]

@@ -164,6 +164,21 @@ class Release(models.Model):
         return f"{self.publication.path} {self.generation}"
 
     @property
+    def path(self) -> str:
+        """The node."""
+        return self.publication.path
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether nothing was released after it."""
+        return self.generation == self.publication.generation
+
+    @property
+    def text(self) -> str:
+        """The node's data for people."""
+        return bytes(self.data).decode("utf-8", "replace")
+
+    @property
     def state(self) -> str:
         """`published`: it stands, or stood, in ZooKeeper. `pending`: not yet. `superseded`: a later one came before it was seen there."""
         if self.published_at is not None:

@@ -86,6 +86,13 @@ class ReleaseQuerySet(ScopedQuerySet["Release"]):
         """Those of one path, newest first."""
         return self.filter(publication__path=path).order_by("-generation")
 
+    def listed(self) -> Self:
+        """With what a row of a list shows of its publication, and without the bytes."""
+        return self.select_related("publication").only(
+            "generation", "kind", "author_name", "message", "change", "format", "deleted", "created_at", "published_at",
+            "publication__path", "publication__generation", "publication__published_generation",
+        )  # fmt: skip
+
 
 class InstanceQuerySet(ScopedQuerySet["Instance"]):
     """Instances."""

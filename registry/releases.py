@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
+from core.audit.reading import Difference
 from core.request_context import current
+from registry import rendering
 from registry.models import Release
 from registry.statements import sql
 
@@ -54,3 +56,22 @@ def forget(*, limit: int) -> int:
     with connection.cursor() as cursor:
         cursor.execute(sql("forget_releases"), {"days": KEEP_DAYS, "last": KEEP_LAST, "limit": limit})
         return cursor.rowcount
+
+
+def before(release: Release) -> Release | None:
+    """The release of the same path before this one; None: it is the first, or the one before is not kept any more."""
+    return Release.objects.filter(publication=release.publication_id, generation__lt=release.generation).order_by("-generation").first()
+
+
+def differences(old: Release | None, new: Release) -> list[Difference] | None:
+    """What a release changed, key by key; the generation, which always differs, is left out. None: what was before is not known."""
+    if old is None and new.generation > 1:
+        return None
+    was, now = values_of(old), values_of(new)
+    keys = [*now, *(key for key in was if key not in now)]
+    return [Difference(key, was.get(key), now.get(key)) for key in keys if was.get(key) != now.get(key)]
+
+
+def values_of(release: Release | None) -> dict[str, str]:
+    """The keys and values of a release; nothing of a path that was retired."""
+    return {} if release is None or release.deleted else rendering.values_in(release.format, bytes(release.data))

@@ -80,6 +80,17 @@ def foreign_in(kind: str, node: bytes, desired: bytes, known: Sequence[Sequence[
     return [[key, value] for key, value in theirs if not _NOT_KEPT.search(key + value)]
 
 
+def values_in(kind: str, data: bytes) -> dict[str, str]:
+    """The keys of a node with their values as text, without our generation; what cannot be read is one value under no name."""
+    try:
+        found: Any = json.loads(data) if kind == JSON else properties.loads(data)
+        found.pop(JSON_GENERATION if kind == JSON else GENERATION, None)
+        items = found.items()
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return {"": data.decode("utf-8", "replace")}
+    return {str(key): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in items}
+
+
 def digest(data: bytes) -> str:
     """Name these bytes."""
     return hashlib.sha256(data).hexdigest()

@@ -111,6 +111,8 @@ shadow-task-start: POST=consumers.switch_shadowtask
 shadow-task-stop: POST=consumers.switch_shadowtask
 publication-list: GET=registry.view_publication
 publication-detail: GET=registry.view_publication
+release-list: GET=registry.view_release
+release-detail: GET=registry.view_release
 instance-list: GET=registry.view_instance
 instance-detail: GET=registry.view_instance
 schema: any
@@ -161,6 +163,8 @@ admin:operations_cancel: GET=operations.change_operation POST=operations.change_
 admin:operations_retry: GET=operations.change_operation POST=operations.change_operation
 admin:registry_publications: GET=registry.view_publication
 admin:registry_publication: GET=registry.view_publication POST=registry.change_publication
+admin:registry_releases: GET=registry.view_release
+admin:registry_release: GET=registry.view_release
 admin:registry_instances: GET=registry.view_instance
 admin:clusters_list: GET=clusters.view_cluster
 admin:clusters_add: GET=clusters.add_cluster POST=clusters.add_cluster
@@ -173,6 +177,7 @@ admin:topics_detail: GET=topics.view_topic
 admin:topics_groups: GET=topics.view_topic
 admin:topics_instances: GET=registry.view_instance
 admin:topics_publication: GET=topics.view_topic
+admin:topics_releases: GET=registry.view_release
 admin:topics_audit: GET=topics.view_topic
 admin:topics_edit: GET=topics.add_topic POST=topics.add_topic
 admin:topics_resubmit: GET=topics.add_topic POST=topics.add_topic
@@ -187,6 +192,7 @@ admin:consumers_apply: GET=consumers.add_consumergroup POST=consumers.add_consum
 admin:consumers_detail: GET=consumers.view_consumergroup
 admin:consumers_instances: GET=registry.view_instance
 admin:consumers_publication: GET=consumers.view_consumergroup
+admin:consumers_releases: GET=registry.view_release
 admin:consumers_audit: GET=consumers.view_consumergroup
 admin:consumers_edit: GET=consumers.add_consumergroup POST=consumers.add_consumergroup
 admin:consumers_resubmit: GET=consumers.add_consumergroup POST=consumers.add_consumergroup

@@ -14,7 +14,7 @@ from accounts.roles import AUDITOR, DEVELOPER
 from accounts.rolesync import group_of
 from consumers import shadow as shadows
 from core.approvals.models import Request
-from registry.models import Publication
+from registry.models import Publication, Release
 
 pytestmark = pytest.mark.django_db
 
@@ -62,6 +62,7 @@ def test_lists_hold_what_is_within_reach(world):
     assert names(api("get", "instances"), "path") == {"/zms/topic/own_topic", "/zms/consumergroup/own_group"}
     own = {"/zms/topic/own_topic", "/zms/consumergroup/own_group", "/zpt/mine/t/own_group"}
     assert names(api("get", "publications"), "path") == own
+    assert names(api("get", "releases"), "path") == own
     assert {row["name"] for row in api("get", "clusters").body["results"]} == {"builtin"}
     everything = Api(Client(), token_for(world.auditor))
     assert names(everything("get", "topics")) == {"own_topic", "foreign_topic", "secret_topic"}
@@ -128,12 +129,15 @@ def test_the_console_shows_and_does_the_same(world):
         ("consumers_suspend", "own_group", "foreign_group"),
         ("consumers_shadow_start", world.own_shadow.pk, world.foreign_shadow.pk),
         ("registry_publication", *(Publication.objects.get(path=f"/zms/topic/{n}").pk for n in ("own_topic", "foreign_topic"))),
+        ("topics_releases", "own_topic", "foreign_topic"),
+        ("registry_release", *(Release.objects.get(publication__path=f"/zms/topic/{n}").pk for n in ("own_topic", "foreign_topic"))),
     ]:
         assert (status(name, own), status(name, other)) == (200, 404), name
     assert status("messages_dead", group="foreign_group") == 404
     assert status("topics_approve", "own_topic") == 403
     for name in ("index", "topics_list", "consumers_list", "consumers_shadow", "registry_publications", "registry_instances", "audit_list",
-                 "requests", "messages_delayed", "messages_dead", "topics_apply", "consumers_shadow_add"):  # fmt: skip
+                 "registry_releases",
+                                 "requests", "messages_delayed", "messages_dead", "topics_apply", "consumers_shadow_add"):  # fmt: skip
         content = world.page.get(reverse(f"admin:{name}")).content.decode()
         for word in ("foreign_group", "secret_topic", "theirs"):
             assert word not in content, (name, word)

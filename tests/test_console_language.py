@@ -142,7 +142,16 @@ def test_a_chinese_page_shows_no_text_of_the_catalogue_in_english():
         "clusters_list",
         "clusters_add",
     ]
-    pages += ["registry_publications", "registry_instances", "requests", "audit_list", "messages_list", "messages_send", "messages_dead"]
+    pages += [
+        "registry_publications",
+        "registry_releases",
+        "registry_instances",
+        "requests",
+        "audit_list",
+        "messages_list",
+        "messages_send",
+        "messages_dead",
+    ]
     pages += ["messages_half", "messages_check_backs"]
     pages += ["messages_delayed", "operations_list", "accounts_application_changelist", "accounts_application_add"]
     urls = [reverse(f"admin:{name}") for name in pages]

@@ -11,16 +11,17 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Application
-from registry.models import Publication
+from registry.models import Publication, Release
 from topics.models import Topic
 
 pytestmark = pytest.mark.django_db
 
 LISTS = ["topics_list", "consumers_list", "consumers_shadow", "clusters_list", "registry_publications", "registry_instances", "audit_list"]
+LISTS += ["registry_releases"]
 LISTS += ["requests"]
 FORMS = ["topics_apply", "consumers_apply", "consumers_shadow_add", "consumers_shadow_stop_all", "clusters_add"]
-TOPIC_TABS = ["topics_detail", "topics_groups", "topics_instances", "topics_publication", "topics_audit"]
-GROUP_TABS = ["consumers_detail", "consumers_instances", "consumers_publication", "consumers_audit"]
+TOPIC_TABS = ["topics_detail", "topics_groups", "topics_instances", "topics_publication", "topics_releases", "topics_audit"]
+GROUP_TABS = ["consumers_detail", "consumers_instances", "consumers_publication", "consumers_releases", "consumers_audit"]
 
 
 def as_person(person):
@@ -51,6 +52,7 @@ def every_page(world):
     yield page("clusters_edit", "kfk-a")
     yield from (page(verb, world.shadow.pk) for verb in ("consumers_shadow_start", "consumers_shadow_stop"))
     yield from (page("registry_publication", pk) for pk in Publication.objects.values_list("pk", flat=True))
+    yield from (page("registry_release", pk) for pk in Release.objects.values_list("pk", flat=True))
     yield page("accounts_application_changelist")
     yield page("find") + "?q=order"
 
@@ -85,7 +87,7 @@ def test_every_page_says_what_to_do_when_there_is_nothing(language):
         query = "?q=nobody-did-this" if name == "audit_list" else ""  # that alice has signed in stands in it
         response = client.get(page(name) + query, headers={"Accept-Language": language})
         assert response.status_code == 200, name
-        if name not in {"clusters_list", "registry_publications", *FORMS}:  # the built-in store is always there
+        if name not in {"clusters_list", "registry_publications", "registry_releases", *FORMS}:  # the built-in store is always there
             assert b'class="empty"' in response.content, name
 
 

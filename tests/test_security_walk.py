@@ -141,7 +141,7 @@ def arguments(name, route, team):
     number = {
         "shadow": team.shadow.pk, "publication": team.publication.pk, "instance": team.instance.pk, "token": team.token.pk,
         "request": team.request.pk if team.request else 1, "messages": team.message, "delayed": team.message,
-        "half-messages/check-backs": team.callback.pk,
+        "half-messages/check-backs": team.callback.pk, "release": team.publication.releases.get().pk,
     }  # fmt: skip
     part = route.replace("api/v1/^", "").replace("admin/", "")
     pk = next((value for word, value in number.items() if part.startswith(word)), 10**9)

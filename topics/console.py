@@ -21,6 +21,7 @@ from core.console.pages import Page, person
 from core.console.slots import Column
 from core.scope import restricted
 from registry.console import instances_at, publication_of
+from registry.console_releases import releases_of
 from registry.services import instances_known, online_instances
 from registry.status import statuses
 from topics import console_requests as asks
@@ -153,6 +154,8 @@ def frame(request: HttpRequest, topic: Topic, tab: str) -> dict[str, Any]:
         tabs.append(
             {"label": _("Publication"), "url": url("publication"), "key": "publication", "badge": 1 if waiting else None, "tone": "warm"}
         )
+    if user.has_perm("registry.view_release"):
+        tabs.append({"label": _("Releases"), "url": url("releases"), "key": "releases"})
     if user.has_perm("audit.view_auditentry"):
         tabs.append({"label": _("Audit"), "url": url("audit"), "key": "audit"})
     return {
@@ -209,6 +212,10 @@ class Detail(Page):
         _need(request, "registry.view_publication")
         return {}
 
+    def _releases(self, request: HttpRequest, topic: Topic) -> dict[str, Any]:
+        _need(request, "registry.view_release")
+        return {"releases": releases_of(request.user, topic.zookeeper_path)}
+
     def _audit(self, request: HttpRequest, topic: Topic) -> dict[str, Any]:
         _need(request, "audit.view_auditentry")
         return {"entries": approving.history("topic", topic.name)}
@@ -246,7 +253,7 @@ urlpatterns = [
     path("topics/<str:name>/", Detail.as_view(), name="topics_detail"),
     *[
         path(f"topics/<str:name>/{tab}/", Detail.as_view(tab=tab), name=f"topics_{tab}")
-        for tab in ("groups", "instances", "publication", "audit")
+        for tab in ("groups", "instances", "publication", "releases", "audit")
     ],
     path("topics/<str:name>/edit/", verbs.Edit.as_view(), name="topics_edit"),
     path("topics/<str:name>/resubmit/", verbs.Resubmit.as_view(), name="topics_resubmit"),

@@ -26,7 +26,7 @@ SHAPES = {
     "succeeded": "succeeded applied healthy active done consuming online match published on connected committed",
     "processing": "processing running rebalancing migrating producing",
     "waiting": "waiting pending queued empty",
-    "none": "none offline off skipped expired rolled_back",
+    "none": "none offline off skipped expired rolled_back superseded",
     "unknown": "unknown draft",
     "later": "later outdated degraded suspended behind delayed",
     "failed": "failed failing drift drifted stalled rejected undecided",
@@ -227,10 +227,10 @@ def per_second(rate: float) -> str:
 
 @register.simple_tag
 def publication_state(row: Any) -> SafeString:
-    """The state of a publication in a word that cannot be taken for a request's state."""
+    """The state of a publication or a release in a word that cannot be taken for a request's state."""
     if row is None:
         return dash(_("Not published"))
-    words = {"pending": _("Not out yet"), "retired": _("Node gone")}
+    words = {"pending": _("Not out yet"), "retired": _("Node gone"), "superseded": _("Superseded")}
     return pill(row.state, words.get(row.state), plain=True)
 
 

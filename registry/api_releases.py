@@ -1,0 +1,115 @@
+"""Releases over REST: who changed what is published, when, why, and how it differs from the one before."""
+
+from typing import Any, ClassVar
+
+import django_filters
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from core.api.views import ReadViewSet
+from mqadmin_sdk.zk import paths
+from registry import releases
+from registry.models import Release
+
+
+class DifferenceSerializer(serializers.Serializer[Any]):
+    """A key of a node; null: it was not there, or is not there any more."""
+
+    key = serializers.CharField(source="field")
+    before = serializers.CharField(allow_null=True)
+    after = serializers.CharField(allow_null=True)
+    mark = serializers.ChoiceField(["added", "removed", "changed"])
+
+
+class ReleaseSerializer(serializers.ModelSerializer[Release]):
+    """One generation of one node."""
+
+    path = serializers.CharField()
+    author = serializers.CharField(source="author_name", help_text="user name; “system” is a worker of mqadmin, or a policy")
+    state = serializers.CharField(help_text="published, pending, or superseded: a later one came before it was seen in ZooKeeper")
+    latest = serializers.BooleanField(source="is_latest", help_text="nothing was released after it")
+    retired = serializers.BooleanField(source="deleted", help_text="the node was to go")
+    change = serializers.UUIDField(help_text="what one verb released together has the same one")
+
+    class Meta:
+        model = Release
+        fields = [
+            "id", "path", "generation", "kind", "author", "message", "change", "state", "latest", "retired", "created_at", "published_at",
+        ]  # fmt: skip
+
+
+class ReleaseDetailSerializer(ReleaseSerializer):
+    """The same with the node's data, and what differs from the release before."""
+
+    content = serializers.CharField(source="text", help_text="the whole node, generation embedded; empty when it was to go")
+    compared_with = serializers.SerializerMethodField(help_text="the generation before; null if there was none, or it is not kept any more")
+    differences = serializers.SerializerMethodField(help_text="key by key, the generation left out; null if what was before is not known")
+
+    class Meta(ReleaseSerializer.Meta):
+        fields = [*ReleaseSerializer.Meta.fields, "content", "compared_with", "differences"]
+
+    def get_compared_with(self, release: Release) -> int | None:
+        """The generation before."""
+        before = self._before(release)
+        return None if before is None else before.generation
+
+    @extend_schema_field(DifferenceSerializer(many=True, allow_null=True))
+    def get_differences(self, release: Release) -> Any:
+        """Against that."""
+        found = releases.differences(self._before(release), release)
+        return None if found is None else DifferenceSerializer(found, many=True).data
+
+    def _before(self, release: Release) -> Release | None:
+        if "before" not in self.context:
+            self.context["before"] = releases.before(release)
+        return self.context["before"]  # type: ignore[no-any-return]
+
+
+class ReleaseFilter(django_filters.FilterSet):  # type: ignore[misc]  # no types
+    """Filters of the list."""
+
+    path = django_filters.CharFilter(field_name="publication__path", help_text="exactly this node")
+    topic = django_filters.CharFilter(method="of_topic", help_text="the node of this topic")
+    group = django_filters.CharFilter(method="of_group", help_text="the node of this consumer group")
+    cluster = django_filters.CharFilter(method="of_cluster", help_text="the node of this cluster")
+    author = django_filters.CharFilter(field_name="author_name", help_text="user name; “system” is a worker, or a policy")
+    change = django_filters.UUIDFilter(help_text="all that was released together")
+    since = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte", help_text="from this moment on, ISO 8601")
+    until = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt", help_text="before this moment, ISO 8601")
+
+    class Meta:
+        model = Release
+        fields = ["kind"]
+
+    def of_topic(self, queryset: QuerySet[Release], _name: str, value: str) -> QuerySet[Release]:
+        """By the topic's name."""
+        return queryset.filter(publication__path=paths.topic(value))
+
+    def of_group(self, queryset: QuerySet[Release], _name: str, value: str) -> QuerySet[Release]:
+        """By the group's name."""
+        return queryset.filter(publication__path=paths.group(value))
+
+    def of_cluster(self, queryset: QuerySet[Release], _name: str, value: str) -> QuerySet[Release]:
+        """By the cluster's name."""
+        return queryset.filter(publication__path=paths.cluster(value))
+
+
+class ReleaseViewSet(ReadViewSet):
+    """Every generation of what is published, newest first; releases are never changed."""
+
+    queryset = Release.objects.none()
+    serializer_class = ReleaseSerializer
+    filterset_class = ReleaseFilter
+    permissions_by_action: ClassVar[dict[str, str]] = {"list": "registry.view_release", "retrieve": "registry.view_release"}
+    page_order: ClassVar[str] = "-pk"
+    lookup_value_regex = "[0-9]{1,18}"
+
+    def get_queryset(self) -> QuerySet[Release]:
+        """What the person may see."""
+        rows: Any = self.restricted(Release.objects.all())
+        return rows.select_related("publication") if self.action == "retrieve" else rows.listed()  # type: ignore[no-any-return]
+
+    def get_serializer_class(self) -> type[serializers.BaseSerializer[Any]]:
+        """The data and the differences only in the detail."""
+        return ReleaseDetailSerializer if self.action == "retrieve" else ReleaseSerializer
