@@ -15,7 +15,11 @@ class ClustersConfig(AppConfig):
 
     def ready(self) -> None:
         """The built-in store is there as soon as the tables are."""
+        from clusters.restoring import ROOM
+        from registry import rollbacks
+
         post_migrate.connect(_add_builtin, sender=self)
+        rollbacks.rooms["/zms/cluster"] = ROOM
 
 
 def _add_builtin(**kwargs: Any) -> None:

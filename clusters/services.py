@@ -53,10 +53,11 @@ def create(*, actor: User, name: str, kind: str, address: str, description: str 
     return cluster
 
 
-def change(*, actor: User, cluster: Cluster, address: str, description: str, **limits: int | None) -> Cluster:
+def change(*, actor: User, cluster: Cluster, address: str, description: str, change: Change | None = None, **limits: int | None) -> Cluster:
     """Change the version at hand; when the address differs, every node that depends on the cluster is set again.
 
-    Of the limits (`LIMITS`) those that are given; None: not known. Problems: invalid_address, invalid, state_changed.
+    Of the limits (`LIMITS`) those that are given; None: not known. A `change` that is given is what it releases by, as a part of something
+    larger. Problems: invalid_address, invalid, state_changed.
     """
     address = check_address(cluster.kind, address)
     with transaction.atomic():
@@ -75,7 +76,7 @@ def change(*, actor: User, cluster: Cluster, address: str, description: str, **l
         record(actor=actor, action="change", kind="cluster", name=cluster.name, before=before, after=_audited(cluster))
         if moved:
             message = _("Address of “{name}”: {before} became {after}.").format(name=cluster.name, before=before["address"], after=address)
-            change = Change(author=actor, message=message)
+            change = change or Change(author=actor, message=message)
             _publish(cluster, change)
             registry.republish(paths=dependent_paths(cluster), change=change)
     return cluster

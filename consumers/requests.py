@@ -90,6 +90,23 @@ def _check_start(payload: Mapping[str, Any]) -> None:
         raise Problem("invalid", detail, errors=[FieldError("/mode", detail)])
 
 
+def dropped_warnings(group: ConsumerGroup, topics: list[str]) -> list[str]:
+    """What is lost with topics that a group drops: messages that wait or are to be tried again."""
+    found = []
+    for topic in Topic.objects.filter(name__in=topics).order_by("name"):
+        left = builtin.backlog_of(group_id=group.pk, topic_id=topic.pk)
+        number = left.waiting + left.later
+        if number:
+            found.append(
+                ngettext(
+                    "{topic}: {n} message that waits will be skipped or given up.",
+                    "{topic}: {n} messages that wait will be skipped or given up.",
+                    number,
+                ).format(topic=topic.name, n=f"{number:,}")
+            )
+    return found
+
+
 class GroupKind(Kind):
     """What requests about groups share."""
 
@@ -231,19 +248,7 @@ class ChangeGroup(GroupKind):
         kept = {row["topic"] for row in request.payload["subscriptions"]}
         dropped = [row["topic"] for row in request.before["subscriptions"] if row["topic"] not in kept]
         group = self._any(request.target).first()
-        found = []
-        for topic in Topic.objects.filter(name__in=dropped).order_by("name") if group else ():
-            left = builtin.backlog_of(group_id=group.pk, topic_id=topic.pk)
-            number = left.waiting + left.later
-            if number:
-                found.append(
-                    ngettext(
-                        "{topic}: {n} message that waits will be skipped or given up.",
-                        "{topic}: {n} messages that wait will be skipped or given up.",
-                        number,
-                    ).format(topic=topic.name, n=f"{number:,}")
-                )
-        return found
+        return dropped_warnings(group, dropped) if group else []
 
     def policy_values(self, request: Request, policy: Policy) -> Mapping[str, Any] | None:  # noqa: ARG002
         """Nothing to add; but to lose messages is for a person to decide."""

@@ -66,14 +66,14 @@ def start(*, actor: User, shadow: ShadowTask, minutes: int, reason: str) -> Shad
     return shadow
 
 
-def stop(*, actor: User | None, shadow: ShadowTask, reason: str) -> ShadowTask:
+def stop(*, actor: User | None, shadow: ShadowTask, reason: str, change: Change | None = None) -> ShadowTask:
     """Switch off; harmless when it is off."""
     if not shadow.enabled:
         return shadow
     with transaction.atomic():
         _set(shadow, enabled=False, lease_until=None, reason=reason)
         record(actor=actor, action="switch off", kind="shadow group", name=str(shadow), reason=reason)
-        _publish(shadow, Change(author=actor, message=reason))
+        _publish(shadow, change or Change(author=actor, message=reason))
     return shadow
 
 

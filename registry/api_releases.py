@@ -6,10 +6,13 @@ import django_filters
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
 
-from core.api.views import ReadViewSet
+from core.api.views import ReadViewSet, actor, extend, validated
 from mqadmin_sdk.zk import paths
-from registry import releases
+from registry import releases, rollbacks
 from registry.models import Release
 
 
@@ -66,6 +69,20 @@ class ReleaseDetailSerializer(ReleaseSerializer):
         return self.context["before"]  # type: ignore[no-any-return]
 
 
+class RollbackSerializer(serializers.Serializer[Any]):
+    """A rollback is decided on what the person saw."""
+
+    base = serializers.IntegerField(
+        min_value=1,
+        max_value=2**62,
+        help_text="generation of the latest release of this node when you looked; stale_base if it is not any more",
+    )
+    reason = serializers.CharField(max_length=2000, help_text="becomes the message of the release")
+    accept_warnings = serializers.BooleanField(
+        default=False, help_text="in spite of what confirmation_needed says: limits of a cluster, messages that would be skipped"
+    )
+
+
 class ReleaseFilter(django_filters.FilterSet):  # type: ignore[misc]  # no types
     """Filters of the list."""
 
@@ -101,15 +118,26 @@ class ReleaseViewSet(ReadViewSet):
     queryset = Release.objects.none()
     serializer_class = ReleaseSerializer
     filterset_class = ReleaseFilter
-    permissions_by_action: ClassVar[dict[str, str]] = {"list": "registry.view_release", "retrieve": "registry.view_release"}
+    permissions_by_action: ClassVar[dict[str, str]] = {
+        "list": "registry.view_release",
+        "retrieve": "registry.view_release",
+        "rollback": "registry.rollback_release",
+    }
     page_order: ClassVar[str] = "-pk"
     lookup_value_regex = "[0-9]{1,18}"
 
     def get_queryset(self) -> QuerySet[Release]:
         """What the person may see."""
         rows: Any = self.restricted(Release.objects.all())
-        return rows.select_related("publication") if self.action == "retrieve" else rows.listed()  # type: ignore[no-any-return]
+        return rows.select_related("publication") if self.action != "list" else rows.listed()  # type: ignore[no-any-return]
 
     def get_serializer_class(self) -> type[serializers.BaseSerializer[Any]]:
         """The data and the differences only in the detail."""
-        return ReleaseDetailSerializer if self.action == "retrieve" else ReleaseSerializer
+        return ReleaseSerializer if self.action == "list" else ReleaseDetailSerializer
+
+    @extend(RollbackSerializer, ReleaseDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def rollback(self, request: Request, pk: str) -> Response:  # noqa: ARG002
+        """Want again what stood in this release; answers with the release of it. `dry_run=true` shows what would change."""
+        made = rollbacks.rollback(actor=actor(request), release=self.get_object(), **validated(RollbackSerializer, request))
+        return Response(self.get_serializer(made).data)

@@ -4,20 +4,25 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import path, reverse
 from django.utils import timezone
+from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from core.console.actions import NOT_ALLOWED, Action
 from core.console.lists import Filter, ListPage
-from core.console.pages import Page, get
+from core.console.pages import FormPage, Page, ReasonForm, get, person
 from core.console.slots import Column
-from registry import releases
+from core.errors import Problem
+from registry import releases, rollbacks
 from registry.models import Release
 
 PERMISSION = "registry.view_release"
+ROLLBACK = "registry.rollback_release"
 SHOWN = 50
 PERIODS = {
     "hour": (gettext_lazy("The last hour"), timedelta(hours=1)),
@@ -111,11 +116,86 @@ class ReleaseDetail(Page):
                 "differences": releases.differences(before, release),
                 "together": list(together.listed().order_by("pk")[: SHOWN + 1]),
                 "shown": SHOWN,
+                "rollback": _rollback_action(request, release),
             }
         )
+
+
+def _rollback_action(request: HttpRequest, release: Release) -> Action:
+    """The button, and why it cannot be used."""
+    problem = rollbacks.why_not(release)
+    why = NOT_ALLOWED if not request.user.has_perm(ROLLBACK) else "" if problem is None else str(problem)
+    return Action(_("Roll back to this"), reverse("admin:registry_rollback", args=[release.pk]), "undo", why=why)
+
+
+class RollbackForm(ReasonForm):
+    """Why, and against which release what would change was shown."""
+
+    base = forms.IntegerField(min_value=1, widget=forms.HiddenInput)
+    accept_warnings = forms.BooleanField(
+        required=False,
+        label=gettext_lazy("Roll back in spite of warnings"),
+        help_text=gettext_lazy("Otherwise you are told first what speaks against it."),
+    )
+    field_order = ["base", "accept_warnings", "reason"]
+
+
+class Rollback(FormPage):
+    """What stood in a release is wanted again, after a look at what that changes."""
+
+    permission = ROLLBACK
+    here = "releases"
+    template_name = "registry/rollback.html"
+    form_class = RollbackForm
+    submit_label = gettext_lazy("Roll back")
+
+    @cached_property
+    def release(self) -> Release:
+        """The release of the address."""
+        rows = Release.objects.restrict(self.request.user, ROLLBACK).select_related("publication")
+        return get(rows, pk=self.kwargs["pk"])
+
+    def check(self) -> None:
+        """Refuse before anything is filled in."""
+        if (problem := rollbacks.why_not(self.release)) is not None:
+            raise problem
+
+    def initial(self) -> dict[str, Any]:
+        """What is shown is compared with what is latest now."""
+        return {"base": self.release.publication.generation}
+
+    def context(self) -> dict[str, Any]:
+        """What would change."""
+        release = self.release
+        back = reverse("admin:registry_release", args=[release.pk])
+        return {
+            "title": _("Roll {path} back to generation {n}").format(path=release.path, n=release.generation),
+            "crumbs": [(_("Releases"), reverse("admin:registry_releases")), (str(release), back)],
+            "back": back,
+            "release": release,
+            "latest": rollbacks.latest(release.publication),
+            "differences": rollbacks.preview(release),
+        }
+
+    def perform(self, form: RollbackForm) -> str:
+        """Roll back, and show the new release."""
+        fields = {name: form.cleaned_data[name] for name in ("base", "accept_warnings", "reason")}
+        try:
+            made = rollbacks.rollback(actor=person(self.request), release=self.release, **fields)
+        except Problem as problem:
+            if problem.code == "stale_base":  # the page now shows what would change against the latest, and asks again
+                self.release.publication.refresh_from_db()
+                form.data = {**form.data.dict(), "base": str(self.release.publication.generation)}
+            raise
+        return reverse("admin:registry_release", args=[made.pk])
+
+    def success(self, form: RollbackForm) -> Any:  # noqa: ARG002
+        """What comes next."""
+        return _("{path} is rolled back; a registrar publishes it now.").format(path=self.release.path)
 
 
 urlpatterns = [
     path("releases/", Releases.as_view(), name="registry_releases"),
     path("releases/<int:pk>/", ReleaseDetail.as_view(), name="registry_release"),
+    path("releases/<int:pk>/rollback/", Rollback.as_view(), name="registry_rollback"),
 ]

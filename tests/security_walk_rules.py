@@ -113,6 +113,7 @@ publication-list: GET=registry.view_publication
 publication-detail: GET=registry.view_publication
 release-list: GET=registry.view_release
 release-detail: GET=registry.view_release
+release-rollback: POST=registry.rollback_release
 instance-list: GET=registry.view_instance
 instance-detail: GET=registry.view_instance
 schema: any
@@ -165,6 +166,7 @@ admin:registry_publications: GET=registry.view_publication
 admin:registry_publication: GET=registry.view_publication POST=registry.change_publication
 admin:registry_releases: GET=registry.view_release
 admin:registry_release: GET=registry.view_release
+admin:registry_rollback: GET=registry.rollback_release POST=registry.rollback_release
 admin:registry_instances: GET=registry.view_instance
 admin:clusters_list: GET=clusters.view_cluster
 admin:clusters_add: GET=clusters.add_cluster POST=clusters.add_cluster

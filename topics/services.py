@@ -147,11 +147,11 @@ def named(value: Any) -> Any:
     return value.get_username() if isinstance(value, User) else value.name if isinstance(value, Application) else value
 
 
-def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_warnings: bool = False) -> Topic:
+def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_warnings: bool = False, change: Change | None = None) -> Topic:
     """Assign an active topic to another cluster: what SDKs are told changes; messages that wait on the old one stay there.
 
-    Problems: same_cluster; confirmation_needed, if the cluster would be over its limits or knows less than the built-in store does; and
-    what rooms above refuse.
+    A `change` that is given is what it releases by, as a part of something larger. Problems: same_cluster; confirmation_needed, if the
+    cluster would be over its limits or knows less than the built-in store does; and what rooms above refuse.
     """
     approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="move")
     reason = approvals.require_reason(reason)
@@ -165,7 +165,7 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_war
         warnings = [*placement.place(topic, cluster).excess, *_lost(topic, cluster)]
         if not accept_warnings:
             workflow.confirm(warnings)
-        change = change_of(actor=actor, message=reason, forced=bool(warnings))
+        change = change or change_of(actor=actor, message=reason, forced=bool(warnings))
         approvals.move(thing=topic, expected=State.ACTIVE, to=State.ACTIVE, values={"cluster_id": cluster.pk})
         record(
             actor=actor,

@@ -26,6 +26,7 @@ WORDS = {
     "reschedule": _("reschedule"),
     "resume": _("resume"),
     "retire": _("retire"),
+    "roll back": _("roll back"),
     "save": _("save"),
     "send": _("send"),
     "share": _("share"),
