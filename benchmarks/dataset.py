@@ -342,7 +342,7 @@ class Filler:
     # --- ZooKeeper ------------------------------------------------------------------------------------------------------
 
     def registry(self) -> None:
-        from registry.models import Instance, Publication, RegistrarHeartbeat, Release
+        from registry.models import Drift, Instance, Publication, RegistrarHeartbeat, Release
 
         self.file("things")
         generation = "1 + pg_temp.n(x.seed, 'generation', 12)"
@@ -384,6 +384,23 @@ class Filler:
             data="CASE WHEN p.deleted AND g = p.generation THEN ''::bytea ELSE p.data END",
             created_at="p.changed_at - (p.generation - g) * interval '3 days'",
             published_at="p.changed_at - (p.generation - g) * interval '3 days'",
+        )
+        # Of one in twenty the history tells something; of those whose edit waits or is being repaired it is the last thing it tells.
+        self.insert(
+            Drift,
+            "(SELECT *, row_number() OVER (ORDER BY id) AS n FROM registry_publication) x JOIN generate_series(1, 3) k ON mod(x.n, 20) = 1"
+            " OR (x.last_foreign_edit <> '' AND k = 1)",
+            path="x.path",
+            edit="pg_temp.pick(x.n * k, 'edit', ARRAY['changed', 'deleted', 'found'])",
+            incident="k::text",
+            seen_at="now() - k * interval '1 day'",
+            data="x.data",
+            size="length(x.data)",
+            wanted="x.data",
+            wanted_generation="x.generation",
+            format="x.format",
+            outcome="CASE WHEN k = 1 AND x.drifted_at IS NOT NULL THEN 'open' ELSE 'repaired' END",
+            settled_at="CASE WHEN k = 1 AND x.drifted_at IS NOT NULL THEN NULL ELSE now() - k * interval '1 day' END",
         )
         # Busy topics and groups have many, most have one or none.
         gone = "pg_temp.u(i, 'gone') < 0.15"

@@ -65,6 +65,8 @@ class Examples:
             "owner": "SELECT username FROM accounts_user ORDER BY id DESC LIMIT 1",
             "publication": "SELECT id FROM registry_publication ORDER BY id LIMIT 1",
             "release": "SELECT id FROM registry_release ORDER BY id LIMIT 1",
+            "drift": "SELECT id FROM registry_drift ORDER BY id LIMIT 1",
+            "tree": "SELECT name FROM registry_driftpolicy ORDER BY id LIMIT 1",
             "instance": "SELECT id FROM registry_instance ORDER BY id LIMIT 1",
             "message": "SELECT id FROM mq_message WHERE topic_id = (SELECT min(t.id) FROM topics_topic t WHERE EXISTS"
             " (SELECT 1 FROM mq_message m WHERE m.topic_id = t.id)) ORDER BY id DESC LIMIT 1",
@@ -104,6 +106,8 @@ _MEANS = {
     "application": "application",
     "publications": "publication",
     "releases": "release",
+    "drift": "drift",
+    "drift-policies": "tree",
     "instances": "instance",
     "messages": "message",
     "delayed": "delayed",

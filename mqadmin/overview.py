@@ -255,15 +255,16 @@ def _processes(health: StoreHealth | None, numbers: dict[str, int]) -> Iterator[
 def _nodes(user: Any) -> Iterator[Todo]:
     seen = Publication.objects.restrict(user)
     wrong = seen.failing() | seen.filter(drifted_at__isnull=False)
-    for row in wrong.distinct().defer("data", "last_foreign_data").order_by("changed_at")[:5]:
+    for row in wrong.distinct().defer("data").order_by("changed_at")[:5]:
         url = _url("registry_publication", row.pk)
-        if row.state == "drifted":
+        if row.state in {"drifted", "held"}:
+            text = _("waits for a person: {edit}") if row.is_held else _("differs in ZooKeeper: {edit}")
             yield Todo(
                 10,
                 "drift",
                 row.path,
-                _("differs in ZooKeeper: {edit}").format(edit=row.get_last_foreign_edit_display()),
-                row.drifted_at,
+                text.format(edit=row.get_last_foreign_edit_display()),
+                row.last_foreign_edit_at or row.drifted_at,
                 url,
                 _("Compare"),
             )

@@ -174,6 +174,7 @@ CELERY_BEAT_SCHEDULE = {
     "clean-accounts": {"task": "accounts.clean", "schedule": 60.0, "options": {"expires": 60}},
     "evict-clients": {"task": "registry.evict_clients", "schedule": 5.0, "options": {"expires": 10}},
     "forget-releases": {"task": "registry.forget_releases", "schedule": 3600.0, "options": {"expires": 3600}},
+    "forget-drift": {"task": "registry.forget_drift", "schedule": 600.0, "options": {"expires": 600}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }
 

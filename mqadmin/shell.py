@@ -19,7 +19,7 @@ from consumers.models import ConsumerGroup, ShadowTask
 from core.approvals.models import Request, State
 from core.console.counting import count_all
 from core.operations.models import Operation
-from registry.models import Instance, Publication, RegistrarHeartbeat
+from registry.models import Drift, Instance, Publication, RegistrarHeartbeat
 from topics.models import Topic
 
 
@@ -132,6 +132,16 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 count=lambda user: Publication.objects.restrict(user).dirty(),
             ),
             Entry("releases", "release", gettext_lazy("Releases"), "registry_releases", "e", "registry.view_release"),
+            Entry(
+                "drift",
+                "flag",
+                gettext_lazy("Drift"),
+                "registry_drifts",
+                "f",
+                "registry.view_drift",
+                heat="hot",
+                count=lambda user: Drift.objects.restrict(user).waiting(),
+            ),
             Entry("storage", "folder", gettext_lazy("Storage"), "messages_storage", "b", "mq_messages.view_storage"),
         ],
     ),

@@ -9,15 +9,16 @@ from rest_framework.routers import BaseRouter
 
 from core.api.views import ReadViewSet
 from registry import services
+from registry.api_drift import DriftPolicyViewSet, DriftViewSet
 from registry.api_releases import ReleaseViewSet
-from registry.models import Instance, Publication
+from registry.models import Drift, Instance, Publication
 from registry.status import AppliedSerializer
 
 
 class PublicationSerializer(serializers.ModelSerializer[Publication]):
     """Desired and published state of one node."""
 
-    state = serializers.CharField(help_text="published, pending, failing, drifted or retired")
+    state = serializers.CharField(help_text="published, pending, failing, drifted, held or retired")
     applied = AppliedSerializer(source="*")
 
     class Meta:
@@ -48,14 +49,20 @@ class PublicationDetailSerializer(PublicationSerializer):
     content = serializers.CharField(source="text", help_text="the whole node, generation embedded")
     foreign_content = serializers.SerializerMethodField(help_text="what somebody else had written there, if that ever happened")
     requires = serializers.ListField(child=serializers.CharField())
+    waiting_drift = serializers.SerializerMethodField(help_text="The edit by others that waits for a person, if one does: see drift.")
     waits_for = serializers.SerializerMethodField(help_text="paths that have to be published, or retired, first")
 
     class Meta(PublicationSerializer.Meta):
-        fields = [*PublicationSerializer.Meta.fields, "content", "foreign_content", "requires", "waits_for"]
+        fields = [*PublicationSerializer.Meta.fields, "content", "foreign_content", "waiting_drift", "requires", "waits_for"]
 
     def get_foreign_content(self, publication: Publication) -> str | None:
-        """As text."""
-        return None if publication.last_foreign_data is None else bytes(publication.last_foreign_data).decode("utf-8", "replace")
+        """As text: of the last edit by others."""
+        last = Drift.objects.filter(path=publication.path).exclude(data=None).values_list("data", flat=True).first()
+        return None if last is None else bytes(last).decode("utf-8", "replace")
+
+    def get_waiting_drift(self, publication: Publication) -> int | None:
+        """Its number."""
+        return Drift.objects.waiting().filter(path=publication.path).values_list("pk", flat=True).first() if publication.is_held else None
 
     def get_waits_for(self, publication: Publication) -> list[str]:
         """Empty once it is published."""
@@ -91,7 +98,7 @@ class PublicationViewSet(ReadViewSet):
     def get_queryset(self) -> QuerySet[Publication]:
         """With the counts of who has applied it."""
         rows: QuerySet[Publication] = self.restricted(Publication.objects.with_applied_counts())
-        return rows if self.action == "retrieve" else rows.defer("data", "last_foreign_data")
+        return rows if self.action == "retrieve" else rows.defer("data")
 
     def get_serializer_class(self) -> type[serializers.BaseSerializer[Any]]:
         """The data only in the detail."""
@@ -169,4 +176,6 @@ def register(router: BaseRouter) -> None:
     """Add the room's resources to the API."""
     router.register("publications", PublicationViewSet, basename="publication")
     router.register("releases", ReleaseViewSet, basename="release")
+    router.register("drift", DriftViewSet, basename="drift")
+    router.register("drift-policies", DriftPolicyViewSet, basename="drift-policy")
     router.register("instances", InstanceViewSet, basename="instance")

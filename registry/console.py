@@ -1,6 +1,5 @@
 """Publications and instances in the console: machine state, read-only; a publication can be tried again at once."""
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,8 +20,8 @@ from core.console.lists import Asked, Filter, ListPage, View
 from core.console.pages import Page, get, person
 from core.console.slots import Column
 from mqadmin_sdk.zk import properties
-from registry import console_releases, services
-from registry.models import Instance, Publication
+from registry import console_drift, console_releases, rendering, services
+from registry.models import Drift, Instance, Publication
 
 if TYPE_CHECKING:
     from registry.querysets import InstanceQuerySet
@@ -30,18 +29,8 @@ if TYPE_CHECKING:
 
 def decoded(data: bytes, kind: str) -> list[dict[str, Any]]:
     """The keys and values of a node, in its order; `own` marks those that mqadmin adds. Bytes that are neither stay one raw line."""
-    try:
-        pairs = json.loads(data) if kind == Publication.Format.JSON else properties.loads(data)
-        items = pairs.items()
-    except (ValueError, AttributeError):
-        return [{"key": "", "value": data.decode("utf-8", "replace"), "own": False}]
     return [
-        {
-            "key": key,
-            "value": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
-            "own": key.startswith(properties.OWN_PREFIX),
-        }
-        for key, value in items
+        {"key": key, "value": value, "own": key.startswith(properties.OWN_PREFIX)} for key, value in rendering.pairs_of(kind, data).items()
     ]
 
 
@@ -99,7 +88,7 @@ class Publications(ListPage[Publication]):
 
     def annotated(self, queryset: QuerySet[Publication, Publication]) -> QuerySet[Publication, Publication]:
         """Applied counts, only for the rows shown."""
-        return queryset.with_applied_counts().defer("data", "last_foreign_data")  # type: ignore[attr-defined,no-any-return]
+        return queryset.with_applied_counts().defer("data")  # type: ignore[attr-defined,no-any-return]
 
 
 class PublicationDetail(Page):
@@ -122,7 +111,7 @@ class PublicationDetail(Page):
                 "dependants": Publication.objects.restrict(request.user).depending_on(row.path).live().order_by("path")[:50],
                 "retry_why": _retry_why(request, row),
                 "releases": console_releases.releases_of(request.user, row.path),
-                "foreign": decoded(bytes(row.last_foreign_data), row.format) if row.last_foreign_data else None,
+                "drifts": _drifts(request, row.path),
             }
         )
 
@@ -142,9 +131,18 @@ class PublicationDetail(Page):
         return HttpResponseRedirect(reverse("admin:registry_publication", args=[pk]))
 
 
+def _drifts(request: HttpRequest, zookeeper_path: str) -> list[Drift] | None:
+    """The last edits by others, without their bytes; None for those who may not see them."""
+    if not request.user.has_perm("registry.view_drift"):
+        return None
+    return list(Drift.objects.filter(path=zookeeper_path).select_related("decided_by").defer("data", "wanted")[:20])
+
+
 def _retry_why(request: HttpRequest, row: Publication) -> Any:
     if not request.user.has_perm("registry.change_publication"):
         return NOT_ALLOWED
+    if row.is_held:
+        return _("An edit by others waits for a person; decide on it first.")
     return "" if row.state in {"pending", "failing", "drifted"} else _("The node holds the last generation.")
 
 
@@ -247,6 +245,7 @@ def _find(user: Any, words: str) -> list[slots.Hit]:
 slots.search(_find)
 
 urlpatterns = [
+    *console_drift.urlpatterns,
     path("publications/", Publications.as_view(), name="registry_publications"),
     path("publications/<int:pk>/", PublicationDetail.as_view(), name="registry_publication"),
     path("instances/", Instances.as_view(), name="registry_instances"),

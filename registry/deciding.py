@@ -24,7 +24,7 @@ class Decision:
 
     verdict: Verdict
     version: int | None = None  # of the node as read; None: there is none
-    foreign_edit: str = ""  # one of Publication.ForeignEdit
+    foreign_edit: str = ""  # one of models.Edit
     foreign_data: bytes | None = None
     foreign_keys: tuple[tuple[str, str], ...] = ()
     generation: int | None = None  # embedded in the node

@@ -12,10 +12,22 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from registry.querysets import InstanceQuerySet, PublicationQuerySet, RegistrarQuerySet, ReleaseQuerySet
+from registry import rendering
+from registry.querysets import DriftQuerySet, InstanceQuerySet, PublicationQuerySet, RegistrarQuerySet, ReleaseQuerySet
+from registry.roots import ROOTS
 
 #: A registrar that has not written its heartbeat for so long is not counted as running.
 HEARTBEAT_LIMIT = timedelta(seconds=6)
+
+
+class Edit(models.TextChoices):
+    """What somebody other than mqadmin did to a node."""
+
+    FOUND = "found", _("the node was there before")
+    CHANGED = "changed", _("data changed")
+    DELETED = "deleted", _("node deleted")
+    CREATED = "created", _("retired node created again")
+    UNKNOWN = "unknown", _("a node that mqadmin does not know")
 
 
 class Publication(models.Model):
@@ -26,15 +38,6 @@ class Publication(models.Model):
 
         PROPERTIES = "properties", _("Java properties")
         JSON = "json", _("JSON")
-
-    class ForeignEdit(models.TextChoices):
-        """What somebody other than mqadmin did to the node."""
-
-        NONE = "", _("none")
-        FOUND = "found", _("the node was there before")
-        CHANGED = "changed", _("data changed")
-        DELETED = "deleted", _("node deleted")
-        CREATED = "created", _("retired node created again")
 
     path = models.TextField(_("path"), unique=True)
     root = models.TextField(_("root"), editable=False)
@@ -57,9 +60,13 @@ class Publication(models.Model):
     next_attempt_at = models.DateTimeField(_("next attempt"), default=timezone.now)
     last_error = models.TextField(_("last error"), default="", blank=True)
     drifted_at = models.DateTimeField(_("drift seen"), null=True, blank=True)  # the node differs although everything was published
-    last_foreign_edit = models.CharField(_("last foreign edit"), max_length=16, choices=ForeignEdit.choices, default="", blank=True)
+    last_foreign_edit = models.CharField(_("last foreign edit"), max_length=16, choices=Edit.choices, default="", blank=True)
     last_foreign_edit_at = models.DateTimeField(_("foreign edit at"), null=True, blank=True)
-    last_foreign_data = models.BinaryField(_("foreign data"), null=True, blank=True)
+    # The drift that waits for a person is the one seen at `drifted_at`; a later mark lets a registrar look at the node again.
+    held_at = models.DateTimeField(_("waits for a person since"), null=True, blank=True)
+    overrules = models.TextField(
+        _("decided against"), default="", db_default="", blank=True
+    )  # the incident (see Drift) that may be written over
     repairs = models.IntegerField(_("repairs in the window"), default=0)
     repairs_since = models.DateTimeField(_("window of repairs since"), null=True, blank=True)
 
@@ -94,8 +101,15 @@ class Publication(models.Model):
         return self.published_generation == self.generation and self.drifted_at is None
 
     @property
+    def is_held(self) -> bool:
+        """Whether somebody else's edit waits for a person: until then nothing is written at this path."""
+        return self.held_at is not None and self.held_at == self.drifted_at
+
+    @property
     def state(self) -> str:
-        """One word for lists: `published`, `retired`, `pending`, `failing` (tried, with an error) or `drifted`."""
+        """One word for lists: `published`, `retired`, `pending`, `failing` (tried, with an error), `drifted` or `held`."""
+        if self.is_held:
+            return "held"
         if self.published_generation < self.generation:
             return "failing" if self.last_error else "pending"
         if self.drifted_at is not None:
@@ -184,6 +198,102 @@ class Release(models.Model):
         if self.published_at is not None:
             return "published"
         return "pending" if self.generation > self.publication.published_generation else "superseded"
+
+
+class Drift(models.Model):
+    """What somebody other than mqadmin did in our trees, once an edit, and what became of it.
+
+    ZooKeeper keeps no author of a change: only an ephemeral node names the session that made it.
+    """
+
+    class Outcome(models.TextChoices):
+        """What became of it."""
+
+        OPEN = "open", _("being repaired")
+        WAITING = "waiting", _("waits for a person")
+        LEFT = "left", _("left as it is")
+        REPAIRED = "repaired", _("repaired")
+        KEPT = "kept", _("its keys were kept")
+        ADOPTED = "adopted", _("adopted")
+        UNDONE = "undone", _("undone by others")
+        SUPERSEDED = "superseded", _("changed again")
+
+    path = models.TextField(_("path"))
+    edit = models.CharField(_("edit"), max_length=16, choices=Edit.choices)
+    incident = models.TextField(editable=False)  # names this edit, whichever registrar sees it: by the node's transaction
+    seen_at = models.DateTimeField(_("seen"), db_default=Now())
+    node_mtime = models.DateTimeField(_("changed in ZooKeeper"), null=True)  # null: there is no node
+    mzxid = models.BigIntegerField(_("transaction"), null=True)
+    node_version = models.IntegerField(_("node version"), null=True)
+    session = models.CharField(_("session"), max_length=32, default="", blank=True)  # of an ephemeral node; otherwise nobody knows
+    data = models.BinaryField(_("data found"), null=True)  # the first KEPT_BYTES of it
+    size = models.IntegerField(_("size"), default=0)
+    wanted = models.BinaryField(_("data wanted"), null=True)
+    wanted_generation = models.BigIntegerField(_("generation wanted"), null=True)
+    format = models.CharField(max_length=16, default=Publication.Format.PROPERTIES)
+    outcome = models.CharField(_("outcome"), max_length=16, choices=Outcome.choices)
+    settled_at = models.DateTimeField(_("settled"), null=True)
+    decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("decided by"))
+    reason = models.TextField(_("reason"), default="", blank=True)
+
+    KEPT_BYTES = 512 * 1024
+
+    objects = DriftQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("drift")
+        verbose_name_plural = _("drift")
+        ordering = ("-id",)
+        default_permissions = ("view", "change")
+        constraints = [models.UniqueConstraint(fields=["path", "incident"], name="registry_drift_once")]
+        indexes = [
+            # Those of a path that are not settled: asked with every publication that is recorded.
+            models.Index(fields=["path"], condition=Q(settled_at=None), name="registry_drift_open"),
+            models.Index(fields=["path", "-id"], name="registry_drift_of_path"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.get_edit_display()}"
+
+    @property
+    def who(self) -> str:
+        """The session that did it, empty while nobody knows: ZooKeeper keeps it for ephemeral nodes only."""
+        return f"0x{self.session}" if self.session else ""
+
+    @property
+    def differences(self) -> list[rendering.Difference]:
+        """Key by key, what was wanted and what stood there."""
+        wanted, found = (None if data is None else bytes(data) for data in (self.wanted, self.data))
+        return rendering.differences(self.format, wanted, found)
+
+
+class DriftPolicy(models.Model):
+    """What registrars do about edits by others below one root; a root without a row is repaired at once."""
+
+    class Policy(models.TextChoices):
+        """At once, or never without a person."""
+
+        REPAIR = "repair", _("repair at once")
+        ALERT = "alert", _("alert and wait for a person")
+
+    name = models.CharField(_("tree"), max_length=32, unique=True)  # a key of registry.roots.ROOTS
+    policy = models.CharField(_("policy"), max_length=8, choices=Policy.choices, default=Policy.REPAIR)
+    version = models.PositiveIntegerField(default=1)
+    changed_at = models.DateTimeField(_("changed"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("drift policy")
+        verbose_name_plural = _("drift policies")
+        ordering = ("name",)
+        default_permissions = ("view", "change")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def root(self) -> str:
+        """The node below which it holds."""
+        return ROOTS[self.name][0]
 
 
 class Instance(models.Model):

@@ -14,7 +14,10 @@ from django.db.models.functions import Now
 from django.utils.dateparse import parse_datetime
 
 from mqadmin_sdk.zk import paths
+from registry import repairs
 from registry.models import Instance, Publication
+from registry.roots import ROOTS as TREES
+from registry.roots import is_place_of_ours, root_of
 from registry.statements import sql
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ logger = structlog.get_logger(__name__)
 ROOTS = (paths.CLUSTERS, paths.TOPICS, paths.GROUPS, paths.SHADOW, paths.SHADOW_INSTANCES)
 #: Names on the way from a root to an instance's node; 0: no instances there.
 _DEPTH = {paths.TOPICS: 2, paths.GROUPS: 2, paths.SHADOW_INSTANCES: 4, paths.CLUSTERS: 0, paths.SHADOW: 0}
+_OURS = dict(TREES.values())
 #: Seconds between full comparisons that nothing asked for.
 COMPARE_EVERY = 60.0
 #: Seconds until a node is looked at again whose publication was on its way.
@@ -120,7 +124,8 @@ class Observer:
             # Absent at this zxid: an incarnation that came later stays.
             self._gone(Instance.objects.online().filter(znode__in=gone, czxid__lte=zxid))
         if metadata:
-            self._check_drift(Publication.objects.filter(path__in=metadata))
+            known = self._check_drift(Publication.objects.filter(path__in=metadata))
+            self._look_at_unknown([path for path in metadata if path not in known and is_place_of_ours(path)])
 
     def _gone(self, instances: Any) -> None:
         followed_paths = set(instances.values_list("path", flat=True))
@@ -135,19 +140,31 @@ class Observer:
 
     def _compare(self, root: str) -> None:
         started = time.monotonic()
-        self._check_drift(Publication.objects.filter(path__startswith=f"{root}/"))
-        if _DEPTH[root]:
-            self._compare_instances(root)
+        known = self._check_drift(Publication.objects.filter(path__startswith=f"{root}/"))
+        below = self._compare_instances(root) if _DEPTH[root] else []
+        if depth := _OURS.get(root):
+            below = below or self._names_below(root, depth)[1]
+            self._compare_unknown(root, [path for path in below if path not in known])
         logger.debug("compared", root=root, seconds=round(time.monotonic() - started, 3))
 
-    def _compare_instances(self, root: str) -> None:
+    def _names_below(self, root: str, depth: int) -> tuple[int, list[str]]:
+        """Return the paths so many names below a root, and the transaction number at which the first of them were read."""
+        level, zxid = [root], 0
+        for _name in range(depth):
+            read_at, children = self._zookeeper.multi_children(level)
+            zxid = zxid or read_at
+            level = [f"{parent}/{name}" for parent, names in zip(level, children, strict=True) for name in names or ()]
+        return zxid, level
+
+    def _compare_instances(self, root: str) -> list[str]:
+        """Record who is below a root; returns the paths directly below it, among which the nodes of ours stand."""
         # The database first: what it holds is then older than what is read below.
         known = list(Instance.objects.filter(znode__startswith=f"{root}/").values("pk", "znode", "czxid", "mzxid", "online"))
         self._zookeeper.sync(root)
-        level, zxid = [root], 0
-        for _depth in range(_DEPTH[root]):
-            read_at, children = self._zookeeper.multi_children(level)
-            zxid = zxid or read_at
+        zxid, first = self._names_below(root, 1)
+        level = first
+        for _depth in range(_DEPTH[root] - 1):
+            children = self._zookeeper.multi_children(level)[1] if level else []
             level = [f"{parent}/{name}" for parent, names in zip(level, children, strict=True) for name in names or ()]
         nodes = self._zookeeper.multi_read(level)[1] if level else []
         found = {path: node for path, node in zip(level, nodes, strict=True) if node is not None and followed(path) is not None}
@@ -159,30 +176,64 @@ class Observer:
         record(found)
         gone = [row["pk"] for row in known if row["online"] and row["znode"] not in found and row["czxid"] <= zxid]
         self._gone(Instance.objects.online().filter(pk__in=gone, czxid__lte=zxid))
+        return first
 
     # --- drift ----------------------------------------------------------------------------------------------------------
 
-    def _check_drift(self, publications: Any) -> None:
-        """Mark rows whose node differs although everything was published; a publisher reads the node again and decides."""
-        rows = list(publications.only("path", "data", "deleted", "generation", "published_generation"))
+    def _check_drift(self, publications: Any) -> set[str]:
+        """Mark rows whose node differs although everything was published; a publisher reads the node again and decides.
+
+        Returns the paths that have a row.
+        """
+        rows = list(publications.only("path", "data", "deleted", "generation", "published_generation", "drifted_at", "held_at"))
         if not rows:
-            return
+            return set()
         _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows])
-        drifted = 0
+        differing = []
         for row, node in zip(rows, nodes, strict=True):
-            if node is None if row.deleted else node is not None and node.data == bytes(row.data):
-                continue
-            if row.published_generation < row.generation:
+            same = node is None if row.deleted else node is not None and node.data == bytes(row.data)
+            if row.is_held or (not same and row.published_generation == row.generation):
+                # What waits for a person is looked at each time: the node may have been put right, or changed again.
+                differing.append(row)
+            elif not same:
                 # On its way. If somebody edits the node between the write and its record, only another look finds it.
                 self._again.add(row.path)
-                continue
-            # Only if nothing was published since the row was read. A row that is marked already is marked anew: a repair that is being
-            # recorded just now clears only the mark that it has seen.
-            same = Publication.objects.filter(pk=row.pk, generation=row.generation, published_generation=row.generation)
-            drifted += same.update(drifted_at=Now())
-        if drifted:
+        if differing and (drifted := _mark(differing)):
             logger.warning("drift_seen", nodes=drifted)
             self._woken()
+        return {row.path for row in rows}
+
+    # --- nodes that nobody of ours knows ----------------------------------------------------------------------------------
+
+    def _look_at_unknown(self, touched: list[str]) -> None:
+        if not touched:
+            return
+        found = self._read(touched)
+        for name, (root, _depth) in TREES.items():
+            here = {path: node for path, node in found.items() if root_of(path) == name}
+            repairs.note_unknown(here, root)
+        repairs.forget_unknown(paths=[path for path in touched if path not in found])
+
+    def _compare_unknown(self, root: str, unknown: list[str]) -> None:
+        repairs.note_unknown(self._read(unknown[: repairs.MAX_UNKNOWN]), root)
+        repairs.forget_unknown(root=root, except_for=unknown)
+
+    def _read(self, wanted: Sequence[str]) -> dict[str, NodeData]:
+        nodes = self._zookeeper.multi_read(wanted)[1] if wanted else []
+        return {path: node for path, node in zip(wanted, nodes, strict=True) if node is not None}
+
+
+def _mark(rows: Sequence[Publication]) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql("mark_drifted"),
+            {
+                "ids": [row.pk for row in rows],
+                "generations": [row.generation for row in rows],
+                "published": [row.published_generation for row in rows],
+            },
+        )
+        return int(cursor.rowcount)
 
 
 def followed(znode: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,12 +29,14 @@ from kazoo.handlers.threading import KazooTimeoutError
 from registry import rendering, repairs
 from registry.deciding import decide
 from registry.models import Publication
+from registry.repairs import Sighting
 from registry.statements import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from mqadmin_sdk.zk import Client, NodeData
+    from mqadmin_sdk.zk import Client
+    from registry.deciding import Decision
 
 logger = structlog.get_logger(__name__)
 
@@ -54,7 +57,6 @@ class Write:
     row: Publication
     action: Literal["create", "set", "delete"]
     version: int = -1
-    repair: bool = False
 
     @property
     def size(self) -> int:
@@ -122,46 +124,40 @@ class Publisher:
             return []
         _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows], timeout=WRITE_TIMEOUT)
         writes: list[Write] = []
+        sightings: list[Sighting] = []
         for row, node in zip(rows, nodes, strict=True):
-            try:
-                write = self._judge(row, node, result)
-            except (OperationalError, InterfaceError):
-                raise
-            except Exception as error:
-                # Whatever somebody put into this node, it must not hold up the others.
-                logger.exception("node_not_understood", path=row.path)
-                self.fail(row, f"{type(error).__name__}: {error}"[:1000].replace("\x00", ""))
+            with self._not_holding_up_others(row):
+                decision = decide(row, node)
+                if decision.verdict == "published":
+                    result.done.append((row, decision.version, False))
+                elif decision.foreign_edit:
+                    sightings.append(Sighting(row, node, decision))
+                else:
+                    writes.append(_write_of(row, decision))
+        allowed = repairs.take(sightings)
+        for sighting in sightings:
+            if sighting.row.pk not in allowed:
                 continue
-            if write is not None:
-                writes.append(write)
+            with self._not_holding_up_others(sighting.row):
+                match sighting.decision.verdict:
+                    case "behind":
+                        repairs.jump_ahead(sighting)
+                    case "absorb":
+                        repairs.absorb(sighting)
+                    case _:
+                        writes.append(_write_of(sighting.row, sighting.decision))
         return writes
 
-    @staticmethod
-    def _judge(row: Publication, node: NodeData | None, result: Round) -> Write | None:
-        """Do what the database needs for this node as it was read; return the write that it needs, if any."""
-        decision = decide(row, node)
-        log = logger.bind(path=row.path, generation=row.generation, node_generation=decision.generation, foreign_edit=decision.foreign_edit)
-        if decision.verdict == "published":
-            result.done.append((row, decision.version, False))
-            return None
-        if decision.verdict == "behind":
-            if repairs.jump_ahead(row, decision):
-                log.warning("node_ahead_of_database")
-            return None
-        if decision.verdict == "absorb":
-            if repairs.within_budget(row, decision):
-                repairs.absorb(row, decision)
-                log.info("foreign_keys_kept")
-            return None
-        if decision.verdict == "repair":
-            if not repairs.within_budget(row, decision):
-                return None
-            log.warning("foreign_edit_repaired")
-        if row.deleted:
-            return Write(row, "delete", decision.version or 0)
-        if decision.version is None:
-            return Write(row, "create")
-        return Write(row, "set", decision.version)
+    @contextlib.contextmanager
+    def _not_holding_up_others(self, row: Publication) -> Iterator[None]:
+        """Whatever somebody put into a node, its row steps back and the others go on."""
+        try:
+            yield
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as error:
+            logger.exception("node_not_understood", path=row.path)
+            self.fail(row, f"{type(error).__name__}: {error}"[:1000].replace("\x00", ""))
 
     # --- writing -------------------------------------------------------------------------------------------------------
 
@@ -297,6 +293,13 @@ class Publisher:
             free = Publication.objects.due().order_by().exclude(last_error=error).select_for_update(skip_locked=True, no_key=True)
             waiting = Publication.objects.filter(pk__in=list(free.values_list("pk", flat=True)))
             return waiting.update(last_error=error, last_attempt_at=Now(), attempts=F("attempts") + 1)
+
+
+def _write_of(row: Publication, decision: Decision) -> Write:
+    """Return the operation that brings the node to what the row wants."""
+    if row.deleted:
+        return Write(row, "delete", decision.version or 0)
+    return Write(row, "create") if decision.version is None else Write(row, "set", decision.version)
 
 
 def _is_cause(answer: object) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from registry.models import Instance, Publication, RegistrarHeartbeat, Release  # noqa: F401 - for the quoted names below
+    from registry.models import Drift, Instance, Publication, RegistrarHeartbeat, Release  # noqa: F401 - for the quoted names below
 
 DIRTY = Q(published_generation__lt=F("generation")) | Q(drifted_at__isnull=False)
 
@@ -41,13 +41,23 @@ class PublicationQuerySet(ScopedQuerySet["Publication"]):
         """Those that were tried and could not be written."""
         return self.dirty().exclude(last_error="")
 
+    def held(self) -> Self:
+        """Those at which somebody else's edit waits for a person."""
+        return self.filter(held_at=F("drifted_at"))
+
+    def standing(self) -> Self:
+        """Those whose node is there, in its last generation; also one that others have changed and that waits for a person."""
+        seen = Q(drifted_at=None) | (Q(held_at=F("drifted_at")) & ~Q(last_foreign_edit="deleted"))
+        return self.live().filter(seen, published_generation=F("generation"))
+
     def live(self) -> Self:
         """Those that are not retired."""
         return self.filter(deleted=False)
 
     def due(self) -> Self:
         """Return the registrar's work, oldest first; whether the order across paths allows it yet is `with_blockers`."""
-        return self.dirty().filter(next_attempt_at__lte=timezone.now()).order_by("changed_at", "pk")
+        free = self.dirty().exclude(held_at__isnull=False, held_at=F("drifted_at"))
+        return free.filter(next_attempt_at__lte=timezone.now()).order_by("changed_at", "pk")
 
     def depending_on(self, path: str) -> Self:
         """Those that must never be visible without this path."""
@@ -138,6 +148,22 @@ class InstanceQuerySet(ScopedQuerySet["Instance"]):
 
         known = Exists(Publication.objects.filter(path=OuterRef("path")))
         return self.filter(Q(plain=True) | Q(applied_generation__isnull=True) | ~known, online=True)
+
+
+class DriftQuerySet(ScopedQuerySet["Drift"]):
+    """Edits by others."""
+
+    def own(self, user: Principal) -> Q:
+        """Those of the person's topics, groups and shadow groups."""
+        return _own(user)
+
+    def unsettled(self) -> Self:
+        """Those whose end is not known."""
+        return self.filter(settled_at=None)
+
+    def waiting(self) -> Self:
+        """Those that a person must decide on."""
+        return self.unsettled().filter(outcome="waiting")
 
 
 class RegistrarQuerySet(models.QuerySet["RegistrarHeartbeat"]):

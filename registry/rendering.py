@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from mqadmin_sdk.zk import properties
 
@@ -82,13 +83,48 @@ def foreign_in(kind: str, node: bytes, desired: bytes, known: Sequence[Sequence[
 
 def values_in(kind: str, data: bytes) -> dict[str, str]:
     """The keys of a node with their values as text, without our generation; what cannot be read is one value under no name."""
+    found = pairs_of(kind, data)
+    found.pop(JSON_GENERATION if kind == JSON else GENERATION, None)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One key of a node: the values wanted and found, None where it is not there."""
+
+    key: str
+    wanted: str | None
+    found: str | None
+
+    @property
+    def kind(self) -> Literal["same", "changed", "missing", "added"]:
+        """How the node differs from what is wanted."""
+        if self.wanted == self.found:
+            return "same"
+        return "missing" if self.found is None else "added" if self.wanted is None else "changed"
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a key that mqadmin adds to those of ZMS."""
+        return self.key.startswith(properties.OWN_PREFIX)
+
+
+def pairs_of(kind: str, data: bytes | None) -> dict[str, str]:
+    """The keys and values of a node, as text, in its order. Bytes that are neither properties nor JSON are one value without a key."""
+    if data is None:
+        return {}
     try:
-        found: Any = json.loads(data) if kind == JSON else properties.loads(data)
-        found.pop(JSON_GENERATION if kind == JSON else GENERATION, None)
+        found = json.loads(data) if kind == JSON else properties.loads(data)
         items = found.items()
     except (ValueError, AttributeError, TypeError, RecursionError):
         return {"": data.decode("utf-8", "replace")}
     return {str(key): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in items}
+
+
+def differences(kind: str, wanted: bytes | None, found: bytes | None) -> list[Difference]:
+    """What is wanted and what was found, key by key: in the order of what is wanted, then what was added."""
+    ours, theirs = pairs_of(kind, wanted), pairs_of(kind, found)
+    return [Difference(key, ours.get(key), theirs.get(key)) for key in [*ours, *(key for key in theirs if key not in ours)]]
 
 
 def digest(data: bytes) -> str:

@@ -122,7 +122,7 @@ def blockers(publication: Publication) -> list[str]:
     if publication.deleted:
         dependants = Publication.objects.depending_on(publication.path).exclude(deleted=True, published_generation=F("generation"))
         return sorted(dependants.values_list("path", flat=True))
-    there = Publication.objects.live().filter(path__in=publication.requires, published_generation=F("generation"), drifted_at=None)
+    there = Publication.objects.standing().filter(path__in=publication.requires)
     return sorted(set(publication.requires) - set(there.values_list("path", flat=True)))
 
 

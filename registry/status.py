@@ -11,7 +11,7 @@ from registry.models import Publication
 #: What a status does not show: node data can be half a megabyte, and times cost most of what a row costs to load.
 ASIDE = (
     "data", "foreign_keys", "requires", "published_digest", "last_attempt_at", "next_attempt_at", "last_foreign_edit_at",
-    "last_foreign_data", "repairs", "repairs_since",
+    "repairs", "repairs_since", "overrules",
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ class AppliedSerializer(serializers.Serializer[Any]):
 class PublicationStatusSerializer(serializers.ModelSerializer[Publication]):
     """Desired and observed state of one node."""
 
-    state = serializers.CharField(help_text="published, pending, failing, drifted or retired")
+    state = serializers.CharField(help_text="published, pending, failing, drifted, held or retired")
     applied = AppliedSerializer(source="*")
 
     class Meta:

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from registry import clients, releases
+from registry import clients, releases, repairs
 
 CHUNK = 5000
 
@@ -18,3 +18,9 @@ def forget_releases() -> None:
     """Delete releases that are older than they are kept, in bounded chunks, each in a transaction of its own."""
     while releases.forget(limit=CHUNK) == CHUNK:
         pass
+
+
+@shared_task(name="registry.forget_drift", ignore_result=True)
+def forget_drift() -> int:
+    """Delete what is known of edits by others that were settled long ago."""
+    return repairs.forget_old()

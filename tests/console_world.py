@@ -7,7 +7,7 @@ from clusters import services as clusters
 from clusters.models import Cluster
 from consumers import services as consumers
 from consumers import shadow as shadows
-from registry.models import Instance, Publication, RegistrarHeartbeat
+from registry.models import Drift, Instance, Publication, RegistrarHeartbeat
 from topics import services as topics
 
 PASSWORD = "correct horse battery"
@@ -82,6 +82,11 @@ def make_world():
     shadows.start(actor=people.alice, shadow=shadow, minutes=30, reason="rehearsal")
     Publication.objects.filter(path=order.zookeeper_path).update(published_generation=1)
     Publication.objects.filter(path=paid.zookeeper_path).update(last_error="connection lost", attempts=3)
+    Drift.objects.create(
+        path=order.zookeeper_path, edit="changed", incident="1", data=b"clusterName=theirs\n", size=19, wanted=b"clusterName=builtin\n",
+        wanted_generation=1, outcome="waiting",
+    )  # fmt: skip
+    Drift.objects.create(path="/zms/topic/theirs", edit="unknown", incident="2", data=b"\x00", size=1, session="abc", outcome="left")
     instance(order)
     instance(order, number=2, applied_generation=0)
     instance(order, number=3, plain=True, applied_generation=None, app="", sdk="")

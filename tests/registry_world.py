@@ -130,11 +130,12 @@ def committed(django_db_setup, django_db_blocker):
     """The database with real commits, as other processes see it; the room's tables are empty meanwhile, and afterwards as before."""
     from django.db import connection
 
-    from registry.models import Deployment, Instance, Publication, RegistrarHeartbeat
+    from registry.models import Deployment, Drift, DriftPolicy, Instance, Publication, RegistrarHeartbeat
 
     def empty():
-        for model in (Publication, Instance, RegistrarHeartbeat, Deployment):
+        for model in (Publication, Instance, RegistrarHeartbeat, Deployment, Drift):
             model.objects.all().delete()
+        DriftPolicy.objects.update(policy="repair")
 
     with django_db_blocker.unblock():
         before = list(Publication.objects.all())

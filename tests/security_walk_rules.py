@@ -114,6 +114,11 @@ publication-detail: GET=registry.view_publication
 release-list: GET=registry.view_release
 release-detail: GET=registry.view_release
 release-rollback: POST=registry.rollback_release
+drift-list: GET=registry.view_drift
+drift-detail: GET=registry.view_drift
+drift-repair: POST=registry.change_drift
+drift-policy-list: GET=registry.view_driftpolicy
+drift-policy-detail: GET=registry.view_driftpolicy PATCH=registry.change_driftpolicy
 instance-list: GET=registry.view_instance
 instance-detail: GET=registry.view_instance
 schema: any
@@ -167,6 +172,11 @@ admin:registry_publication: GET=registry.view_publication POST=registry.change_p
 admin:registry_releases: GET=registry.view_release
 admin:registry_release: GET=registry.view_release
 admin:registry_rollback: GET=registry.rollback_release POST=registry.rollback_release
+admin:registry_drifts: GET=registry.view_drift
+admin:registry_drift: GET=registry.view_drift
+admin:registry_drift_repair: GET=registry.change_drift POST=registry.change_drift
+admin:registry_drift_policies: GET=registry.view_driftpolicy
+admin:registry_drift_policy: GET=registry.change_driftpolicy POST=registry.change_driftpolicy
 admin:registry_instances: GET=registry.view_instance
 admin:clusters_list: GET=clusters.view_cluster
 admin:clusters_add: GET=clusters.add_cluster POST=clusters.add_cluster

@@ -152,6 +152,7 @@ def test_a_chinese_page_shows_no_text_of_the_catalogue_in_english():
         "messages_send",
         "messages_dead",
     ]
+    pages += ["registry_drifts", "registry_drift_policies"]
     pages += ["messages_half", "messages_check_backs"]
     pages += ["messages_delayed", "operations_list", "accounts_application_changelist", "accounts_application_add"]
     urls = [reverse(f"admin:{name}") for name in pages]

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.django_db
 
 LISTS = ["topics_list", "consumers_list", "consumers_shadow", "clusters_list", "registry_publications", "registry_instances", "audit_list"]
 LISTS += ["registry_releases"]
+LISTS += ["registry_drifts"]
 
 
 def as_person(person):

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Application
-from registry.models import Publication, Release
+from registry.models import Drift, Publication, Release
 from topics.models import Topic
 
 pytestmark = pytest.mark.django_db
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.django_db
 LISTS = ["topics_list", "consumers_list", "consumers_shadow", "clusters_list", "registry_publications", "registry_instances", "audit_list"]
 LISTS += ["registry_releases"]
 LISTS += ["requests"]
+LISTS += ["registry_drifts"]
 FORMS = ["topics_apply", "consumers_apply", "consumers_shadow_add", "consumers_shadow_stop_all", "clusters_add"]
 TOPIC_TABS = ["topics_detail", "topics_groups", "topics_instances", "topics_publication", "topics_releases", "topics_audit"]
 GROUP_TABS = ["consumers_detail", "consumers_instances", "consumers_publication", "consumers_releases", "consumers_audit"]
@@ -53,6 +54,8 @@ def every_page(world):
     yield from (page(verb, world.shadow.pk) for verb in ("consumers_shadow_start", "consumers_shadow_stop"))
     yield from (page("registry_publication", pk) for pk in Publication.objects.values_list("pk", flat=True))
     yield from (page("registry_release", pk) for pk in Release.objects.values_list("pk", flat=True))
+    yield from (page(name, pk) for name in ("registry_drift", "registry_drift_repair") for pk in Drift.objects.values_list("pk", flat=True))
+    yield from (page("registry_drift_policies"), page("registry_drift_policy", "topics"))
     yield page("accounts_application_changelist")
     yield page("find") + "?q=order"
 

@@ -10,7 +10,7 @@ from kazoo.security import make_acl
 from registry_world import committed, published, put_cluster, put_group, put_topic, wait_for, why, world  # noqa: F401
 
 from registry import services
-from registry.models import Publication, RegistrarHeartbeat
+from registry.models import Drift, Publication, RegistrarHeartbeat
 from registry.publishing import Publisher, Round
 from tests.store_world import Threads
 
@@ -123,7 +123,7 @@ def test_a_foreign_edit_is_repaired_and_can_be_seen(world):  # noqa: F811
     raw.set(cluster.path, b"bootAddr=evil\\:1\nmqadmin.generation=1\n", version=stat.version)
     wait_for(lambda: raw.get(cluster.path)[0] == ours, what="the repair")
     row = wait_for(lambda: Publication.objects.filter(pk=cluster.pk, last_foreign_edit="changed", drifted_at=None).first())
-    assert bytes(row.last_foreign_data) == b"bootAddr=evil\\:1\nmqadmin.generation=1\n"
+    assert bytes(Drift.objects.get(path=row.path).data) == b"bootAddr=evil\\:1\nmqadmin.generation=1\n"
     assert raw.get(cluster.path)[1].version == 2
 
 
@@ -157,7 +157,8 @@ def test_keys_of_unknown_origin_survive_later_changes_and_a_wipe(world):  # noqa
     wanted = b"bootAddr=10.0.0.1\\:9092\nbrokerType=kafka\nserverIps=\nmqadmin.generation=2\nteam=blue\\u00e9\n"
     assert raw.get(cluster.path)[0] == wanted
     row = Publication.objects.get(pk=cluster.pk)
-    assert (row.last_foreign_edit, b"by hand" in bytes(row.last_foreign_data)) == ("found", True)
+    drift = Drift.objects.get(path=row.path)
+    assert (row.last_foreign_edit, drift.edit, drift.outcome, b"by hand" in bytes(drift.data)) == ("found", "found", "kept", True)
     raw.set(cluster.path, wanted + b"colour=red\n")
     wait_for(lambda: b"generation=3" in raw.get(cluster.path)[0], what="the key to be kept")
     published(put_cluster(address="10.0.0.9:1"))

@@ -34,7 +34,7 @@ from messages.models import CheckBack, Reset
 from messages.types import NewMessage
 from mqadmin import shell
 from registry import clients
-from registry.models import Instance, Publication
+from registry.models import Drift, Instance, Publication
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 SECRET = "walksecret"  # in the name of everything of the other team
@@ -114,13 +114,14 @@ def things(made, word, owner):
         report=clients.Report(),
     )  # fmt: skip
     [sent] = store.send(topic_id=own_topic.pk, messages=[NewMessage(body=word.encode(), key=f"{word}-key")])
+    edit = Drift.objects.create(path=own_topic.zookeeper_path, edit="changed", incident=word, data=word.encode(), outcome="waiting")
     return SimpleNamespace(
         application=application, topic=own_topic, group=own_group, shadow=shadow, instance=online, message=sent.id,
         half=half.id, callback=callback, client=client,
         request=Request.objects.filter(target=f"{word}_pending").first(),
         reset=Reset.objects.create(group_id=own_group.pk, topic_id=own_topic.pk, kind="rewind", position_before=2, position=1, era=9,
                                    repeated=1, first_time=0, skipped=0, reason=word),
-        publication=Publication.objects.get(path=own_topic.zookeeper_path), owner=owner,
+        publication=Publication.objects.get(path=own_topic.zookeeper_path), drift=edit, owner=owner,
         token=ApiToken.issue(user=owner, name=f"{word}-token", expires_at=timezone.now() + timezone.timedelta(hours=1))[0],
         key=credentials.make_key(actor=people.alice, application=application, name=f"{word}-key")[0],
     )  # fmt: skip
@@ -130,7 +131,7 @@ def arguments(name, route, team):
     """The values that the route's parameters get for a team's things."""
     things_of = {
         r"topic": team.topic.name, r"group|push|consumer|consumption|dead-letters|redrives|purges|pull|acks|next": team.group.name,
-        r"cluster": "builtin",
+        r"cluster": "builtin", r"drift": "topics",
     }  # fmt: skip
     if "applications/" in route:
         named = team.application.name
@@ -139,7 +140,8 @@ def arguments(name, route, team):
         part = found[1] if found else ""
         named = next((value for words, value in things_of.items() if re.match(words, part)), "builtin")
     number = {
-        "shadow": team.shadow.pk, "publication": team.publication.pk, "instance": team.instance.pk, "token": team.token.pk,
+        "shadow": team.shadow.pk, "publication": team.publication.pk, "drift": team.drift.pk,
+        "instance": team.instance.pk, "token": team.token.pk,
         "request": team.request.pk if team.request else 1, "messages": team.message, "delayed": team.message,
         "half-messages/check-backs": team.callback.pk, "release": team.publication.releases.get().pk,
     }  # fmt: skip

@@ -29,7 +29,7 @@ SHAPES = {
     "none": "none offline off skipped expired rolled_back superseded",
     "unknown": "unknown draft",
     "later": "later outdated degraded suspended behind delayed",
-    "failed": "failed failing drift drifted stalled rejected undecided",
+    "failed": "failed failing drift drifted held stalled rejected undecided",
     "dead": "dead down retired cancelled",
     "special": "special gated shadow half open",
 }
@@ -54,6 +54,7 @@ WORDS = {
     "published": gettext_lazy("Published"),
     "failing": gettext_lazy("Failing"),
     "drifted": gettext_lazy("Drift"),
+    "held": gettext_lazy("Drift, waits for a person"),
     "online": gettext_lazy("Online"),
     "offline": gettext_lazy("Offline"),
     "applied": gettext_lazy("Applied"),
