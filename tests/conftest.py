@@ -165,6 +165,16 @@ def zk_chroot():
         client.close()
 
 
+@pytest.fixture(scope="module")
+def java(tmp_path_factory):
+    """A JVM that reads properties and ZooKeeper: Java's own opinion."""
+    from java_reader import Java
+
+    reader = Java(tmp_path_factory.mktemp("java"))
+    yield reader
+    reader.end()
+
+
 def template_database(run):
     """The name of a database with all migrations, made once in a run of several workers, for them to copy."""
     from django.db import connection

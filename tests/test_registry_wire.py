@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from java_reader import Java, from_hex, to_hex
-from registry_world import committed, published, put_cluster, put_group, put_topic, wait_for, world  # noqa: F401
+from java_reader import from_hex, to_hex
+from registry_world import committed, published, put_cluster, put_group, put_topic, wait_for, why, world  # noqa: F401
 
 from mqadmin_sdk.zk import properties
 from registry import services
@@ -26,13 +26,6 @@ SYNTAX = st.lists(
     max_size=24,
 ).map(b"".join)  # fmt: skip
 DOCUMENTED = Path(__file__).resolve().parent.parent / "docs" / "znodes.md"
-
-
-@pytest.fixture(scope="module")
-def java(tmp_path_factory):
-    reader = Java(tmp_path_factory.mktemp("java"))
-    yield reader
-    reader.end()
 
 
 # --- properties ---------------------------------------------------------------------------------------------------------------
@@ -111,7 +104,7 @@ def test_zookeepers_java_client_reads_the_bytes_that_the_database_wants(world, j
         put_cluster("rocket", "10.0.1.1:9876;10.0.1.2:9876", "rocketmq"),
         put_topic(),
         put_group(),
-        services.publish_json(path="/zpt/shop/stress/billing", document={"enable": "1", "task": "stress", "topic": "订单"}),
+        services.publish_json(path="/zpt/shop/stress/billing", document={"enable": "1", "task": "stress", "topic": "订单"}, change=why()),
     ]
     world.raw().ensure_path("/zms/cluster")
     foreign = b"bootAddr=x\nteam=\\u8ba2 \\\n   one\n"
@@ -154,15 +147,15 @@ def test_a_move_makes_a_zms_client_rebuild_once_with_the_new_clusters_addresses(
     assert java.next() == "billing resume"
     # Clients watch no cluster node: whoever depends on it is set again, once each.
     cluster = put_cluster("kafka-b", "10.0.0.9:9092")
-    services.republish(paths=["/zms/topic/orders"])
+    services.republish(paths=["/zms/topic/orders"], change=why())
     published(cluster, "/zms/topic/orders")
     assert java.next() == "orders rebuild kafka-b 10.0.0.9:9092"
     # What only readers of ours look at makes a ZMS client do nothing.
-    services.republish(paths=["/zms/topic/orders"])
+    services.republish(paths=["/zms/topic/orders"], change=why())
     assert java.next() == "orders nothing"
 
     # A live node is not deleted; when the client is gone, it goes by itself.
-    services.retract(path="/zms/topic/orders")
+    services.retract(path="/zms/topic/orders", change=why())
     wait_for(lambda: "still online" in Publication.objects.get(path="/zms/topic/orders").last_error, what="the refusal")
     java.ask("leave", "orders")
     published("/zms/topic/orders")
@@ -179,13 +172,15 @@ def test_what_a_zms_client_refuses_or_breaks_on_is_what_the_contract_says(world,
         put_cluster("kafka-b", "b:1"),
         put_cluster("ours", "", "builtin"),
         put_topic("on_ours", "ours"),
-        services.publish_properties(path="/zms/topic/gated", zms=gated, own={}, requires=["/zms/cluster/kafka-a", "/zms/cluster/kafka-b"]),
+        services.publish_properties(
+            path="/zms/topic/gated", zms=gated, own={}, requires=["/zms/cluster/kafka-a", "/zms/cluster/kafka-b"], change=why()
+        ),
     ]
     world.registrar()
     published(*rows)
     java.follow(world.hosts, "topic", "gated")
     assert java.next() == "gated build kafka-b b:1"
-    published(services.publish_properties(path="/zms/topic/gated", zms={**gated, "gatedIps": "", "gatedCluster": ""}, own={}))
+    published(services.publish_properties(path="/zms/topic/gated", zms={**gated, "gatedIps": "", "gatedCluster": ""}, own={}, change=why()))
     assert java.next() == "gated rebuild kafka-a a:1"
     with pytest.raises(ValueError, match="not published"):
         java.follow(world.hosts, "topic", "on_ours")
