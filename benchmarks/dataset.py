@@ -342,7 +342,7 @@ class Filler:
     # --- ZooKeeper ------------------------------------------------------------------------------------------------------
 
     def registry(self) -> None:
-        from registry.models import Drift, Instance, Publication, RegistrarHeartbeat, Release
+        from registry.models import Drift, Gate, Instance, Publication, RegistrarHeartbeat, Release
 
         self.file("things")
         generation = "1 + pg_temp.n(x.seed, 'generation', 12)"
@@ -401,6 +401,22 @@ class Filler:
             format="x.format",
             outcome="CASE WHEN k = 1 AND x.drifted_at IS NOT NULL THEN 'open' ELSE 'repaired' END",
             settled_at="CASE WHEN k = 1 AND x.drifted_at IS NOT NULL THEN NULL ELSE now() - k * interval '1 day' END",
+        )
+        # One in fifty was gated once; of those every tenth still is, by label, so that its members are looked for.
+        self.insert(
+            Gate,
+            "registry_publication p WHERE p.root IN ('/zms/topic', '/zms/consumergroup') AND NOT p.deleted AND p.id % 50 = 0",
+            publication_id="p.id",
+            cluster="'builtin'",
+            main_cluster="'kafka-1'",
+            ips="'{}'::varchar[]",
+            labels="""'{"zone": "a"}'::jsonb""",
+            state="CASE WHEN p.id % 500 = 0 THEN 'open' ELSE 'abandoned' END",
+            generation="p.generation",
+            opened_by="'person-' || p.id % 20",
+            reason="'try it first'",
+            opened_at="p.changed_at",
+            closed_at="CASE WHEN p.id % 500 = 0 THEN NULL ELSE p.changed_at + interval '1 day' END",
         )
         # Busy topics and groups have many, most have one or none.
         gone = "pg_temp.u(i, 'gone') < 0.15"

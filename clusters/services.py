@@ -15,6 +15,7 @@ from core import deletion
 from core.audit.services import record
 from core.errors import FieldError, Problem, changed_meanwhile, conflict
 from core.names import check_name
+from registry import gates
 from registry import services as registry
 from registry.releases import Change
 
@@ -86,6 +87,11 @@ def delete(*, actor: User, cluster: Cluster) -> None:
     """Delete a cluster that has no topics; its node goes. Problems: builtin_cluster, in_use (listing what does), state_changed."""
     if cluster.kind == Kind.BUILTIN:
         raise conflict("builtin_cluster", _("The built-in store is part of mqadmin and cannot be deleted."))
+    if gated := gates.paths_on(cluster.name):
+        detail = _("Instances are gated to “{name}”.").format(name=cluster.name)
+        raise conflict(
+            "in_use", detail, hint=_("Promote or abandon first: {names}").format(names=", ".join(gated[:10])), extra={"gates": gated}
+        )
     before, path = _audited(cluster), cluster.zookeeper_path
     with transaction.atomic():
         deletion.delete(cluster)
@@ -94,8 +100,9 @@ def delete(*, actor: User, cluster: Cluster) -> None:
 
 
 def dependent_paths(cluster: Cluster) -> list[str]:
-    """The nodes of topics and groups that name this cluster."""
-    return [path for paths_of in dependants for path in paths_of(cluster)]
+    """The nodes of topics and groups that name this cluster, for all or for those that are gated."""
+    found = [path for paths_of in dependants for path in paths_of(cluster)]
+    return [*dict.fromkeys([*found, *gates.paths_on(cluster.name)])]
 
 
 def _publish(cluster: Cluster, change: Change) -> None:

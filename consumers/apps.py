@@ -14,11 +14,12 @@ class ConsumersConfig(AppConfig):
         """Groups follow their topics: to another cluster, and when a cluster's address changes."""
         from clusters.services import dependants
         from consumers import requests  # noqa: F401 - it registers what there is
+        from consumers.gating import GroupGates
         from consumers.querysets import own_group_names, own_group_paths, own_shadow_names, own_shadow_paths
         from consumers.restoring import ROOM, SHADOW_ROOM
         from consumers.services import paths_on, publish_groups_of
         from core import scope
-        from registry import rollbacks
+        from registry import gates, rollbacks
         from topics.services import moved
 
         dependants.append(paths_on)
@@ -26,3 +27,4 @@ class ConsumersConfig(AppConfig):
         scope.own_names |= {"consumer group": own_group_names, "shadow group": own_shadow_names}
         moved.append(publish_groups_of)
         rollbacks.rooms |= {"/zms/consumergroup": ROOM, "/zpt": SHADOW_ROOM}
+        gates.rooms["/zms/consumergroup"] = GroupGates()

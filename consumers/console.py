@@ -22,6 +22,7 @@ from core.console.pages import Page, person
 from core.console.slots import Column
 from core.scope import restricted
 from registry.console import instances_at, publication_of
+from registry.console_gates import action as gate_action
 from registry.console_releases import releases_of
 from registry.services import instances_known, online_instances
 from registry.status import statuses
@@ -133,7 +134,7 @@ def frame(request: HttpRequest, group: ConsumerGroup, tab: str) -> dict[str, Any
         why = approving.why_not(user, "consumers.retire_consumergroup", group, [State.ACTIVE])
         change = approving.ask(user, _("Ask for a change"), url("ask_change"), "consumers.add_consumergroup", group)
         retire = approving.retire(user, group, room="consumers", ask="consumers.add_consumergroup", why=why)
-        actions = [change, switch, retire]
+        actions = [change, switch, gate_action(user, group.zookeeper_path), retire]
     publication = publication_of(group.zookeeper_path) if user.has_perm("registry.view_publication") else None
     tabs: list[dict[str, Any]] = [{"label": _("Overview"), "url": url("detail"), "key": "overview"}, *slots.tabs_of("group", group, user)]
     if user.has_perm("registry.view_instance"):

@@ -19,6 +19,7 @@ from core.approvals import workflow
 from core.approvals.models import State
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
+from registry import gates
 from registry import services as registry
 from registry.releases import Change
 from topics.models import Topic
@@ -221,6 +222,7 @@ def retire(*, actor: User | None, group: ConsumerGroup, reason: str) -> Consumer
             raise conflict(
                 "in_use", _("Shadow groups of “{name}” are on.").format(name=group.name), hint=hint, extra={"shadow_tasks": shadows}
             )
+        gates.check_none(group.zookeeper_path)
         check_nobody_uses(path=group.zookeeper_path, groups=[], what=group.name)
         approvals.move(thing=group, expected=State.ACTIVE, to=State.RETIRED, values=approvals.decision(actor=actor, reason=reason))
         builtin.retire_group(group_id=group.pk)
@@ -243,6 +245,7 @@ def publish(group: ConsumerGroup, change: Change) -> None:
     first = subscriptions[0].topic
     if first.cluster is None:
         raise ValueError("a group is approved on active topics only, and those have a cluster")
+    gated, labels, further = gates.keys(group.zookeeper_path)
     tag_expressions = {subscription.topic.name: subscription.tags for subscription in subscriptions}
     registry.publish_properties(
         path=group.zookeeper_path,
@@ -253,22 +256,22 @@ def publish(group: ConsumerGroup, change: Change) -> None:
             "broadcast": "true" if group.mode == ConsumerGroup.Mode.BROADCAST else "false",
             "consumeFrom": group.consume_from,
             "suspend": "true" if group.suspended else "false",
-            "gatedIps": "",
-            "gatedCluster": "",
+            **gated,
             "statisticsLogger": "disk",
         },
         own={
             "mqadmin.drainClusters": "",
             "mqadmin.subscriptions": json.dumps(tag_expressions, ensure_ascii=False, separators=(",", ":")),
             "mqadmin.maxAttempts": str(group.max_attempts),
+            **labels,
         },
-        requires=[first.cluster.zookeeper_path, *(subscription.topic.zookeeper_path for subscription in subscriptions)],
+        requires=[first.cluster.zookeeper_path, *(subscription.topic.zookeeper_path for subscription in subscriptions), *further],
         change=change,
     )
 
 
 def publish_groups_of(topic: Topic, change: Change) -> None:
-    """A topic moved: the groups that are bound to it first name its cluster. Problem: built_in_store_needed."""
+    """A topic moved: the groups that are bound to it first name its cluster. Problems: built_in_store_needed; gated, elsewhere."""
     if not _built_in(topic):
         bound = ConsumerGroup.objects.filter(state__in=[State.PENDING, State.ACTIVE], subscriptions__topic=topic)
         matching = sorted(bound.filter(subscriptions__tags__startswith="~", subscriptions__topic=topic).values_list("name", flat=True))
@@ -283,6 +286,8 @@ def publish_groups_of(topic: Topic, change: Change) -> None:
             )
     groups = ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__topic=topic, subscriptions__position=0)
     for group in groups.order_by("name"):  # as `republish` locks them
+        if topic.cluster is not None:
+            gates.promoted_along(path=group.zookeeper_path, cluster=topic.cluster.name, change=change)
         publish(group, change)
 
 

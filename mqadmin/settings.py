@@ -173,6 +173,7 @@ CELERY_BEAT_SCHEDULE = {
     "clean-idempotency-keys": {"task": "core.clean_idempotency_keys", "schedule": 600.0, "options": {"expires": 600}},
     "clean-accounts": {"task": "accounts.clean", "schedule": 60.0, "options": {"expires": 60}},
     "evict-clients": {"task": "registry.evict_clients", "schedule": 5.0, "options": {"expires": 10}},
+    "prove-gates": {"task": "registry.prove_gates", "schedule": 2.0, "options": {"expires": 5}},
     "forget-releases": {"task": "registry.forget_releases", "schedule": 3600.0, "options": {"expires": 3600}},
     "forget-drift": {"task": "registry.forget_drift", "schedule": 600.0, "options": {"expires": 600}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},

@@ -19,7 +19,7 @@ from consumers.models import ConsumerGroup, ShadowTask
 from core.approvals.models import Request, State
 from core.console.counting import count_all
 from core.operations.models import Operation
-from registry.models import Drift, Instance, Publication, RegistrarHeartbeat
+from registry.models import Drift, Gate, Instance, Publication, RegistrarHeartbeat
 from topics.models import Topic
 
 
@@ -141,6 +141,16 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 "registry.view_drift",
                 heat="hot",
                 count=lambda user: Drift.objects.restrict(user).waiting(),
+            ),
+            Entry(
+                "gates",
+                "filter",
+                gettext_lazy("Gated releases"),
+                "registry_gates",
+                "v",
+                "registry.view_gate",
+                heat="warm",
+                count=lambda user: Gate.objects.restrict(user).standing(),
             ),
             Entry("storage", "folder", gettext_lazy("Storage"), "messages_storage", "b", "mq_messages.view_storage"),
         ],

@@ -10,6 +10,7 @@ from rest_framework.routers import BaseRouter
 from core.api.views import ReadViewSet
 from registry import services
 from registry.api_drift import DriftPolicyViewSet, DriftViewSet
+from registry.api_gates import GateViewSet
 from registry.api_releases import ReleaseViewSet
 from registry.models import Drift, Instance, Publication
 from registry.status import AppliedSerializer
@@ -110,6 +111,7 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
 
     applied = serializers.CharField(help_text="applied, outdated, unknown (a plain ZMS client does not say) or offline")
     published_generation = serializers.IntegerField(allow_null=True)
+    labels = serializers.DictField(child=serializers.CharField(), allow_null=True, help_text="what it says of itself; null: nothing")
     source = serializers.ChoiceField(  # type: ignore[assignment]  # the field that a Field has by this name is set later
         Instance.Source.choices, read_only=True, help_text="zookeeper, or rest: registered with POST clients"
     )
@@ -128,6 +130,7 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "pid",
             "sdk",
             "plain",
+            "labels",
             "state",
             "cluster",
             "applied",
@@ -175,6 +178,7 @@ class InstanceViewSet(ReadViewSet):
 def register(router: BaseRouter) -> None:
     """Add the room's resources to the API."""
     router.register("publications", PublicationViewSet, basename="publication")
+    router.register("gates", GateViewSet, basename="gate")
     router.register("releases", ReleaseViewSet, basename="release")
     router.register("drift", DriftViewSet, basename="drift")
     router.register("drift-policies", DriftPolicyViewSet, basename="drift-policy")

@@ -64,9 +64,9 @@ class ReleaseDetailSerializer(ReleaseSerializer):
         return None if found is None else DifferenceSerializer(found, many=True).data
 
     def _before(self, release: Release) -> Release | None:
-        if "before" not in self.context:
-            self.context["before"] = releases.before(release)
-        return self.context["before"]  # type: ignore[no-any-return]
+        if not hasattr(self, "_found"):  # one release, two fields: looked for once
+            self._found = releases.before(release)
+        return self._found
 
 
 class RollbackSerializer(serializers.Serializer[Any]):

@@ -20,7 +20,7 @@ from core.console.lists import Asked, Filter, ListPage, View
 from core.console.pages import Page, get, person
 from core.console.slots import Column
 from mqadmin_sdk.zk import properties
-from registry import console_drift, console_releases, rendering, services
+from registry import console_drift, console_gates, console_releases, rendering, services
 from registry.models import Drift, Instance, Publication
 
 if TYPE_CHECKING:
@@ -250,4 +250,5 @@ urlpatterns = [
     path("publications/<int:pk>/", PublicationDetail.as_view(), name="registry_publication"),
     path("instances/", Instances.as_view(), name="registry_instances"),
     *console_releases.urlpatterns,
+    *console_gates.urlpatterns,
 ]

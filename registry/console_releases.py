@@ -36,7 +36,7 @@ def releases_of(user: Any, zookeeper_path: str) -> list[Release] | None:
     """The last releases of a path for a panel; None for whoever may not see releases."""
     if not user.has_perm(PERMISSION):
         return None
-    return list(Release.objects.restrict(user, PERMISSION).of(zookeeper_path).listed()[:SHOWN])  # type: ignore[attr-defined]
+    return list(Release.objects.restrict(user, PERMISSION).of(zookeeper_path).listed()[:SHOWN])
 
 
 def _authors(request: HttpRequest) -> list[tuple[str, str]]:
@@ -185,7 +185,7 @@ class Rollback(FormPage):
         except Problem as problem:
             if problem.code == "stale_base":  # the page now shows what would change against the latest, and asks again
                 self.release.publication.refresh_from_db()
-                form.data = {**form.data.dict(), "base": str(self.release.publication.generation)}
+                form.data = {**self.request.POST.dict(), "base": str(self.release.publication.generation)}
             raise
         return reverse("admin:registry_release", args=[made.pk])
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from registry import rendering
-from registry.querysets import DriftQuerySet, InstanceQuerySet, PublicationQuerySet, RegistrarQuerySet, ReleaseQuerySet
+from registry.querysets import DriftQuerySet, GateQuerySet, InstanceQuerySet, PublicationQuerySet, RegistrarQuerySet, ReleaseQuerySet
 from registry.roots import ROOTS
 
 #: A registrar that has not written its heartbeat for so long is not counted as running.
@@ -333,6 +333,7 @@ class Instance(models.Model):
     applied_generation = models.BigIntegerField(_("applied generation"), null=True, blank=True)
     applied_at = models.DateTimeField(_("applied"), null=True, blank=True)
     error = models.TextField(_("error"), default="", blank=True)
+    labels = models.JSONField(_("labels"), null=True, blank=True)  # what it says of itself, such as its zone; null: nothing
     plain = models.BooleanField(_("plain ZMS client"), default=False)  # no SDK marker: what it has applied is unknown, never "applied"
     czxid = models.BigIntegerField(_("incarnation"))
     mzxid = models.BigIntegerField(_("last report"))
@@ -368,6 +369,54 @@ class Instance(models.Model):
     def source(self) -> str:
         """How it is known: `zookeeper`, or `rest` by its heartbeats."""
         return Instance.Source.ZOOKEEPER if self.beat_at is None else Instance.Source.REST
+
+
+class Gate(models.Model):
+    """A gated release: some instances of a topic or group use another cluster, until that is promoted for all, or abandoned."""
+
+    class State(models.TextChoices):
+        """How far it is."""
+
+        OPEN = "open", _("open")
+        PROMOTED = "promoted", _("promoted")
+        ABANDONING = "abandoning", _("being abandoned")
+        ABANDONED = "abandoned", _("abandoned")
+        CLOSED = "closed", _("closed without proof")
+
+    publication = models.ForeignKey(Publication, models.CASCADE, related_name="gates", verbose_name=_("publication"))
+    cluster = models.CharField(_("cluster"), max_length=120)
+    main_cluster = models.CharField(_("main cluster"), max_length=120)  # of everybody else, when the gate was opened
+    ips = ArrayField(models.CharField(max_length=64), verbose_name=_("addresses"), default=list)
+    labels = models.JSONField(_("labels"), default=dict)  # of instances of our SDK; all of them have to be there
+    state = models.CharField(_("state"), max_length=12, choices=State.choices, default=State.OPEN)
+    generation = models.BigIntegerField(_("generation"), default=0)  # that opened it
+    opened_by = models.CharField(_("opened by"), max_length=150)
+    reason = models.TextField(_("reason"))
+    opened_at = models.DateTimeField(_("opened"), db_default=Now())
+    ended_generation = models.BigIntegerField(_("generation that ended it"), null=True)  # from it on everybody is on the main cluster
+    ended_by = models.CharField(_("ended by"), max_length=150, default="")
+    end_reason = models.TextField(_("reason of the end"), default="")
+    ended_at = models.DateTimeField(_("ended"), null=True)
+    closed_at = models.DateTimeField(_("closed"), null=True)  # promoted, proven to be abandoned, or closed by a person
+
+    objects = GateQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("gated release")
+        verbose_name_plural = _("gated releases")
+        ordering = ("-id",)
+        default_permissions = ("view", "add", "change")
+        constraints = [
+            models.UniqueConstraint(fields=["publication"], condition=Q(closed_at=None), name="registry_gate_one_at_a_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.publication.path} → {self.cluster}"
+
+    @property
+    def path(self) -> str:
+        """The node."""
+        return self.publication.path
 
 
 class RegistrarHeartbeat(models.Model):

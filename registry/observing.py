@@ -290,6 +290,7 @@ def describe(znode: str, node: NodeData) -> dict[str, Any] | None:
         "applied_generation": None if plain else _number(report.get("generation")),
         "applied_at": _moment(report.get("appliedAt")),
         "error": _text(report.get("error"), 4000),
+        "labels": _labels(report.get("labels")),
         "plain": plain,
         "czxid": node.stat.czxid,
         "mzxid": node.stat.mzxid,
@@ -313,6 +314,14 @@ def _report(data: bytes) -> dict[str, Any]:
 def _text(value: object, limit: int) -> str:
     """Text that Postgres stores: without NUL, lone surrogates replaced."""
     return value.encode("utf-8", "replace").decode().replace("\x00", "")[:limit] if isinstance(value, str) else ""
+
+
+def _labels(value: object) -> dict[str, str] | None:
+    """The labels of an instance, twenty at most; None: it reports none."""
+    if not isinstance(value, dict) or not value:
+        return None
+    pairs = [(_text(name, 120), _text(text, 200)) for name, text in list(value.items())[:20]]
+    return {name: text for name, text in pairs if name and text}
 
 
 def _number(value: object) -> int | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from registry.models import Drift, Instance, Publication, RegistrarHeartbeat, Release  # noqa: F401 - for the quoted names below
+    from registry.models import Drift, Gate, Instance, Publication, RegistrarHeartbeat, Release  # noqa: F401 - for the quoted names below
 
 DIRTY = Q(published_generation__lt=F("generation")) | Q(drifted_at__isnull=False)
 
@@ -102,6 +102,28 @@ class ReleaseQuerySet(ScopedQuerySet["Release"]):
             "generation", "kind", "author_name", "message", "change", "format", "deleted", "created_at", "published_at",
             "publication__path", "publication__generation", "publication__published_generation",
         )  # fmt: skip
+
+
+class GateQuerySet(ScopedQuerySet["Gate"]):
+    """Gated releases."""
+
+    def own(self, user: Principal) -> Q:
+        """Those of the nodes of the person's topics and groups."""
+        from registry.models import Publication
+
+        return Q(publication__in=Publication.objects.filter(_own(user)).values("pk"))
+
+    def standing(self) -> Self:
+        """Those that are open, or whose clients are not proven to be back: nothing else may happen to the node's cluster meanwhile."""
+        return self.filter(closed_at=None)
+
+    def open(self) -> Self:
+        """Those that stand in a node."""
+        return self.filter(state="open")
+
+    def at(self, path: str) -> Self:
+        """Those of one path."""
+        return self.filter(publication__path=path)
 
 
 class InstanceQuerySet(ScopedQuerySet["Instance"]):

@@ -55,7 +55,7 @@ def forget(*, limit: int) -> int:
     """Delete some of those that are older than `KEEP_DAYS` and not among the last `KEEP_LAST` of their path; returns how many."""
     with connection.cursor() as cursor:
         cursor.execute(sql("forget_releases"), {"days": KEEP_DAYS, "last": KEEP_LAST, "limit": limit})
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def before(release: Release) -> Release | None:

@@ -64,6 +64,9 @@ def why_not(release: Release) -> Problem | None:
     if publication.deleted:
         detail = _("What stood here has been retired.")
         return conflict("node_retired", detail, hint=_("Apply for it, or add it, anew: retiring has no way back."))
+    if releases.values_of(release).get("gatedCluster"):
+        detail = _("This was a gated release.")
+        return conflict("release_was_gated", detail, hint=_("Open a gate of its own, or choose the release before it."))
     if publication.root not in rooms:
         return conflict("nobody_restores", _("Nothing here can restore what stands at {path}.").format(path=publication.path))
     return next((found for obstacle in obstacles if (found := obstacle(publication.path)) is not None), None)

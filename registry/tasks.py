@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from registry import clients, releases, repairs
+from registry import clients, gates, releases, repairs
 
 CHUNK = 5000
 
@@ -24,3 +24,9 @@ def forget_releases() -> None:
 def forget_drift() -> int:
     """Delete what is known of edits by others that were settled long ago."""
     return repairs.forget_old()
+
+
+@shared_task(name="registry.prove_gates", ignore_result=True)
+def prove_gates() -> int:
+    """End the gates that were abandoned and whose clients are known to be back."""
+    return gates.prove()

@@ -111,6 +111,11 @@ shadow-task-start: POST=consumers.switch_shadowtask
 shadow-task-stop: POST=consumers.switch_shadowtask
 publication-list: GET=registry.view_publication
 publication-detail: GET=registry.view_publication
+gate-list: GET=registry.view_gate POST=registry.add_gate
+gate-detail: GET=registry.view_gate
+gate-promotion: POST=registry.change_gate
+gate-abandonment: POST=registry.change_gate
+gate-closure: POST=registry.change_gate
 release-list: GET=registry.view_release
 release-detail: GET=registry.view_release
 release-rollback: POST=registry.rollback_release
@@ -169,6 +174,12 @@ admin:operations_cancel: GET=operations.change_operation POST=operations.change_
 admin:operations_retry: GET=operations.change_operation POST=operations.change_operation
 admin:registry_publications: GET=registry.view_publication
 admin:registry_publication: GET=registry.view_publication POST=registry.change_publication
+admin:registry_gates: GET=registry.view_gate
+admin:registry_gate_add: GET=registry.add_gate POST=registry.add_gate
+admin:registry_gate: GET=registry.view_gate
+admin:registry_gate_promote: GET=registry.change_gate POST=registry.change_gate
+admin:registry_gate_abandon: GET=registry.change_gate POST=registry.change_gate
+admin:registry_gate_close: GET=registry.change_gate POST=registry.change_gate
 admin:registry_releases: GET=registry.view_release
 admin:registry_release: GET=registry.view_release
 admin:registry_rollback: GET=registry.rollback_release POST=registry.rollback_release

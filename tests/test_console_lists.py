@@ -20,7 +20,7 @@ from core.errors import Problem
 pytestmark = pytest.mark.django_db
 
 LISTS = ["topics_list", "consumers_list", "consumers_shadow", "clusters_list", "registry_publications", "registry_instances", "audit_list"]
-LISTS += ["registry_releases"]
+LISTS += ["registry_releases", "registry_gates"]
 LISTS += ["registry_drifts"]
 
 

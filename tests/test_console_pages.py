@@ -17,7 +17,7 @@ from topics.models import Topic
 pytestmark = pytest.mark.django_db
 
 LISTS = ["topics_list", "consumers_list", "consumers_shadow", "clusters_list", "registry_publications", "registry_instances", "audit_list"]
-LISTS += ["registry_releases"]
+LISTS += ["registry_releases", "registry_gates"]
 LISTS += ["requests"]
 LISTS += ["registry_drifts"]
 FORMS = ["topics_apply", "consumers_apply", "consumers_shadow_add", "consumers_shadow_stop_all", "clusters_add"]
@@ -56,6 +56,7 @@ def every_page(world):
     yield from (page("registry_release", pk) for pk in Release.objects.values_list("pk", flat=True))
     yield from (page(name, pk) for name in ("registry_drift", "registry_drift_repair") for pk in Drift.objects.values_list("pk", flat=True))
     yield from (page("registry_drift_policies"), page("registry_drift_policy", "topics"))
+    yield page("registry_gate_add") + "?path=/zms/topic/order_topic"
     yield page("accounts_application_changelist")
     yield page("find") + "?q=order"
 

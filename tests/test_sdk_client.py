@@ -83,6 +83,40 @@ def test_a_gated_instance_gets_the_gated_cluster_and_no_other_does(client, raw):
     assert (client.topic("orders").cluster.name, client.topic("orders").gated) == ("a", False)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "labels", "gated"),
+    [
+        ('{"zone"\\:"a"}', {"zone": "a", "rack": "2"}, True),
+        ('{"zone"\\:"a","rack"\\:"1"}', {"zone": "a", "rack": "2"}, False),
+        ('{"zone"\\:"a"}', {}, False),
+        ("{}", {"zone": "a"}, False),
+    ],
+)
+def test_a_label_chooses_who_has_all_of_them(zk_chroot, raw, wanted, labels, gated):
+    topic(raw, 7, gated=f"gatedIps=\ngatedCluster=b\nmqadmin.gatedLabels={wanted}\n")
+    with Client(zookeeper=zk_chroot, app="order-service", labels=labels) as client:
+        assert (client.topic("orders").cluster.name, client.topic("orders").gated) == ("b" if gated else "a", gated)
+
+
+def test_labels_that_cannot_be_read_are_a_broken_node(client, raw):
+    topic(raw, 7, gated="gatedIps=\ngatedCluster=b\nmqadmin.gatedLabels=zone\n")
+    with pytest.raises(BrokenNodeError, match="gatedLabels"):
+        client.topic("orders")
+
+
+def test_labels_come_from_the_environment_and_make_sense(monkeypatch):
+    monkeypatch.setenv("MQADMIN_ZOOKEEPER", "127.0.0.1:1")
+    monkeypatch.setenv("MQADMIN_APP", "order-service")
+    monkeypatch.setenv("MQADMIN_LABELS", "zone=a, rack=2")
+    with Client.from_env() as client:
+        assert client.labels == {"zone": "a", "rack": "2"}
+    monkeypatch.setenv("MQADMIN_LABELS", "zone")
+    with pytest.raises(ValueError, match="MQADMIN_LABELS"):
+        Client.from_env()
+    with pytest.raises(ValueError, match="labels"):
+        Client(zookeeper="127.0.0.1:1", app="order-service", labels={"zone": ""})
+
+
 def test_a_group_is_read(client, raw):
     group(raw, 3, "true")
     read = client.group("billing")

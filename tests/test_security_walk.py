@@ -34,7 +34,7 @@ from messages.models import CheckBack, Reset
 from messages.types import NewMessage
 from mqadmin import shell
 from registry import clients
-from registry.models import Drift, Instance, Publication
+from registry.models import Drift, Gate, Instance, Publication
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 SECRET = "walksecret"  # in the name of everything of the other team
@@ -113,11 +113,18 @@ def things(made, word, owner):
         client=client, path=own_topic.zookeeper_path, role="producer", app=application.name, ip="", name=word, sdk="", pid=None,
         report=clients.Report(),
     )  # fmt: skip
+    gate = Gate.objects.create(
+        publication=Publication.objects.get(path=own_group.zookeeper_path),
+        cluster="elsewhere",
+        main_cluster="builtin",
+        opened_by="alice",
+        reason=word,
+    )
     [sent] = store.send(topic_id=own_topic.pk, messages=[NewMessage(body=word.encode(), key=f"{word}-key")])
     edit = Drift.objects.create(path=own_topic.zookeeper_path, edit="changed", incident=word, data=word.encode(), outcome="waiting")
     return SimpleNamespace(
         application=application, topic=own_topic, group=own_group, shadow=shadow, instance=online, message=sent.id,
-        half=half.id, callback=callback, client=client,
+        half=half.id, callback=callback, client=client, gate=gate,
         request=Request.objects.filter(target=f"{word}_pending").first(),
         reset=Reset.objects.create(group_id=own_group.pk, topic_id=own_topic.pk, kind="rewind", position_before=2, position=1, era=9,
                                    repeated=1, first_time=0, skipped=0, reason=word),
@@ -144,6 +151,7 @@ def arguments(name, route, team):
         "instance": team.instance.pk, "token": team.token.pk,
         "request": team.request.pk if team.request else 1, "messages": team.message, "delayed": team.message,
         "half-messages/check-backs": team.callback.pk, "release": team.publication.releases.get().pk,
+        "gates": team.gate.pk,
     }  # fmt: skip
     part = route.replace("api/v1/^", "").replace("admin/", "")
     pk = next((value for word, value in number.items() if part.startswith(word)), 10**9)

@@ -14,8 +14,9 @@ class TopicsConfig(AppConfig):
         """Tell the clusters room which nodes depend on a cluster, and what can be asked for."""
         from clusters.services import dependants
         from core import scope
-        from registry import rollbacks
+        from registry import gates, rollbacks
         from topics import requests  # noqa: F401 - it registers what there is
+        from topics.gating import TopicGates
         from topics.querysets import own_names, own_paths
         from topics.restoring import ROOM
         from topics.services import paths_on
@@ -24,3 +25,4 @@ class TopicsConfig(AppConfig):
         scope.own_paths.append(own_paths)
         scope.own_names["topic"] = own_names
         rollbacks.rooms["/zms/topic"] = ROOM
+        gates.rooms["/zms/topic"] = TopicGates()

@@ -21,6 +21,7 @@ from core.console.pages import Page, person
 from core.console.slots import Column
 from core.scope import restricted
 from registry.console import instances_at, publication_of
+from registry.console_gates import action as gate_action
 from registry.console_releases import releases_of
 from registry.services import instances_known, online_instances
 from registry.status import statuses
@@ -126,6 +127,7 @@ def frame(request: HttpRequest, topic: Topic, tab: str) -> dict[str, Any]:
                 "migrate",
                 why=approving.why_not(user, "topics.move_topic", topic, [State.ACTIVE]),
             ),
+            gate_action(user, topic.zookeeper_path),
             approving.retire(user, topic, room="topics", ask="topics.add_topic", why=why_retire),
         ]
     publication = publication_of(topic.zookeeper_path) if user.has_perm("registry.view_publication") else None

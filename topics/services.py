@@ -16,6 +16,7 @@ from core.approvals import workflow
 from core.approvals.models import Request, State
 from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
+from registry import gates
 from registry import services as registry
 from registry.models import Release
 from registry.releases import Change
@@ -161,6 +162,7 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_war
     with transaction.atomic():
         # Locked as by an approval, so that two do not share the last room.
         Topic.objects.select_for_update().get(pk=topic.pk)
+        gates.check_none(topic.zookeeper_path)
         cluster = Cluster.objects.select_for_update().get(pk=cluster.pk)
         warnings = [*placement.place(topic, cluster).excess, *_lost(topic, cluster)]
         if not accept_warnings:
@@ -214,6 +216,7 @@ def retire(*, actor: User | None, topic: Topic, reason: str, cancel_delayed: boo
         groups = sorted(
             {str(name) for name in topic.subscriptions.exclude(group__state=State.RETIRED).values_list("group__name", flat=True)}
         )
+        gates.check_none(topic.zookeeper_path)
         check_nobody_uses(path=topic.zookeeper_path, groups=groups, what=topic.name)
         backlog = builtin.backlog(topic_id=topic.pk)
         _check_no_half(topic, backlog.half)
@@ -279,11 +282,12 @@ def publish(topic: Topic, change: Change) -> None:
     cluster = topic.cluster
     if cluster is None:
         raise ValueError("an active topic has a cluster")
+    gated, labels, further = gates.keys(topic.zookeeper_path)
     registry.publish_properties(
         path=topic.zookeeper_path,
-        zms={"clusterName": cluster.name, "type": "topic", "gatedIps": "", "gatedCluster": "", "statisticsLogger": "disk"},
-        own={"mqadmin.drainClusters": ""},
-        requires=[cluster.zookeeper_path],
+        zms={"clusterName": cluster.name, "type": "topic", **gated, "statisticsLogger": "disk"},
+        own={"mqadmin.drainClusters": "", **labels},
+        requires=[cluster.zookeeper_path, *further],
         change=change,
     )
 

@@ -10,16 +10,20 @@ from core.audit.models import AuditEntry
 
 # What services record stays as it is in the database; people read it in their language.
 WORDS = {
+    "abandon": _("abandon"),
     "apply": _("apply"),
     "approve": _("approve"),
     "cancel": _("cancel"),
     "change": _("change"),
+    "close": _("close"),
     "create": _("create"),
     "default": _("open with"),
     "delete": _("delete"),
     "edit": _("edit"),
     "export": _("export"),
+    "gate": _("gate"),
     "move": _("move"),
+    "promote": _("promote"),
     "purge": _("purge"),
     "redrive": _("redrive"),
     "reject": _("reject"),

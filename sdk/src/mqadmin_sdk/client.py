@@ -19,7 +19,7 @@ from mqadmin_sdk.subscriptions import ShadowSubscription, Subscription
 from mqadmin_sdk.zk import PerProcess, paths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from typing_extensions import Self  # noqa: UP035 - Python 3.10
 
@@ -40,13 +40,19 @@ class Client:
     """One for a process, kept for its whole life; a context manager.
 
     `zookeeper` is `host:port[,host:port…][/chroot]`, `app` the application's name. Callbacks run one after another on a thread of the
-    client's own. After a fork the child goes on with a connection, threads and instances of its own.
+    client's own. After a fork the child goes on with a connection, threads and instances of its own. `labels`, such as
+    `{"zone": "a"}`, are reported, and a gated release may choose instances by them.
     """
 
-    def __init__(self, *, zookeeper: str, app: str, session_timeout: float = 10.0, ip: str | None = None) -> None:
+    def __init__(
+        self, *, zookeeper: str, app: str, session_timeout: float = 10.0, ip: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> None:
         if not app or "/" in app:
             raise ValueError("app is the name of the application")
         self.app = app
+        self.labels = dict(labels or {})
+        if not all(isinstance(part, str) and part for pair in self.labels.items() for part in pair):
+            raise ValueError("labels are names with values, both text that is not empty")
         self.ip = ip or paths.local_ip()
         self._connection = PerProcess(zookeeper, timeout=session_timeout, prepare=lambda client: client.add_listener(self._on_state))
         self._subscriptions: list[Subscription] = []
@@ -58,11 +64,13 @@ class Client:
 
     @classmethod
     def from_env(cls) -> Client:
-        """Read MQADMIN_ZOOKEEPER and MQADMIN_APP."""
+        """Read MQADMIN_ZOOKEEPER and MQADMIN_APP, and MQADMIN_LABELS, such as `zone=a,rack=2`, if it is set."""
         missing = [name for name in ("MQADMIN_ZOOKEEPER", "MQADMIN_APP") if not os.environ.get(name)]
         if missing:
             raise ValueError(f"Set {' and '.join(missing)} in the environment.")
-        return cls(zookeeper=os.environ["MQADMIN_ZOOKEEPER"], app=os.environ["MQADMIN_APP"])
+        return cls(
+            zookeeper=os.environ["MQADMIN_ZOOKEEPER"], app=os.environ["MQADMIN_APP"], labels=_labels(os.environ.get("MQADMIN_LABELS", ""))
+        )
 
     # --- reading --------------------------------------------------------------------------------------------------------
 
@@ -70,14 +78,14 @@ class Client:
         """Read a topic: two round trips. Raises NotPublishedError, BrokenNodeError, NotConnectedError after `timeout` seconds."""
         client = self._connected(timeout)
         data = self._read_one(client, paths.topic(name), f"topic {name}")
-        cluster, gated = metadata.cluster_names(data, ip=self.ip, what=f"topic {name}")
+        cluster, gated = metadata.cluster_names(data, ip=self.ip, labels=self.labels, what=f"topic {name}")
         return metadata.parse_topic(name, data, self._cluster(client, cluster), gated=gated)
 
     def group(self, name: str, *, timeout: float = 10.0) -> metadata.GroupMetadata:
         """Read a consumer group; otherwise like `topic`."""
         client = self._connected(timeout)
         data = self._read_one(client, paths.group(name), f"group {name}")
-        cluster, gated = metadata.cluster_names(data, ip=self.ip, what=f"group {name}")
+        cluster, gated = metadata.cluster_names(data, ip=self.ip, labels=self.labels, what=f"group {name}")
         return metadata.parse_group(name, data, self._cluster(client, cluster), gated=gated)
 
     def cluster(self, name: str, *, timeout: float = 10.0) -> metadata.ClusterMetadata:
@@ -92,11 +100,11 @@ class Client:
         The last state counts: what changed twice while the callback ran is given once. When the callback returns, its generation is
         reported as applied; when it raises, the error is reported and the callback is not called again before the next change.
         """
-        return self._follow(Subscription(kind="topic", name=name, app=self.app, ip=self.ip, callback=on_change))
+        return self._follow(Subscription(kind="topic", name=name, app=self.app, ip=self.ip, labels=self.labels, callback=on_change))
 
     def watch_group(self, name: str, on_change: Callable[[metadata.GroupMetadata | None], object]) -> Subscription:
         """Follow a consumer group as a consumer; otherwise like `watch_topic`."""
-        return self._follow(Subscription(kind="group", name=name, app=self.app, ip=self.ip, callback=on_change))
+        return self._follow(Subscription(kind="group", name=name, app=self.app, ip=self.ip, labels=self.labels, callback=on_change))
 
     def watch_shadow(
         self, on_change: Callable[[metadata.ShadowGroup], object], *, groups: Collection[str] | None = None
@@ -388,6 +396,13 @@ class Client:
         if node is None:
             raise metadata.NotPublishedError(f"{what} is not published")
         return node.data
+
+
+def _labels(text: str) -> dict[str, str]:
+    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    if not all(name.strip() and value.strip() for name, _equals, value in pairs):
+        raise ValueError("MQADMIN_LABELS is name=value,name=value")
+    return {name.strip(): value.strip() for name, _equals, value in pairs}
 
 
 def _forked(client: weakref.ref[Client]) -> None:

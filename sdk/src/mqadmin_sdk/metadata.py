@@ -88,11 +88,11 @@ def parse_cluster(name: str, data: bytes) -> ClusterMetadata:
     )
 
 
-def cluster_names(data: bytes, *, ip: str, what: str) -> tuple[str, bool]:
-    """Return the cluster that an instance with this address should use, and whether that is so because it is gated."""
+def cluster_names(data: bytes, *, ip: str, what: str, labels: Mapping[str, str] | None = None) -> tuple[str, bool]:
+    """Return the cluster that an instance with this address and these labels should use, and whether that is so because it is gated."""
     pairs = _pairs(data, what)
     gated = pairs.get("gatedCluster", "")
-    if gated and ip in (address.strip() for address in pairs.get("gatedIps", "").split(",")):
+    if gated and (ip in _list(pairs.get("gatedIps", "")) or _labelled(pairs.get("mqadmin.gatedLabels", ""), labels or {}, what)):
         return gated, True
     name = pairs.get("clusterName", "")
     if not name:
@@ -168,6 +168,19 @@ def _pairs(data: bytes, what: str) -> dict[str, str]:
         return properties.loads(data)
     except properties.PropertiesError as error:
         raise BrokenNodeError(f"{what}: {error}") from error
+
+
+def _labelled(wanted: str, labels: Mapping[str, str], what: str) -> bool:
+    """Whether an instance has all the labels of a gate, a JSON object; without any nobody is meant."""
+    if not wanted:
+        return False
+    try:
+        pairs: Any = json.loads(wanted)
+    except ValueError as error:
+        raise BrokenNodeError(f"{what}: mqadmin.gatedLabels: {error}") from error
+    if not isinstance(pairs, dict):
+        raise BrokenNodeError(f"{what}: mqadmin.gatedLabels is no object")
+    return bool(pairs) and all(labels.get(key) == value for key, value in pairs.items())
 
 
 def _list(text: str) -> tuple[str, ...]:

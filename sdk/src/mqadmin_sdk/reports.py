@@ -13,13 +13,15 @@ from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
 from mqadmin_sdk.version import SDK
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mqadmin_sdk.zk import Client
 
 
 class Report:
     """One instance node. It is used from one thread; `path` stays the same over sessions, its owner changes."""
 
-    def __init__(self, path: str, *, app: str, make_parents: bool = False) -> None:
+    def __init__(self, path: str, *, app: str, make_parents: bool = False, labels: Mapping[str, str] | None = None) -> None:
         self.path = path
         self._make_parents = make_parents
         self._said: dict[str, Any] = {
@@ -32,6 +34,8 @@ class Report:
             "cluster": None,
             "error": None,
         }
+        if labels:
+            self._said["labels"] = dict(labels)
         self._sent: bytes | None = None
         self._session = 0
 

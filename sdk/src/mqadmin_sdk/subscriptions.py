@@ -12,7 +12,7 @@ from mqadmin_sdk.version import SDK
 from mqadmin_sdk.zk import paths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from mqadmin_sdk.zk import Client, TreeWatch
 
@@ -22,8 +22,10 @@ _NOTHING: Any = object()
 class Subscription:
     """A topic or group that is followed. `close` ends it: no callback starts any more and the instance goes offline."""
 
-    def __init__(self, *, kind: Literal["topic", "group"], name: str, app: str, ip: str, callback: Callable[[Any], object]) -> None:
-        self.kind, self.name, self.app, self.ip = kind, name, app, ip
+    def __init__(
+        self, *, kind: Literal["topic", "group"], name: str, app: str, ip: str, labels: Mapping[str, str], callback: Callable[[Any], object]
+    ) -> None:
+        self.kind, self.name, self.app, self.ip, self.labels = kind, name, app, ip, labels
         self.path = paths.topic(name) if kind == "topic" else paths.group(name)
         self.callback = callback
         self.closed = False
@@ -38,12 +40,12 @@ class Subscription:
         self.delivered: Any = None  # the last state that it was given
         self.queued = False
         self.watcher: Callable[[object], None] | None = None
-        self.report = Report(f"{self.path}/{paths.new_instance_name(role, SDK, ip=self.ip)}", app=self.app)
+        self.report = Report(f"{self.path}/{paths.new_instance_name(role, SDK, ip=self.ip)}", app=self.app, labels=self.labels)
         self.present = False
 
     def read(self, data: bytes, clusters: Callable[[str], metadata.ClusterMetadata]) -> metadata.TopicMetadata | metadata.GroupMetadata:
         """Understand the node's bytes; `clusters` finds the cluster that they name."""
-        name, gated = metadata.cluster_names(data, ip=self.ip, what=f"{self.kind} {self.name}")
+        name, gated = metadata.cluster_names(data, ip=self.ip, labels=self.labels, what=f"{self.kind} {self.name}")
         parse: Any = metadata.parse_topic if self.kind == "topic" else metadata.parse_group
         parsed: metadata.TopicMetadata | metadata.GroupMetadata = parse(self.name, data, clusters(name), gated=gated)
         return parsed

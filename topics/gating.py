@@ -1,0 +1,73 @@
+"""What gated releases need of topics."""
+
+from django.utils.translation import gettext as _
+
+from accounts.models import User
+from clusters.models import Cluster
+from core.approvals.models import State
+from core.approvals.services import require_state
+from core.errors import FieldError, Problem, not_found
+from registry.gates import Place
+from registry.releases import Change
+from topics import services
+from topics.models import Topic
+
+
+class TopicGates:
+    """A topic: its main cluster is its own."""
+
+    permission = "topics.move_topic"
+
+    def main(self, actor: User, path: str) -> Place:
+        """Its cluster, with the topic locked. Problems: not_found, wrong_state."""
+        name = path.rpartition("/")[2]
+        rows = Topic.objects.restrict(actor, self.permission).select_related("cluster").select_for_update(of=("self",))
+        topic = rows.filter(name=name).first()
+        if topic is None:
+            raise not_found(_("topic"), name)
+        require_state(thing=topic, allowed=(State.ACTIVE,), what="gate")
+        return place(topic.cluster)
+
+    def place(self, name: str) -> Place:
+        """A cluster by name. Problem: invalid."""
+        return named(name)
+
+    def places(self) -> list[tuple[str, str]]:
+        """All clusters."""
+        return listed()
+
+    def publish(self, path: str, change: Change) -> None:
+        """Its node."""
+        services.publish(_topic(path), change)
+
+    def promote(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> None:
+        """Move it there, with all that a move checks."""
+        target = Cluster.objects.get(name=cluster)
+        services.move(
+            actor=actor, topic=_topic(path), cluster=target, reason=change.message, accept_warnings=accept_warnings, change=change
+        )
+
+
+def place(cluster: Cluster | None) -> Place:
+    """A cluster as gates see it."""
+    if cluster is None:
+        raise ValueError("an active topic has a cluster")
+    return Place(cluster.name, cluster.kind)
+
+
+def named(name: str) -> Place:
+    """A cluster by name. Problem: invalid."""
+    cluster = Cluster.objects.filter(name=name).first() if "\x00" not in name else None
+    if cluster is None:
+        detail = _("There is no cluster “{name}”.").format(name=name)
+        raise Problem("invalid", detail, errors=[FieldError("/cluster", detail)])
+    return place(cluster)
+
+
+def listed() -> list[tuple[str, str]]:
+    """All clusters with their kinds."""
+    return [(row.name, f"{row.name} · {row.get_kind_display()}") for row in Cluster.objects.order_by("name")]
+
+
+def _topic(path: str) -> Topic:
+    return Topic.objects.select_related("cluster").get(name=path.rpartition("/")[2])
