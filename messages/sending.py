@@ -161,8 +161,8 @@ def _send_batch(cursor: psycopg.Cursor[Any], topic_id: int, messages: Sequence[N
             results[i] = Accepted(message_id, "accepted")
     if claim is not None and new and not (len(now) == len(messages) >= COPY_FROM):
         ids = [r.id if r is not None else None for r in results]
-        due = [messages[i].deliver_at for i in range(len(messages))] if delayed else None
-        cursor.execute("SELECT mq_record_claim(%s::bigint, %s::bigint[], %s::timestamptz[])", (claim, ids, due))
+        due_at = [m.deliver_at for m in messages] if delayed else None
+        cursor.execute("SELECT mq_record_claim(%s::bigint, %s::bigint[], %s::timestamptz[])", (claim, ids, due_at))
     for i, m in enumerate(messages):
         if results[i] is None and m.producer_id is not None:
             first = results[first_with[m.producer_id]]
