@@ -31,7 +31,7 @@ def ensure_builtin() -> Cluster:
     with transaction.atomic():
         cluster, made = Cluster.objects.get_or_create(name="builtin", defaults={"kind": Kind.BUILTIN})
         if made:
-            _publish(cluster, Change(author=None, message=_("The built-in store.")))
+            _publish(cluster, Change(author=None, message="The built-in store."))
     return cluster
 
 
@@ -46,7 +46,7 @@ def create(*, actor: User, name: str, kind: str, address: str, description: str 
         with transaction.atomic():
             cluster = Cluster.objects.create(name=name, kind=kind, address=address, description=description, **_limits(limits))
             record(actor=actor, action="create", kind="cluster", name=name, after=_audited(cluster))
-            _publish(cluster, Change(author=actor, message=_("Cluster “{name}” added.").format(name=name)))
+            _publish(cluster, Change(author=actor, message=f"Cluster “{name}” added."))
     except IntegrityError:
         raise conflict(
             "duplicate_name", _("There is a cluster “{name}” already.").format(name=name), hint=_("Choose another name.")
@@ -76,7 +76,7 @@ def change(*, actor: User, cluster: Cluster, address: str, description: str, cha
         cluster.refresh_from_db()
         record(actor=actor, action="change", kind="cluster", name=cluster.name, before=before, after=_audited(cluster))
         if moved:
-            message = _("Address of “{name}”: {before} became {after}.").format(name=cluster.name, before=before["address"], after=address)
+            message = f"Address of “{cluster.name}”: {before['address']} became {address}."
             change = change or Change(author=actor, message=message)
             _publish(cluster, change)
             registry.republish(paths=dependent_paths(cluster), change=change)
@@ -96,7 +96,7 @@ def delete(*, actor: User, cluster: Cluster) -> None:
     with transaction.atomic():
         deletion.delete(cluster)
         record(actor=actor, action="delete", kind="cluster", name=cluster.name, before=before)
-        registry.retract(path=path, change=Change(author=actor, message=_("Cluster “{name}” deleted.").format(name=cluster.name)))
+        registry.retract(path=path, change=Change(author=actor, message=f"Cluster “{cluster.name}” deleted."))
 
 
 def dependent_paths(cluster: Cluster) -> list[str]:

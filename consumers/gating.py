@@ -1,5 +1,7 @@
 """What gated releases need of consumer groups."""
 
+from typing import NoReturn
+
 from django.utils.translation import gettext as _
 
 from accounts.models import User
@@ -40,7 +42,7 @@ class GroupGates:
         """Its node."""
         services.publish(ConsumerGroup.objects.get(name=path.rpartition("/")[2]), change)
 
-    def promote(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> None:  # noqa: ARG002
+    def promotion(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> NoReturn:  # noqa: ARG002
         """A group is where its topic is. Problem: promoted_with_topic."""
         detail = _("A group consumes where its topic is: it is promoted when the topic comes to “{cluster}”.").format(cluster=cluster)
         hint = _("Promote the topic's gate, or move the topic there: the group's gate goes with it. Or abandon this one.")

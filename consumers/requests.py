@@ -266,7 +266,7 @@ class ChangeGroup(GroupKind):
             setattr(group, key, value)
         services.check_fields(group)
         wanted = services.check_subscriptions(_rows(request.payload)) if "subscriptions" in request.payload else None
-        message = decision.reason or _("Request {number} approved.").format(number=request.pk)
+        message = decision.reason or f"Request {request.pk} approved."
         change = change_of(actor=decision.actor, message=message, forced=decision.forced)
         services.alter(group=group, values=columns(values), wanted=wanted, change=change)
         after = {**before, **request.payload, "request": request.pk}

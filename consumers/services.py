@@ -143,7 +143,7 @@ def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: 
         _subscribe(group, subscription.topic_id, subscription.tags)
     push.ensure_secret(group)
     record(actor=actor, action="approve", kind="consumer group", name=group.name, after={"request": request}, reason=reason)
-    publish(group, Change(author=actor, message=reason or _("Request {number} approved.").format(number=request)))
+    publish(group, Change(author=actor, message=reason or f"Request {request} approved."))
 
 
 def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple[Topic, str]] | None, change: Change) -> None:
@@ -310,7 +310,7 @@ def _set_suspended(*, actor: User, group: ConsumerGroup, suspended: bool, reason
         )
         builtin.update_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=suspended)
         record(actor=actor, action="suspend" if suspended else "resume", kind="consumer group", name=group.name, reason=reason)
-        publish(group, Change(author=actor, message=reason or (_("Suspended.") if suspended else _("Resumed."))))
+        publish(group, Change(author=actor, message=reason or ("Suspended." if suspended else "Resumed.")))
     return group
 
 

@@ -43,7 +43,7 @@ def create(*, actor: User, application: Application, task: str, group: ConsumerG
             _lock_active(group)
             shadow = ShadowTask.objects.create(application=application, task=task, group=group, topic=topic, owner=actor)
             record(actor=actor, action="create", kind="shadow group", name=str(shadow))
-            _publish(shadow, Change(author=actor, message=_("Shadow group added, off.")))
+            _publish(shadow, Change(author=actor, message="Shadow group added, off."))
     except IntegrityError:
         raise conflict("duplicate_name", _("This shadow group is there already.")) from None
     return shadow

@@ -136,10 +136,12 @@ class GateForm(ConsoleForm):
 
     def __init__(self, *args: Any, places: list[tuple[str, str]], live: list[tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["cluster"].choices = places  # type: ignore[attr-defined]
-        self.fields["instances"].choices = live  # type: ignore[attr-defined]
-        if not live:
-            self.fields["instances"].help_text = _("No instance is online now.")
+        self.fields["cluster"].choices = [("", _("Choose")), *places]  # type: ignore[attr-defined]
+        if live:
+            self.fields["instances"].choices = live  # type: ignore[attr-defined]
+        else:
+            del self.fields["instances"]
+            self.fields["more"].label, self.fields["more"].help_text = _("Addresses"), _("Joined by commas. No instance is online now.")
 
     def clean_labels(self) -> dict[str, str]:
         """As name and value."""
@@ -151,7 +153,7 @@ class GateForm(ConsoleForm):
     def attach_error(self, error: FieldError) -> bool:
         """An address is in one of two fields."""
         if error.pointer.startswith("/ips"):
-            self.add_error("more" if self.cleaned_data.get("more") else "instances", error.detail)
+            self.add_error("more" if self.cleaned_data.get("more") or "instances" not in self.fields else "instances", error.detail)
             return True
         return False
 
@@ -201,7 +203,7 @@ class AddGate(FormPage):
     def perform(self, form: GateForm) -> str:
         """Open it."""
         data = form.cleaned_data
-        ips = [*data["instances"], *(ip.strip() for ip in data["more"].split(",") if ip.strip())]
+        ips = [*data.get("instances", []), *(ip.strip() for ip in data["more"].split(",") if ip.strip())]
         made = gates.gate(
             actor=person(self.request),
             path=self.publication.path,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -63,8 +63,8 @@ class Gated(Protocol):
     def publish(self, path: str, change: Change) -> None:
         """Write the node as it shall be now."""
 
-    def promote(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> None:
-        """Make this the cluster of everybody."""
+    def promotion(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> Callable[[], object]:
+        """What makes this the cluster of everybody, to be called when the gate is out of the way. Problem: promoted_with_topic."""
 
 
 #: By root; the rooms above enter themselves when they are ready.
@@ -172,8 +172,10 @@ def promote(*, actor: User, gate: Gate, reason: str, accept_warnings: bool = Fal
     require(actor, room.permission)
     with transaction.atomic():
         room.main(actor, gate.path)
+        change = Change(author=actor, message=reason)
+        carry_out = room.promotion(actor, gate.path, gate.cluster, change, accept_warnings=accept_warnings)
         _end(gate, actor.get_username(), reason, Gate.State.OPEN, Gate.State.PROMOTED, closed=True)
-        room.promote(actor, gate.path, gate.cluster, Change(author=actor, message=reason), accept_warnings=accept_warnings)
+        carry_out()
         Gate.objects.filter(pk=gate.pk).update(ended_generation=_generation(gate.publication))
         record(actor=actor, action="promote", kind="publication", name=gate.path, after={"cluster": gate.cluster}, reason=reason)
     return _again(gate)
@@ -341,9 +343,10 @@ def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
 def _check_contained(chosen: Sequence[str], instances: Sequence[Instance]) -> None:
     """ZMS clients look for their own address in the joined list as text: 10.0.0.1 finds itself in 10.0.0.11."""
     others = {*chosen, *(instance.ip for instance in instances if instance.ip)}
-    pairs = sorted((ip, other) for ip in chosen for other in others if ip != other and (ip in other or other in ip))
+    found = {tuple(sorted((ip, other), key=len)) for ip in chosen for other in others if ip != other and (ip in other or other in ip)}
+    pairs = sorted(found)
     if pairs:
-        ip, other = sorted(pairs[0], key=len)
+        ip, other = pairs[0]
         detail = _("{ip} is contained in {other}: ZMS clients look for their address as text, so both would be gated.").format(
             ip=ip, other=other
         )

@@ -25,7 +25,10 @@ KEEP_LAST = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Why something is published: made once by a verb, and handed to all that it publishes. Author None is the system."""
+    """Why something is published: made once by a verb, and handed to all that it publishes. Author None is the system.
+
+    The message is a person's reason. What mqadmin says itself where nobody gave one stands there in English, as in the audit.
+    """
 
     author: User | None
     message: str

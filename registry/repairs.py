@@ -225,9 +225,9 @@ def absorb(sighting: Sighting) -> bool:
     row, decision = sighting.row, sighting.decision
     pairs = [list(pair) for pair in decision.foreign_keys]
     names = ", ".join(key for key, _value in pairs[:20])
-    found = _("Keys of others were found in the node and are kept: {names}.").format(names=names)
+    found = f"Keys of others were found in the node and are kept: {names}."
     with transaction.atomic():
-        if not _advance(row, row.generation + 1, decision, pairs, found if pairs else _("Others took their keys out of the node.")):
+        if not _advance(row, row.generation + 1, decision, pairs, found if pairs else "Others took their keys out of the node."):
             return False
         drift = Drift.objects.unsettled().filter(path=row.path, incident=sighting.incident)
         drift.update(outcome=Drift.Outcome.KEPT, settled_at=Now())
@@ -242,9 +242,7 @@ def jump_ahead(sighting: Sighting) -> bool:
     pairs = rendering.foreign_in(row.format, decision.foreign_data or b"", bytes(row.data), row.foreign_keys)
     if not Publication.objects.filter(pk=row.pk, generation__lt=node).exists():
         return False  # the row has moved on meanwhile: a later round publishes it
-    found = _("The node carried generation {found}, which was never given here; the last one was {last}.").format(
-        found=node, last=row.generation
-    )
+    found = f"The node carried generation {node}, which was never given here; the last one was {row.generation}."
     logger.warning("node_ahead_of_database", path=row.path, node_generation=node)
     return _advance(row, node + 1, decision, pairs, found)
 

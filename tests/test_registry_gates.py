@@ -123,7 +123,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_done(people, world, changes,
 @pytest.mark.parametrize("live", ["10.0.0.11", "0.0.0.1"])
 def test_an_address_contained_in_that_of_a_live_instance_is_refused_by_name(people, world, live):
     make_instance(world["topic"], ip=live)
-    with pytest.raises(Problem, match="contained in") as refused:
+    with pytest.raises(Problem) as refused:
         opened(people)
     assert refused.value.code == "address_contained"
     assert set(refused.value.extra["addresses"][0]) == {"10.0.0.1", live}

@@ -179,7 +179,8 @@ def address(name, route, team):
     plain = re.sub(r"<(?:\w+:)?(\w+)>", lambda m: str(values[m[1]]), plain)
     if "0-9a-f]{8}" in route or "<uuid" in route:
         plain = plain.replace("1000000000", "00000000-0000-4000-8000-000000000000")
-    queries = {"messages": f"?topic={team.topic.name}", "reset-preview": f"?topic={team.topic.name}&to=earliest"}
+    queries = {"messages": f"?topic={team.topic.name}", "reset-preview": f"?topic={team.topic.name}&to=earliest",
+               "admin:registry_gate_add": f"?path={team.topic.zookeeper_path}"}  # fmt: skip
     query = queries.get(name, "")
     return "/" + plain.replace("^", "").replace("$", "").replace("\\", "") + query
 

@@ -1,5 +1,7 @@
 """What gated releases need of topics."""
 
+from collections.abc import Callable
+
 from django.utils.translation import gettext as _
 
 from accounts.models import User
@@ -40,11 +42,12 @@ class TopicGates:
         """Its node."""
         services.publish(_topic(path), change)
 
-    def promote(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> None:
-        """Move it there, with all that a move checks."""
-        target = Cluster.objects.get(name=cluster)
-        services.move(
-            actor=actor, topic=_topic(path), cluster=target, reason=change.message, accept_warnings=accept_warnings, change=change
+    def promotion(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> Callable[[], object]:
+        """A move there, with all that a move checks."""
+        topic, target = _topic(path), Cluster.objects.get(name=cluster)
+        reason = change.message
+        return lambda: services.move(
+            actor=actor, topic=topic, cluster=target, reason=reason, accept_warnings=accept_warnings, change=change
         )
 
 

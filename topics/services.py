@@ -128,7 +128,7 @@ def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str,
     if topic.retention != Retention.STORE:
         keep_messages(topic)
     record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
-    publish(topic, change_of(actor=actor, message=reason or _("Request {number} approved.").format(number=request), forced=forced))
+    publish(topic, change_of(actor=actor, message=reason or f"Request {request} approved.", forced=forced))
     keep_order(topic)
 
 
