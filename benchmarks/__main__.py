@@ -12,7 +12,7 @@ import django
 from django.core.management import call_command
 
 NAMES = ("publication", "store", "rest")
-LARGE = ("console", "footprint", "peers", "scale", "spiral")  # only by name: they fill a large data set, or install other software
+LARGE = ("console", "fleet", "footprint", "peers", "scale", "spiral")  # only by name: they fill a large data set, or install other software
 
 
 def main(names: list[str]) -> int:

@@ -84,6 +84,7 @@ class Detail(Page):
                 "publication": publication_of(cluster.zookeeper_path) if request.user.has_perm("registry.view_publication") else None,
                 "dependants": sorted(statuses(sorted(paths)[:200], request.user).values(), key=lambda row: row.path),
                 "dependants_count": len(paths),
+                "actions": slots.actions_of("cluster", request, cluster),
                 "panels": slots.panels_of("cluster", request, cluster),
                 "releases": releases_of(request.user, cluster.zookeeper_path),
                 "entries": approving.history("cluster", cluster.name) if request.user.has_perm("audit.view_auditentry") else None,

@@ -13,18 +13,18 @@ class ConsumersConfig(AppConfig):
     def ready(self) -> None:
         """Groups follow their topics: to another cluster, and when a cluster's address changes."""
         from clusters.services import dependants
-        from consumers import requests  # noqa: F401 - it registers what there is
+        from consumers import following, requests  # noqa: F401 - the second registers what there is
         from consumers.gating import GroupGates
         from consumers.querysets import own_group_names, own_group_paths, own_shadow_names, own_shadow_paths
         from consumers.restoring import ROOM, SHADOW_ROOM
-        from consumers.services import paths_on, publish_groups_of
+        from consumers.services import paths_on
         from core import scope
         from registry import gates, rollbacks
-        from topics.services import moved
+        from topics.moving import followers
 
         dependants.append(paths_on)
         scope.own_paths += [own_group_paths, own_shadow_paths]
         scope.own_names |= {"consumer group": own_group_names, "shadow group": own_shadow_names}
-        moved.append(publish_groups_of)
         rollbacks.rooms |= {"/zms/consumergroup": ROOM, "/zpt": SHADOW_ROOM}
         gates.rooms["/zms/consumergroup"] = GroupGates()
+        followers.append(following.FOLLOWER)

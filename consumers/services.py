@@ -1,10 +1,11 @@
 """The verbs of consumer groups: apply, decide, suspend, retire; each is one transaction with audit, publication and the store's own row."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from django.db import transaction
+from django.db.models import Prefetch
 from django.utils.translation import gettext as _
 
 from accounts.models import Application, User
@@ -235,19 +236,30 @@ def retire(*, actor: User | None, group: ConsumerGroup, reason: str) -> Consumer
 
 
 def publish(group: ConsumerGroup, change: Change) -> None:
-    """Write what SDKs should see; bindingTopic and clusterName are those of the first subscription, since ZMS knows one of each."""
+    """Write what SDKs should see."""
     # A suspension and a move of the topic may be here at once, each with its own half of the truth: who comes second reads both.
-    registry.lock(path=group.zookeeper_path)
-    group = ConsumerGroup.objects.get(pk=group.pk)
-    if group.state != State.ACTIVE:  # retired meanwhile
-        return
-    subscriptions = list(group.subscriptions.select_related("topic__cluster"))
+    registry.lock(paths=[group.zookeeper_path])
+    registry.publish_many(nodes_of([group.name]), change=change)
+
+
+def nodes_of(names: Collection[str]) -> list[registry.Node]:
+    """What SDKs should see of the active ones among these groups, read anew: call it when their publications are locked."""
+    subscribed = Subscription.objects.select_related("topic__cluster").order_by("position")
+    groups = ConsumerGroup.objects.filter(name__in=names, state=State.ACTIVE).prefetch_related(Prefetch("subscriptions", subscribed))
+    found = list(groups.order_by("name"))
+    gated = gates.keys_at([group.zookeeper_path for group in found])
+    return [_node_of(group, gated[group.zookeeper_path]) for group in found]
+
+
+def _node_of(group: ConsumerGroup, gate: gates.Keys) -> registry.Node:
+    """Of the first subscription are `bindingTopic` and `clusterName`, since ZMS knows one of each."""
+    subscriptions = list(group.subscriptions.all())
     first = subscriptions[0].topic
     if first.cluster is None:
         raise ValueError("a group is approved on active topics only, and those have a cluster")
-    gated, labels, further = gates.keys(group.zookeeper_path)
+    gated, labels, further = gate
     tag_expressions = {subscription.topic.name: subscription.tags for subscription in subscriptions}
-    registry.publish_properties(
+    return registry.Node(
         path=group.zookeeper_path,
         zms={
             "clusterName": first.cluster.name,
@@ -266,29 +278,7 @@ def publish(group: ConsumerGroup, change: Change) -> None:
             **labels,
         },
         requires=[first.cluster.zookeeper_path, *(subscription.topic.zookeeper_path for subscription in subscriptions), *further],
-        change=change,
     )
-
-
-def publish_groups_of(topic: Topic, change: Change) -> None:
-    """A topic moved: the groups that are bound to it first name its cluster. Problems: built_in_store_needed; gated, elsewhere."""
-    if not _built_in(topic):
-        bound = ConsumerGroup.objects.filter(state__in=[State.PENDING, State.ACTIVE], subscriptions__topic=topic)
-        matching = sorted(bound.filter(subscriptions__tags__startswith="~", subscriptions__topic=topic).values_list("name", flat=True))
-        if matching:
-            raise conflict(
-                "built_in_store_needed",
-                _("Groups take messages of “{name}” by a regular expression: {groups}.").format(
-                    name=topic.name, groups=", ".join(matching[:20])
-                ),
-                hint=_("Only the built-in store knows regular expressions: give these groups a list of tags first."),
-                extra={"groups": matching[:100]},
-            )
-    groups = ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__topic=topic, subscriptions__position=0)
-    for group in groups.order_by("name"):  # as `republish` locks them
-        if topic.cluster is not None:
-            gates.promoted_along(path=group.zookeeper_path, cluster=topic.cluster.name, change=change)
-        publish(group, change)
 
 
 def paths_on(cluster: Cluster) -> list[str]:

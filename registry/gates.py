@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -83,14 +83,25 @@ class Member:
     status: str
 
 
-def keys(path: str) -> tuple[dict[str, str], dict[str, str], list[str]]:
+Keys = tuple[dict[str, str], dict[str, str], list[str]]
+
+
+def keys(path: str) -> Keys:
     """What a node says of its gate: the keys of ZMS, ours, and the paths that must be published first.
 
     Without labels there is no key of ours, so that all other nodes stay as they are.
     """
-    gate = Gate.objects.at(path).open().first()
-    if gate is None:
-        return {"gatedIps": "", "gatedCluster": ""}, {}, []
+    return keys_at([path])[path]
+
+
+def keys_at(paths: Sequence[str]) -> dict[str, Keys]:
+    """The same of many nodes, in one statement."""
+    gates = Gate.objects.open().filter(publication__path__in=list(paths)).select_related("publication")
+    found = {gate.publication.path: _keys_of(gate) for gate in gates}
+    return {path: found.get(path) or ({"gatedIps": "", "gatedCluster": ""}, {}, []) for path in paths}
+
+
+def _keys_of(gate: Gate) -> Keys:
     own = {"mqadmin.gatedLabels": json.dumps(gate.labels, ensure_ascii=False, separators=(",", ":"))} if gate.labels else {}
     return {"gatedIps": ",".join(gate.ips), "gatedCluster": gate.cluster}, own, [paths.cluster(gate.cluster)]
 
@@ -102,12 +113,26 @@ def paths_on(cluster: str) -> list[str]:
 
 def standing(path: str) -> Problem | None:
     """Why the cluster of what stands at a path cannot be changed now, if a gate is the reason."""
-    gate = Gate.objects.at(path).standing().select_related("publication").first()
-    if gate is None:
-        return None
+    return standing_at([path]).get(path)
+
+
+def standing_at(paths: Sequence[str], *, but_for: str = "") -> dict[str, Problem]:
+    """The same of many paths, by the path, in one statement; `but_for`: not gates that are open to this cluster."""
+    rows = Gate.objects.standing().filter(publication__path__in=list(paths)).select_related("publication")
+    return {gate.publication.path: _refusal(gate) for gate in rows if gate.state != Gate.State.OPEN or gate.cluster != but_for}
+
+
+def _refusal(gate: Gate) -> Problem:
+    path = gate.publication.path
     hint = _("Promote or abandon it first.") if gate.state == Gate.State.OPEN else _("Wait until its clients are back, or close it.")
     detail = _("{path} is gated to “{cluster}”: {state}.").format(path=path, cluster=gate.cluster, state=gate.get_state_display())
     return conflict("gated", detail, hint=hint, extra={"gate": gate.pk})
+
+
+def gated(paths: Collection[str]) -> list[str]:
+    """Those of the paths at which a gate stands, in their order."""
+    rows = Gate.objects.standing().filter(publication__path__in=list(paths)).order_by("publication__path")
+    return list(rows.values_list("publication__path", flat=True))
 
 
 def check_none(path: str) -> None:

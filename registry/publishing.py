@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,11 +44,16 @@ logger = structlog.get_logger(__name__)
 MAX_OPERATIONS = 100
 MAX_BYTES = 512 * 1024
 ROWS_A_ROUND = 500
+BACKLOG = 20_000  # rows whose turn is told at once when more than a round of them are due
+LOGGED = 20  # of so many written together each has a line of its own in the log
 WRITE_TIMEOUT = 15.0  # seconds; a paused server is noticed by the connection itself after two thirds of the session
 AWAY = "ZooKeeper is not reachable."
 BROKE = "The connection to ZooKeeper broke while this node was written; is it larger than the server takes (jute.maxbuffer)?"
 #: The connection, not the item, is to blame.
 DISCONNECTED = (ConnectionLoss, SessionExpiredError, ConnectionClosedError, KazooTimeoutError)
+
+
+Done = tuple[Publication, int | None, bool]  # row, version of its node, written by us
 
 
 @dataclass
@@ -65,12 +71,27 @@ class Write:
 
 
 @dataclass
+class Batch:
+    """Writes of one `multi`; `answer` is None until it is sent."""
+
+    writes: list[Write]
+    required: list[str] = field(default_factory=list)
+    answer: Any = None
+
+
+@dataclass
 class Round:
     """What one pass over the due rows came to."""
 
     published: int = 0
     skipped_fresh: bool = False
-    done: list[tuple[Publication, int | None, bool]] = field(default_factory=list)  # row, version of the node, written by us
+    done: list[Done] = field(default_factory=list)
+
+    def taken(self) -> list[Done]:
+        """What is to be recorded now."""
+        taken, self.done = self.done, []
+        self.published += len(taken)
+        return taken
 
 
 class Publisher:
@@ -82,6 +103,8 @@ class Publisher:
         self._prefers = prefers
         self._parents: set[str] = set()
         self._operations = MAX_OPERATIONS  # shrinks when the connection breaks over a request: one bad item must end up alone
+        self._in_flight = 0
+        self._one_by_one = False  # the connection broke while several were in flight: next time it is known over which
 
     def forget_parents(self) -> None:
         """Believe no longer that parent nodes exist; to be called after a reconnection."""
@@ -89,17 +112,52 @@ class Publisher:
 
     def publish_due(self) -> Round:
         """Write all that is due. Raises kazoo's exception when the connection is lost; the rows stay due."""
-        result = Round()
+        result, self._in_flight = Round(), 0
         while True:
-            rows = list(Publication.objects.raw(sql("due"), {"limit": ROWS_A_ROUND}))
+            rows = list(Publication.objects.raw(sql("due"), {"limit": ROWS_A_ROUND, "ids": None}))
             mine = [row for row in rows if not getattr(row, "fresh", False) or self._prefers(row.path)]
             result.skipped_fresh = result.skipped_fresh or len(mine) < len(rows)
-            if not mine or not self._publish(mine, result):
+            if len(rows) == ROWS_A_ROUND:
+                moved = self._publish_backlog(mine, result)
+            else:
+                moved = bool(mine) and self._settle(self._send(self._wanted(mine, result)), result)
+            if not moved:
                 return result
 
-    def _publish(self, rows: Sequence[Publication], result: Round) -> bool:
-        """Write these rows; False if nothing came of it, so that there is no use in looking again at once."""
-        before = result.published
+    def _publish_backlog(self, first: Sequence[Publication], result: Round) -> bool:
+        """Much is due: what else is asked once; then a slice is read while the one before is on its way and the one before that recorded.
+
+        Each slice is looked at again when it is read. What another registrar prefers comes last: it is at it, and both would be in each
+        other's way all the time.
+        """
+        moved, flying = False, self._send(self._wanted(first, result))
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT id, path, fresh FROM ({sql('due')}) AS due", {"limit": BACKLOG, "ids": None})  # noqa: S608 - our own
+            due = cursor.fetchall()
+        seen = {row.pk for row in first}
+        mine = [pk for pk, path, _fresh in due if pk not in seen and self._prefers(path)]
+        known = seen | set(mine)
+        theirs = [pk for pk, _path, fresh in due if pk not in known and not fresh]
+        turns = [*mine, *theirs]
+        with ThreadPoolExecutor(1, thread_name_prefix="recorder") as recorder:
+            try:
+                recording: Future[None] | None = None
+                for start in range(0, len(turns), ROWS_A_ROUND):
+                    rows = list(Publication.objects.raw(sql("due"), {"limit": ROWS_A_ROUND, "ids": turns[start : start + ROWS_A_ROUND]}))
+                    sent = self._send(self._wanted(rows, result))
+                    moved = self._land_all(flying, result) or moved
+                    if recording is not None:
+                        recording.result()
+                    recording, flying = recorder.submit(self._record, result.taken()), sent
+                moved = self._settle(flying, result) or moved
+                if recording is not None:
+                    recording.result()
+            finally:
+                recorder.submit(connection.close)  # its thread's own
+        return moved
+
+    def _wanted(self, rows: Sequence[Publication], result: Round) -> list[Write]:
+        """The writes that these rows need; the nodes of those in doubt are read first."""
         blind, doubtful = [], []
         for row in rows:
             if row.drifted_at is not None or (row.deleted and row.node_version is None):
@@ -110,11 +168,7 @@ class Publisher:
                 blind.append(Write(row, "create"))
             else:
                 blind.append(Write(row, "set", row.node_version))
-        try:
-            moved = self._write_all([*blind, *self._examine(doubtful, result)], result)
-        finally:
-            self._record(result)
-        return moved or result.published > before
+        return [*blind, *self._examine(doubtful, result)]
 
     # --- reading and deciding ------------------------------------------------------------------------------------------
 
@@ -161,16 +215,31 @@ class Publisher:
 
     # --- writing -------------------------------------------------------------------------------------------------------
 
-    def _write_all(self, writes: list[Write], result: Round) -> bool:
-        """Write in batches; an item that fails is dealt with on its own and the rest goes on. True if any row's state has moved."""
+    def _send(self, writes: Sequence[Write]) -> list[Batch]:
+        """Send in batches, all at once: the server takes them in this order, and which rows depend on others was asked before."""
+        batches = [Batch(batch) for batch in self._batches(writes)]
+        if not self._one_by_one:
+            for batch in batches:
+                self._commit(batch)
+        return batches
+
+    def _settle(self, batches: Sequence[Batch], result: Round) -> bool:
+        """Wait for the answers and write down what stands; False if nothing came of it: there is no use in looking again at once."""
+        try:
+            return self._land_all(batches, result) or bool(result.done)
+        finally:
+            self._record(result.taken())
+
+    def _land_all(self, batches: Sequence[Batch], result: Round) -> bool:
+        """Wait for the answers; an item that failed is dealt with on its own and the rest goes on. True if any row's state has moved."""
         moved, rounds = False, 0
-        while writes and rounds < 4:
+        while batches and rounds < 4:
             rounds += 1
             again: list[Publication] = []
-            for batch in self._batches(writes):
-                moved = self._write(batch, again, result) or moved
+            for batch in batches:
+                moved = self._land(batch, again, result) or moved
             moved = moved or bool(again)
-            writes = self._examine(again, result)
+            batches = self._send(self._examine(again, result))
         return moved
 
     def _batches(self, writes: Sequence[Write]) -> list[list[Write]]:
@@ -186,49 +255,63 @@ class Publisher:
             size += write.size
         return batches
 
-    def _write(self, batch: list[Write], again: list[Publication], result: Round) -> bool:
-        """Commit one `multi`; repeat it without the item that the server names as failed until the rest is through."""
-        self._make_parents(batch)
+    def _land(self, batch: Batch, again: list[Publication], result: Round) -> bool:
+        """See a `multi` through; repeat it without the item that the server names as failed until the rest is done."""
         moved = False
-        while batch:
-            required = sorted({path for write in batch if write.action != "delete" for path in write.row.requires})
-            answers = self._commit(required, batch)
+        while batch.writes:
+            if batch.answer is None:
+                self._commit(batch)
+            answers = self._answers(batch)
             failed = next((i for i, answer in enumerate(answers) if _is_cause(answer)), None)
             if failed is None:
-                versions = answers[len(required) :]
-                for write, answer in zip(batch, versions, strict=True):
+                for write, answer in zip(batch.writes, answers[len(batch.required) :], strict=True):
                     version = None if write.action == "delete" else 0 if write.action == "create" else answer.version
                     result.done.append((write.row, version, True))
                 self._operations = min(MAX_OPERATIONS, self._operations * 2)
+                self._one_by_one = self._one_by_one and self._operations < MAX_OPERATIONS
                 return True
-            if failed < len(required):
+            if failed < len(batch.required):
                 # What these rows need is gone from ZooKeeper: have it looked at, and leave them due.
-                moved = bool(Publication.objects.filter(path=required[failed], drifted_at=None).update(drifted_at=Now())) or moved
-                batch = [write for write in batch if required[failed] not in write.row.requires]
-                continue
-            write = batch.pop(failed - len(required))
-            self._failed(write, answers[failed], again)
+                gone = batch.required[failed]
+                moved = bool(Publication.objects.filter(path=gone, drifted_at=None).update(drifted_at=Now())) or moved
+                batch.writes = [write for write in batch.writes if gone not in write.row.requires]
+            else:
+                self._failed(batch.writes.pop(failed - len(batch.required)), answers[failed], again)
+            batch.answer = None
         return moved
 
-    def _commit(self, required: Sequence[str], batch: Sequence[Write]) -> list[Any]:
+    def _commit(self, batch: Batch) -> None:
+        """Send a `multi`."""
+        self._make_parents(batch.writes)
+        batch.required = sorted({path for write in batch.writes if write.action != "delete" for path in write.row.requires})
         transaction = self._zookeeper.transaction()
-        for path in required:
+        for path in batch.required:
             transaction.check(path, -1)
-        for write in batch:
+        for write in batch.writes:
             if write.action == "create":
                 transaction.create(write.row.path, bytes(write.row.data))
             elif write.action == "set":
                 transaction.set_data(write.row.path, bytes(write.row.data), write.version)
             else:
                 transaction.delete(write.row.path, write.version)
+        batch.answer = transaction.commit_async()
+        self._in_flight += 1
+
+    def _answers(self, batch: Batch) -> list[Any]:
         try:
-            return list(transaction.commit_async().get(timeout=WRITE_TIMEOUT))
+            answers = list(batch.answer.get(timeout=WRITE_TIMEOUT))
         except DISCONNECTED:
-            if self._operations == 1 or len(batch) == 1:
-                # Alone and the connection broke: perhaps because of it. It steps back, the others go on.
-                self.fail(batch[0].row, BROKE)
-            self._operations = max(1, min(self._operations, len(batch)) // 2)
+            if self._in_flight > 1:
+                self._one_by_one = True
+            else:
+                if self._operations == 1 or len(batch.writes) == 1:
+                    # Alone and the connection broke: perhaps because of it. It steps back, the others go on.
+                    self.fail(batch.writes[0].row, BROKE)
+                self._operations = max(1, min(self._operations, len(batch.writes)) // 2)
+            self._in_flight = 0
             raise
+        self._in_flight = max(0, self._in_flight - 1)
+        return answers
 
     def _failed(self, write: Write, error: object, again: list[Publication]) -> None:
         row = write.row
@@ -252,9 +335,8 @@ class Publisher:
 
     # --- recording -----------------------------------------------------------------------------------------------------
 
-    def _record(self, result: Round) -> None:
+    def _record(self, done: Sequence[Done]) -> None:
         """Write down what is known to stand in ZooKeeper; nothing of this is lost if it fails, the node is read again then."""
-        done, result.done = result.done, []
         if not done:
             return
         with connection.cursor() as cursor:
@@ -270,7 +352,9 @@ class Publisher:
                     "drifted": [row.drifted_at for row, _version, _written in done],
                 },
             )
-        result.published += len(done)
+        if len(done) > LOGGED:
+            logger.info("published_many", nodes=len(done), first=done[0][0].path, last=done[-1][0].path)
+            return
         for row, _version, written in done:
             logger.info("published", path=row.path, generation=row.generation, retired=row.deleted, written=written)
 

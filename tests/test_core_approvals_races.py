@@ -13,6 +13,7 @@ from core.approvals.models import Comment, Policy, Request
 from core.errors import Problem
 from tests.approvals_world import active, apply, change, make_people, meanwhile, waits
 from tests.store_world import Threads, until
+from topics import moving
 from topics import services as topics
 from topics.models import Topic
 
@@ -63,7 +64,7 @@ def test_a_change_of_the_target_while_a_change_is_approved_is_seen(world):
     clusters.create(actor=world.bob, name="kafka-b", kind="kafka", address="10.0.0.7:9092")
     request = change(world, {"expected_rate": 900})
     refused = meanwhile(
-        lambda: topics.move(actor=world.bob, topic=topic, cluster=Cluster.objects.get(name="kafka-b"), reason="room"),
+        lambda: moving.move(actor=world.bob, topic=topic, cluster=Cluster.objects.get(name="kafka-b"), reason="room"),
         lambda: workflow.approve(actor=world.bob, request=request, version=1),
     )
     assert (refused in {"target_changed", "state_changed"}, Topic.objects.get().expected_rate) == (True, 100)

@@ -21,6 +21,7 @@ from core.errors import Problem
 from core.retrying import again
 from registry.models import Publication, RegistrarHeartbeat
 from tests.approvals_world import active, active_group, apply, change, make_people
+from topics import moving
 from topics import services as topics
 from topics.models import Topic
 
@@ -124,7 +125,7 @@ class Somebody:
 
     def verb_move(self):
         topic, cluster = self.topic(), self.any.choice(list(Cluster.objects.all()))
-        again(lambda: topics.move(actor=self.person(), topic=topic, cluster=cluster, reason="r"))
+        again(lambda: moving.move(actor=self.person(), topic=topic, cluster=cluster, reason="r"))
 
     def verb_retire(self):
         topic = self.topic()

@@ -313,7 +313,7 @@ def test_recording_locks_rows_in_the_order_in_which_a_clusters_change_does(commi
     threads = Threads()
     with transaction.atomic():
         Publication.objects.select_for_update().get(pk=earlier.pk)
-        threads.start(Publisher(None, name="x")._record, recording)
+        threads.start(Publisher(None, name="x")._record, recording.taken())
         wait_for(waiting_for_a_lock)
         assert Publication.objects.select_for_update(nowait=True).get(pk=later.pk)
     threads.join()

@@ -13,6 +13,7 @@ from clusters import services as clusters
 from core.errors import Problem
 from registry import releases, services, tasks
 from registry.models import Publication, Release
+from topics import moving
 from topics import services as topics
 
 pytestmark = pytest.mark.django_db
@@ -68,11 +69,11 @@ def test_a_change_says_who_and_why_and_ties_together_what_it_released(topic, adm
 
 def test_what_is_forced_past_a_warning_is_an_emergency(topic, admin_person, kafka):
     with pytest.raises(Problem) as refused:
-        topics.move(actor=admin_person, topic=topic, cluster=kafka[1], reason="kafka-a burns")
+        moving.move(actor=admin_person, topic=topic, cluster=kafka[1], reason="kafka-a burns")
     assert refused.value.code == "confirmation_needed"
     assert len(released("/zms/topic/orders")) == 1
-    topics.move(actor=admin_person, topic=topic, cluster=kafka[1], reason="kafka-a burns", accept_warnings=True)
-    topics.move(
+    moving.move(actor=admin_person, topic=topic, cluster=kafka[1], reason="kafka-a burns", accept_warnings=True)
+    moving.move(
         actor=admin_person, topic=topic, cluster=kafka[0], reason="put out", accept_warnings=True
     )  # of no warning: nothing was forced
     assert told("/zms/topic/orders")[:2] == [(3, "normal", "alice", "put out"), (2, "emergency", "alice", "kafka-a burns")]

@@ -18,6 +18,7 @@ from core.errors import Problem
 from registry import rollbacks, services
 from registry.models import Publication, Release
 from tests.conftest import Api, token_for
+from topics import moving
 from topics import services as topics
 from topics.models import Topic
 
@@ -63,7 +64,7 @@ def keys(path):
 
 
 def moved(people, world):
-    topics.move(actor=people.alice, topic=Topic.objects.get(name="orders"), cluster=world["kafka-b"], reason="more room")
+    moving.move(actor=people.alice, topic=Topic.objects.get(name="orders"), cluster=world["kafka-b"], reason="more room")
 
 
 def test_a_topic_goes_back_to_the_cluster_of_the_release_and_its_groups_with_it(people, world):
@@ -82,7 +83,7 @@ def test_a_topic_goes_back_to_the_cluster_of_the_release_and_its_groups_with_it(
 def test_a_base_that_is_not_the_latest_is_refused_and_told_which_is(people, world):
     moved(people, world)
     seen = base(PATH)
-    topics.move(actor=people.bob, topic=Topic.objects.get(name="orders"), cluster=Cluster.objects.get(name="builtin"), reason="cheaper")
+    moving.move(actor=people.bob, topic=Topic.objects.get(name="orders"), cluster=Cluster.objects.get(name="builtin"), reason="cheaper")
     with pytest.raises(Problem) as refused:
         back(people, PATH, 1, base=seen)
     assert (refused.value.code, refused.value.status) == ("stale_base", 409)
@@ -217,7 +218,7 @@ def test_in_the_console_the_difference_is_shown_before(people, world):
     )
     shown = browser.get(url)
     assert [(d.field, d.before, d.after) for d in shown.context["differences"]] == [("clusterName", "kafka-b", "kafka-a")]
-    topics.move(actor=people.bob, topic=Topic.objects.get(name="orders"), cluster=Cluster.objects.get(name="builtin"), reason="cheaper")
+    moving.move(actor=people.bob, topic=Topic.objects.get(name="orders"), cluster=Cluster.objects.get(name="builtin"), reason="cheaper")
     stale = browser.post(url, {"base": 2, "reason": "it was better"})
     assert "not the latest" in stale.content.decode()
     assert [(d.field, d.before) for d in stale.context["differences"]] == [("clusterName", "builtin")]

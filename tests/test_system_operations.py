@@ -177,3 +177,78 @@ def test_a_hundred_thousand_items_survive_workers_that_are_killed(stage):
         " WHERE u.username = 'kill-heir' AND t.name LIKE 'kill-%%'"
     )
     assert heirs == [(done, 2, 2)]
+
+
+FLEET = 2500
+FLEET_START = """
+import django; django.setup()
+from django.db import transaction
+from accounts.models import Application, User
+from clusters import services as clusters
+from clusters.models import Cluster
+from consumers.models import ConsumerGroup, Subscription
+from consumers.services import nodes_of
+from registry import services as registry
+from registry.releases import Change
+from topics import fleet
+from topics.models import Topic
+from topics.services import node_of
+actor = User.objects.create_superuser("fleet-operator")
+application = Application.objects.create(name="fleet-app", owner=actor)
+lost, other = (clusters.create(actor=actor, name=n, kind="kafka", address=n + ":9092") for n in ("fleet-lost", "fleet-other"))
+common = dict(application=application, owner=actor, requested_by=actor, state="active", reason="r")
+topics = Topic.objects.bulk_create(
+    Topic(name=f"fleet-{i:05}", cluster=lost, expected_rate=1, message_bytes=100, **common) for i in range(%d))
+groups = ConsumerGroup.objects.bulk_create(ConsumerGroup(name=f"fleet-{i:05}", **common) for i in range(0, len(topics), 10))
+Subscription.objects.bulk_create(Subscription(group=g, topic=t, position=0) for g, t in zip(groups, topics[::10]))
+change = Change(author=actor, message="r")
+registry.publish_many([node_of(topic) for topic in topics], change=change)
+registry.publish_many(nodes_of([group.name for group in groups]), change=change)
+print(fleet.start(actor=actor, source=lost, cluster=other, reason="it is lost").pk)
+"""
+FLEET_WORKER = """
+import django; django.setup()
+import time
+from core.operations import driving
+while True:
+    driving.drive() or time.sleep(0.02)
+"""
+# What is done must be done as a whole: the item, the topic, its node, its release, its audit entry, and the nodes of its groups.
+HALF_MOVED = """
+SELECT count(*) FILTER (WHERE moved), count(*) FILTER (WHERE moved IS DISTINCT FROM all_of_it)
+  FROM (SELECT i.state = 'done' AS moved,
+               t.version = 2 AND c.name = 'fleet-other'
+               AND p.generation = 2 AND convert_from(p.data, 'UTF8') LIKE 'clusterName=fleet-other%%'
+               AND EXISTS (SELECT 1 FROM registry_release r WHERE r.publication_id = p.id AND r.generation = 2)
+               AND (SELECT count(*) FROM audit_auditentry a WHERE a.action = 'move' AND a.name = t.name) = 1
+               AND (g.id IS NULL OR g.generation = 2 AND convert_from(g.data, 'UTF8') LIKE 'clusterName=fleet-other%%') AS all_of_it
+          FROM operations_operationitem i
+          JOIN topics_topic t ON t.name = i.key
+          JOIN clusters_cluster c ON c.id = t.cluster_id
+          JOIN registry_publication p ON p.path = '/zms/topic/' || t.name
+          LEFT JOIN registry_publication g ON g.path = '/zms/consumergroup/' || t.name
+         WHERE i.operation_id = %s) AS items
+"""
+
+
+def test_a_fleet_move_whose_workers_are_killed_leaves_nothing_half_moved_and_goes_on(stage):
+    said = subprocess.run(
+        [sys.executable, "-c", FLEET_START % FLEET], cwd=CHECKOUT, env=stage.env, capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    operation = int(said.stdout.split()[-1])
+    assert stage.rows(HALF_MOVED, operation) == [(0, 0)]
+
+    def moved():
+        ((done, half),) = stage.rows(HALF_MOVED, operation)
+        assert half == 0
+        return done
+
+    for kill in (1, 2):
+        worker = stage.start([sys.executable, "-c", FLEET_WORKER])
+        wait_for(lambda kill=kill: moved() >= kill * FLEET // 5, 60, "some topics to be moved")
+        stage.kill(worker)
+        assert moved() < FLEET
+    stage.start([sys.executable, "-c", FLEET_WORKER])
+    wait_for(lambda: stage.rows("SELECT state FROM operations_operation WHERE id = %s", operation) == [("succeeded",)], 60, "the end")
+    assert moved() == FLEET

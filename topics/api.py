@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from django.urls import path
 from django.utils.translation import gettext as _
 from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema_field
@@ -19,7 +20,8 @@ from core.approvals.models import Standing, State
 from core.approvals.replacing import AskedSerializer, ask_for_change
 from core.errors import conflict
 from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
-from topics import services
+from topics import moving, services
+from topics.fleet_api import ClusterMovesView
 from topics.models import OrderScope, Retention, Topic
 from topics.requests import ChangeTopic, values_of
 
@@ -226,7 +228,7 @@ class TopicViewSet(WithPublication, NamedViewSet):
     @action(detail=True, methods=["post"])
     def moves(self, request: Request, name: str) -> Response:  # noqa: ARG002
         """Assign the topic to another cluster (metadata: SDKs rebuild, messages stay where they are)."""
-        return self._answer(services.move(actor=actor(request), topic=self.get_object(), **validated(MoveSerializer, request)))
+        return self._answer(moving.move(actor=actor(request), topic=self.get_object(), **validated(MoveSerializer, request)))
 
     @extend(TopicRetirementSerializer, TopicSerializer)
     @action(detail=True, methods=["post"])
@@ -234,6 +236,9 @@ class TopicViewSet(WithPublication, NamedViewSet):
         """Retire; refused while instances are online or groups bound, listing them, and while delayed messages wait."""
         fields = validated(TopicRetirementSerializer, request)
         return self._answer(services.retire(actor=actor(request), topic=self.get_object(), **fields))
+
+
+urlpatterns = [path("clusters/<str:name>/moves", ClusterMovesView.as_view(), name="cluster-moves")]
 
 
 def register(router: BaseRouter) -> None:

@@ -14,7 +14,7 @@ from core.approvals.models import State
 from core.bulk import Bulk, Resource, Values, register, verb
 from core.console.approving import why_not
 from core.errors import Problem
-from topics import services
+from topics import moving, services
 from topics.models import Topic
 from topics.ownership import as_owned, change_owner, change_owners
 
@@ -95,7 +95,9 @@ verb(
         label=_("Move"),
         permission="topics.move_topic",
         serializer=MoveSerializer,
-        run=lambda actor, topic, values: services.move(actor=actor, topic=topic, **values),
+        run=lambda actor, topic, values: moving.move(actor=actor, topic=topic, **values),
+        run_many=lambda actor, topics, values: moving.move_many(actor=actor, topics=topics, **values),
+        many_rows=moving.as_moved,
         why_not=lambda user, topic: why_not(user, "topics.move_topic", topic, [State.ACTIVE]),
         form="topics.console_bulk.MoveManyForm",
     )

@@ -25,6 +25,7 @@ from registry.console_gates import action as gate_action
 from registry.console_releases import releases_of
 from registry.services import instances_known, online_instances
 from registry.status import statuses
+from topics import console_fleet
 from topics import console_requests as asks
 from topics import console_verbs as verbs
 from topics.models import Topic
@@ -250,6 +251,7 @@ slots.search(_find)
 slots.columns("clusters", [Column("topics", gettext_lazy("Topics"), css="num")], _cells)
 
 urlpatterns = [
+    *console_fleet.urlpatterns,
     path("topics/", Topics.as_view(), name="topics_list"),
     path("topics/apply/", verbs.Apply.as_view(), name="topics_apply"),
     path("topics/<str:name>/", Detail.as_view(), name="topics_detail"),

@@ -18,7 +18,7 @@ from core.approvals.services import check_seen, require_state
 from core.console.pages import ApprovalForm, ConsoleForm, FormPage, ReasonForm, TypedNameForm, get, person
 from registry.console import instances_at, publication_of
 from registry.services import instances_known
-from topics import services
+from topics import moving, services
 from topics.models import OrderScope, Retention, Topic
 
 LIMITS = ("max_backlog", "ttl_seconds", "max_length")  # 0: none
@@ -326,7 +326,7 @@ class Move(TopicAction):
     def run(self, form: MoveForm) -> None:
         """Move."""
         fields = {name: form.cleaned_data[name] for name in ("cluster", "accept_warnings", "reason")}
-        services.move(actor=person(self.request), topic=self.topic, **fields)
+        moving.move(actor=person(self.request), topic=self.topic, **fields)
 
 
 class RetireForm(TypedNameForm):

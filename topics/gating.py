@@ -11,7 +11,7 @@ from core.approvals.services import require_state
 from core.errors import FieldError, Problem, not_found
 from registry.gates import Place
 from registry.releases import Change
-from topics import services
+from topics import moving, services
 from topics.models import Topic
 
 
@@ -46,9 +46,7 @@ class TopicGates:
         """A move there, with all that a move checks."""
         topic, target = _topic(path), Cluster.objects.get(name=cluster)
         reason = change.message
-        return lambda: services.move(
-            actor=actor, topic=topic, cluster=target, reason=reason, accept_warnings=accept_warnings, change=change
-        )
+        return lambda: moving.move(actor=actor, topic=topic, cluster=target, reason=reason, accept_warnings=accept_warnings, change=change)
 
 
 def place(cluster: Cluster | None) -> Place:

@@ -4,6 +4,7 @@ What counts is what topics were applied for, not what flows: an allocation is a 
 full nor free: such a cluster is recommended only when no cluster with limits has room.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,11 @@ class Place:
         return any(measure.limit is not None for measure in self.measures)
 
     @property
+    def after(self) -> dict[str, int]:
+        """What is promised with the topic."""
+        return {measure.key: measure.after for measure in self.measures}
+
+    @property
     def load(self) -> float:
         """The fullest dimension, with the topic."""
         return max((measure.share for measure in self.measures if measure.share is not None), default=0.0)
@@ -116,31 +122,52 @@ def recommended(topic: Topic) -> Place | None:
     return best[0] if best and best[0].fits else None
 
 
+def promised(cluster: Cluster) -> dict[str, int]:
+    """What the active topics of a cluster take of it already."""
+    return _used(_counted(Cluster.objects.filter(pk=cluster.pk), Q(topics__state=State.ACTIVE)).get())
+
+
+def added(cluster: Cluster, used: Mapping[str, int], topic: Topic) -> Place:
+    """The cluster with a topic more than what is promised already."""
+    return _place(cluster, used, _adds(topic))
+
+
 def _places(topic: Topic, clusters: Any, *, added: bool = True) -> list[Place]:
-    others = Q(topics__state=State.ACTIVE) & ~Q(topics__pk=topic.pk or 0)
-    counted = clusters.annotate(
-        used_topics=Count("topics", filter=others),
-        used_rate=Coalesce(Sum("topics__expected_rate", filter=others), 0, output_field=BigIntegerField()),
-        used_bytes_per_second=Coalesce(Sum(_BYTES, filter=others), 0, output_field=BigIntegerField()),
-        used_partitions=Coalesce(Sum("topics__partitions", filter=others), 0, output_field=BigIntegerField()),
-    )
-    adds = {
-        "topics": int(added),
-        "rate": topic.expected_rate,
-        "bytes_per_second": topic.expected_rate * topic.message_bytes,
-        "partitions": topic.partitions,
-    }
-    found = [_place(cluster, adds) for cluster in counted]
+    counted = _counted(clusters, Q(topics__state=State.ACTIVE) & ~Q(topics__pk=topic.pk or 0))
+    adds = _adds(topic, topics=int(added))
+    found = [_place(cluster, _used(cluster), adds) for cluster in counted]
     return sorted(
         found,
         key=lambda place: (not place.fits, not place.known, place.load, place.cluster.kind != Kind.BUILTIN, place.cluster.name),
     )
 
 
-def _place(cluster: Any, adds: dict[str, int]) -> Place:
+def _counted(clusters: Any, of: Q) -> Any:
+    return clusters.annotate(
+        used_topics=Count("topics", filter=of),
+        used_rate=Coalesce(Sum("topics__expected_rate", filter=of), 0, output_field=BigIntegerField()),
+        used_bytes_per_second=Coalesce(Sum(_BYTES, filter=of), 0, output_field=BigIntegerField()),
+        used_partitions=Coalesce(Sum("topics__partitions", filter=of), 0, output_field=BigIntegerField()),
+    )
+
+
+def _used(counted: Any) -> dict[str, int]:
+    return {key: int(getattr(counted, f"used_{key}")) for key in LABELS}
+
+
+def _adds(topic: Topic, *, topics: int = 1) -> dict[str, int]:
+    return {
+        "topics": topics,
+        "rate": topic.expected_rate,
+        "bytes_per_second": topic.expected_rate * topic.message_bytes,
+        "partitions": topic.partitions,
+    }
+
+
+def _place(cluster: Cluster, used: Mapping[str, int], adds: Mapping[str, int]) -> Place:
     measures = [
-        Measure(key, int(getattr(cluster, f"used_{key}")), added, getattr(cluster, f"max_{key}"))
-        for key, added in adds.items()
+        Measure(key, used[key], adds[key], getattr(cluster, f"max_{key}"))
+        for key in LABELS
         if not (key == "partitions" and cluster.kind == Kind.BUILTIN)  # the store has none
     ]
     return Place(cluster, measures)

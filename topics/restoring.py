@@ -9,7 +9,7 @@ from clusters.models import Cluster
 from core.errors import not_found
 from registry.releases import Change
 from registry.rollbacks import Room, gone
-from topics import services
+from topics import moving
 from topics.models import Topic
 
 PERMISSION = "topics.move_topic"
@@ -25,7 +25,7 @@ def restore(*, actor: User, path: str, values: Mapping[str, str], change: Change
     if cluster is None:
         raise gone(_("The cluster “{name}” of this release is gone.").format(name=name), _("Choose an earlier or a later release."))
     if topic.cluster_id != cluster.pk:
-        services.move(actor=actor, topic=topic, cluster=cluster, reason=change.message, accept_warnings=accept_warnings, change=change)
+        moving.move(actor=actor, topic=topic, cluster=cluster, reason=change.message, accept_warnings=accept_warnings, change=change)
 
 
 ROOM = Room(PERMISSION, restore)

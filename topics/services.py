@@ -1,6 +1,9 @@
-"""The verbs of topics: apply, decide, allocate, move, retire; each is one transaction with its audit entry and its publication."""
+"""The verbs of topics: apply, decide, allocate, retire; each is one transaction with its audit entry and its publication.
 
-from collections.abc import Callable, Mapping
+Moving is in `moving`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -20,11 +23,7 @@ from registry import gates
 from registry import services as registry
 from registry.models import Release
 from registry.releases import Change
-from topics import placement
 from topics.models import OrderScope, Retention, Topic
-
-# Rooms above add what must follow when a topic moves to another cluster, in the same transaction.
-moved: list[Callable[[Topic, Change], None]] = []
 
 CREATE = "topic.create"  # the kind of request behind a topic that is not active yet (see topics.requests)
 
@@ -129,7 +128,7 @@ def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str,
         keep_messages(topic)
     record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
     publish(topic, change_of(actor=actor, message=reason or f"Request {request} approved.", forced=forced))
-    keep_order(topic)
+    keep_orders([topic])
 
 
 def change_of(*, actor: User | None, message: str, forced: bool) -> Change:
@@ -146,60 +145,6 @@ def _again(topic: Topic) -> Topic:
 def named(value: Any) -> Any:
     """References by name, as requests keep them."""
     return value.get_username() if isinstance(value, User) else value.name if isinstance(value, Application) else value
-
-
-def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_warnings: bool = False, change: Change | None = None) -> Topic:
-    """Assign an active topic to another cluster: what SDKs are told changes; messages that wait on the old one stay there.
-
-    A `change` that is given is what it releases by, as a part of something larger. Problems: same_cluster; confirmation_needed, if the
-    cluster would be over its limits or knows less than the built-in store does; and what rooms above refuse.
-    """
-    approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="move")
-    reason = approvals.require_reason(reason)
-    before = topic.cluster.name if topic.cluster else None
-    if topic.cluster_id == cluster.pk:
-        raise conflict("same_cluster", _("The topic is on “{name}” already.").format(name=cluster.name))
-    with transaction.atomic():
-        # Locked as by an approval, so that two do not share the last room.
-        Topic.objects.select_for_update().get(pk=topic.pk)
-        gates.check_none(topic.zookeeper_path)
-        cluster = Cluster.objects.select_for_update().get(pk=cluster.pk)
-        warnings = [*placement.place(topic, cluster).excess, *_lost(topic, cluster)]
-        if not accept_warnings:
-            workflow.confirm(warnings)
-        change = change or change_of(actor=actor, message=reason, forced=bool(warnings))
-        approvals.move(thing=topic, expected=State.ACTIVE, to=State.ACTIVE, values={"cluster_id": cluster.pk})
-        record(
-            actor=actor,
-            action="move",
-            kind="topic",
-            name=topic.name,
-            before={"cluster": before},
-            after={"cluster": cluster.name},
-            reason=reason,
-        )
-        # The groups' nodes before the topic's: that is how a cluster's change of address locks them.
-        for follow in moved:
-            follow(topic, change)
-        publish(topic, change)
-        keep_order(topic)
-    return topic
-
-
-def _lost(topic: Topic, cluster: Cluster) -> list[str]:
-    """What the topic has of the built-in store and another cluster does not know, in words."""
-    if cluster.kind == Kind.BUILTIN or topic.cluster is None or topic.cluster.kind != Kind.BUILTIN:
-        return []
-    used = {
-        _("time to live"): topic.ttl_seconds,
-        _("length at most"): topic.max_length,
-        _("ceiling of the backlog"): topic.max_backlog,
-        _("keeping the order"): topic.ordered,
-        _("how long messages are kept"): topic.retention != Retention.STORE,
-    }
-    names = ", ".join(name for name, value in used.items() if value)
-    text = _("Only the built-in store sees to what the topic has set: {names}. On “{cluster}” its broker would have to.")
-    return [text.format(names=names, cluster=cluster.name)] if names else []
 
 
 def retire(*, actor: User | None, topic: Topic, reason: str, cancel_delayed: bool = False) -> Topic:
@@ -278,18 +223,28 @@ def check_nobody_uses(*, path: str, groups: list[str], what: str) -> None:
 
 
 def publish(topic: Topic, change: Change) -> None:
-    """Write what SDKs should see; the order of ZMS's keys is part of the contract."""
-    cluster = topic.cluster
-    if cluster is None:
-        raise ValueError("an active topic has a cluster")
-    gated, labels, further = gates.keys(topic.zookeeper_path)
-    registry.publish_properties(
-        path=topic.zookeeper_path,
-        zms={"clusterName": cluster.name, "type": "topic", **gated, "statisticsLogger": "disk"},
-        own={"mqadmin.drainClusters": "", **labels},
-        requires=[cluster.zookeeper_path, *further],
-        change=change,
-    )
+    """Write what SDKs should see."""
+    registry.publish_many([node_of(topic)], change=change)
+
+
+def node_of(topic: Topic) -> registry.Node:
+    """What SDKs should see of a topic."""
+    return nodes_of([topic])[0]
+
+
+def nodes_of(topics: Sequence[Topic]) -> list[registry.Node]:
+    """The same of many; the order of ZMS's keys is part of the contract."""
+    gated = gates.keys_at([topic.zookeeper_path for topic in topics])
+    nodes = []
+    for topic in topics:
+        cluster = topic.cluster
+        if cluster is None:
+            raise ValueError("an active topic has a cluster")
+        keys, labels, further = gated[topic.zookeeper_path]
+        zms = {"clusterName": cluster.name, "type": "topic", **keys, "statisticsLogger": "disk"}
+        own = {"mqadmin.drainClusters": "", **labels}
+        nodes.append(registry.Node(topic.zookeeper_path, zms, own, [cluster.zookeeper_path, *further]))
+    return nodes
 
 
 def paths_on(cluster: Cluster) -> list[str]:
@@ -331,7 +286,7 @@ def keep_messages(topic: Topic) -> None:
     )
 
 
-def keep_order(topic: Topic) -> None:
-    """Tell the store the order of a topic that comes to it, which is fixed from then on."""
-    if topic.ordered and topic.cluster is not None and topic.cluster.kind == Kind.BUILTIN:
-        builtin.set_ordering(topic_id=topic.pk, ordering="topic" if topic.order_scope == OrderScope.TOPIC else "key")
+def keep_orders(topics: Iterable[Topic]) -> None:
+    """Tell the store the order of the topics that come to it, which is fixed from then on."""
+    here = [topic for topic in topics if topic.ordered and topic.cluster is not None and topic.cluster.kind == Kind.BUILTIN]
+    builtin.set_orderings({topic.pk: "topic" if topic.order_scope == OrderScope.TOPIC else "key" for topic in here})

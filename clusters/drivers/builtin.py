@@ -4,7 +4,7 @@ Every verb runs in the caller's transaction: the metadata of a group and the sto
 is locked first, so a verb waits for a pull in flight (milliseconds) and a pull for the caller's commit: change the store last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,7 +96,15 @@ def set_balance(*, group_id: int, sticky: bool) -> None:
 
 def set_ordering(*, topic_id: int, ordering: Ordering) -> None:
     """In what order the store hands out the topic: none, of each sharding key, or of the topic as a whole. Before its first message."""
-    _call("SELECT mq_topic_order(%s, %s::smallint)", topic_id, ORDERINGS.index(ordering))
+    set_orderings({topic_id: ordering})
+
+
+def set_orderings(orderings: Mapping[int, Ordering]) -> None:
+    """The same of several topics, by their ids."""
+    if orderings:
+        ids = sorted(orderings)
+        numbers = [ORDERINGS.index(orderings[pk]) for pk in ids]
+        _call("SELECT mq_topic_order(t.id, t.ordering) FROM unnest(%s::bigint[], %s::smallint[]) AS t (id, ordering)", ids, numbers)
 
 
 def subscribe(*, group_id: int, topic_id: int, tag_expression: str = "*", consume_from: ConsumeFrom = "earliest") -> None:

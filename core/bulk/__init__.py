@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from accounts.models import User
 
 AT_ONCE = 100  # more become an operation
+MIN_RATE, MAX_RATE = 0.1, 10_000.0  # items per second of an operation
 MAX_ITEMS = 10_000  # named in one body; a selection may have more
 
 Values = Mapping[str, Any]
@@ -133,6 +134,7 @@ def verb(bulk: Bulk) -> None:
             perform=perform,
             perform_many=perform_many if bulk.run_many else None,
             chunk=500 if bulk.run_many else 50,
+            pace=lambda params: params.get("rate"),
         )
     )
 
@@ -241,9 +243,15 @@ def run(*, actor: User, bulk: Bulk, items: Sequence[Wanted], values: Values, ato
 
 
 def begin(
-    *, actor: User, bulk: Bulk, values: Values, items: Iterable[Wanted] | None = None, select: QuerySet[Any, Any] | None = None
+    *,
+    actor: User,
+    bulk: Bulk,
+    values: Values,
+    items: Iterable[Wanted] | None = None,
+    select: QuerySet[Any, Any] | None = None,
+    rate: float | None = None,
 ) -> Operation:
-    """Do it as an operation. Problems: forbidden, those of the values, too_many_items."""
+    """Do it as an operation, to `rate` items per second at most. Problems: forbidden, those of the values, too_many_items."""
     check(bulk, values)
     resource = resource_of(bulk.resource)
     reason = str(values.get("reason") or "") or current.get().change_message
@@ -253,7 +261,7 @@ def begin(
         title=_("{action}: {resource}").format(action=bulk.label, resource=resource.label),
         items=None if items is None else (operations.NewItem(one.name, _input(one)) for one in items),
         select=None if select is None else select.values_list(resource.key),
-        params={"values": dict(values)},
+        params={"values": dict(values)} | ({} if rate is None else {"rate": rate}),
         reason=reason,
     )
 

@@ -22,6 +22,12 @@ from core.operations.api import OperationSerializer, operation_url
 MODES = ["best_effort", "atomic"]
 
 
+def rate_field() -> serializers.FloatField:
+    """How fast an operation may be."""
+    text = "Items per second at most, kept by all workers together; without it as fast as it goes."
+    return serializers.FloatField(required=False, min_value=bulk.MIN_RATE, max_value=bulk.MAX_RATE, help_text=text)
+
+
 class BulkSerializer(serializers.Serializer[Any]):
     """What to do with what: give `items` or `select`."""
 
@@ -37,6 +43,7 @@ class BulkSerializer(serializers.Serializer[Any]):
     select = serializers.DictField(
         required=False, help_text="The filters of the list endpoint instead; what matches now is frozen. {} is everything."
     )
+    rate = rate_field()
     values = serializers.DictField(required=False, default=dict, help_text="What the action needs, for all: reason, cluster, owner, …")
 
 
@@ -84,7 +91,7 @@ class BulkView(View):
         if ("items" in fields) == ("select" in fields):
             detail = _("Give either items or select.")
             raise Problem("invalid", detail, errors=[FieldError("/items", detail)])
-        values, atomic = fields["values"], fields["mode"] == "atomic"
+        values, atomic, rate = fields["values"], fields["mode"] == "atomic", fields.get("rate")
         if "items" in fields:
             items, select = _wanted(fields["items"]), None
             many = len(items) > bulk.AT_ONCE
@@ -93,7 +100,7 @@ class BulkView(View):
             key = bulk.resource_of(resource).key
             names = list(select.order_by(key).values_list(key, flat=True).distinct()[: bulk.AT_ONCE + 1])
             items, many = [bulk.Wanted(str(name)) for name in names], len(names) > bulk.AT_ONCE
-        if not many:
+        if not many and (rate is None or not items):
             if not items:
                 bulk.check(verb, values)
             results = bulk.run(actor=person, bulk=verb, items=items, values=values, atomic=atomic) if items else []
@@ -102,7 +109,7 @@ class BulkView(View):
             detail = _("All or nothing is possible for {n} items at most.").format(n=bulk.AT_ONCE)
             hint = _("Use mode best_effort: an operation does it, and lists what fails.")
             raise Problem("atomic_too_large", detail, status=422, hint=hint, errors=[FieldError("/mode", detail)])
-        started = bulk.begin(actor=person, bulk=verb, values=values, items=items if select is None else None, select=select)
+        started = bulk.begin(actor=person, bulk=verb, values=values, items=items if select is None else None, select=select, rate=rate)
         return Response(
             OperationSerializer(started, context={"request": request}).data,
             status=202,

@@ -5,10 +5,12 @@ A room fills slots in its `console.py`, which the console's site imports when it
     slots.columns("groups", [Column("lag", _("Lag"), css="num")], cells)   # cells(rows) -> {pk: [cell, …]}, one statement for all rows
     slots.tab("topic", slots.Tab(_("Messages"), lambda topic: reverse(…), badge=lambda topic: 3))
     slots.panel("group.overview", panel)                                   # panel(request, group) -> SafeString, "" for none
+    slots.action("cluster", button)                                        # button(request, cluster) -> Action of the page's head
     slots.search(find)                                                     # find(user, words) -> hits of the palette
 
 Slots that exist: columns `topics`, `groups` (list pages) and `topic.groups` (the groups tab of a topic, rows are groups);
-tabs and panels `topic`, `group` (the overview tab), panels `group.instances`; `clusters` columns. The store's numbers in `groups`,
+tabs and panels `topic`, `group` (the overview tab), panels `group.instances`; `clusters` columns,
+actions `cluster`. The store's numbers in `groups`,
 `topics` and `topic.groups` are filled in by `mqadmin.counts`.
 """
 
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
+
+from core.console.actions import Action
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -65,11 +69,13 @@ class Hit:
 
 Cells = Callable[[Sequence[Any]], Mapping[Any, Sequence[Any]]]
 Panel = Callable[[HttpRequest, Any], str]
+Button = Callable[[HttpRequest, Any], Action]
 Search = Callable[["User", str], Iterable[Hit]]
 
 _columns: dict[str, list[tuple[Sequence[Column], Cells]]] = defaultdict(list)
 _tabs: dict[str, list[Tab]] = defaultdict(list)
 _panels: dict[str, list[Panel]] = defaultdict(list)
+_actions: dict[str, list[Button]] = defaultdict(list)
 _searches: list[Search] = []
 
 
@@ -86,6 +92,11 @@ def tab(slot: str, item: Tab) -> None:
 def panel(slot: str, draw: Panel) -> None:
     """Add a panel to the overview tab of a thing."""
     _panels[slot].append(draw)
+
+
+def action(slot: str, button: Button) -> None:
+    """Add a button to the head of a thing's page."""
+    _actions[slot].append(button)
 
 
 def search(find: Search) -> None:
@@ -125,6 +136,11 @@ def tabs_of(slot: str, thing: Any, user: Any) -> list[dict[str, Any]]:
 def panels_of(slot: str, request: HttpRequest, thing: Any) -> list[str]:
     """The added panels."""
     return [drawn for draw in _panels[slot] if (drawn := draw(request, thing))]
+
+
+def actions_of(slot: str, request: HttpRequest, thing: Any) -> list[Action]:
+    """The added buttons."""
+    return [button(request, thing) for button in _actions[slot]]
 
 
 def found(user: User, words: str) -> list[Hit]:

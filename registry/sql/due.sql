@@ -1,12 +1,16 @@
 -- The registrar's work: dirty or drifted rows whose turn it is and whose order across paths allows it now.
+-- With `ids` of these only.
 -- `fresh` rows are a few moments old: the registrar that prefers their path takes them first.
-SELECT p.*,
+-- What a registrar seldom needs (errors, times) is left out and read when it is asked for: of thousands of rows it costs most of the time.
+SELECT p.id, p.path, p.format, p.data, p.foreign_keys, p.requires, p.deleted, p.generation, p.published_generation, p.published_digest,
+       p.node_version, p.published_at, p.attempts, p.drifted_at, p.held_at, p.overrules,
        p.changed_at <= now() AND p.changed_at > now() - interval '300 milliseconds' AND p.drifted_at IS NULL AS fresh
   FROM registry_publication p
  WHERE (p.published_generation < p.generation OR p.drifted_at IS NOT NULL)
    AND p.next_attempt_at <= now()
    -- what waits for a person is looked at again only when its node was marked anew
    AND p.held_at IS DISTINCT FROM coalesce(p.drifted_at, '-infinity')
+   AND (%(ids)s::bigint[] IS NULL OR p.id = ANY (%(ids)s::bigint[]))
    AND CASE WHEN p.deleted
             -- retiring: what depends on the path goes first
             THEN NOT EXISTS (SELECT 1 FROM registry_publication d
