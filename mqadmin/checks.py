@@ -68,6 +68,19 @@ def addresses(**_kwargs: Any) -> list[CheckMessage]:
     return found
 
 
+@register("security")
+def zookeeper_access(**_kwargs: Any) -> list[CheckMessage]:
+    """E023: credentials, ACL or certificates for ZooKeeper that no registrar could use."""
+    from registry import protection  # every process loads this module
+
+    try:
+        protection.from_settings()
+    except ValueError as error:
+        how = "ZOOKEEPER_AUTH=user:password, ZOOKEEPER_ACL=protected or open, ZOOKEEPER_TLS_CA, _CERT and _KEY name PEM files."
+        return [Error(str(error), hint=how, id="mqadmin.E023")]
+    return []
+
+
 @register("database", deploy=True)
 def audit_search(*, databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """W015: without trigrams a search of the audit reads it entry by entry."""

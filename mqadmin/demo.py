@@ -203,7 +203,9 @@ def main() -> int:
         for application, topics in TOPICS.items():
             group = next(name for name, (owner, _topics, _attempts) in GROUPS.items() if owner == application)
             command = [sys.executable, str(program), "--app", application, "--topic", topics[0], "--group", group]
-            watchers.append(subprocess.Popen(command, env={**os.environ, "MQADMIN_ZOOKEEPER": running["ZOOKEEPER_HOSTS"]}))  # noqa: S603
+            where = {f"MQADMIN_{name}": value for name, value in running.items() if name.startswith("ZOOKEEPER_TLS_")}
+            where["MQADMIN_ZOOKEEPER"] = running["ZOOKEEPER_HOSTS"]
+            watchers.append(subprocess.Popen(command, env={**os.environ, **where}))  # noqa: S603
     print(  # noqa: T201
         f"The demo runs: {len(children)} producers and consumers, {len(watchers)} SDK programs. Look at {url}/ - Ctrl-C ends it.",
         flush=True,

@@ -87,11 +87,10 @@ def _zookeeper() -> str | None:
     fresh = [beat for beat in newest if (timezone.now() - beat.beat_at).total_seconds() <= STALE]
     if not fresh:
         return f"unknown: no registrar reports on {settings.ZOOKEEPER_HOSTS}"
-    return (
-        None
-        if any(beat.zookeeper == "connected" for beat in fresh)
-        else f"the registrar's session is {fresh[0].zookeeper or 'not made yet'}"
-    )
+    if any(beat.zookeeper == "connected" for beat in fresh):
+        return None
+    why = f": {fresh[0].error}" if fresh[0].error else ""
+    return f"the registrar's session is {fresh[0].zookeeper or 'not made yet'}{why}"
 
 
 def _storekeeper() -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -183,6 +182,10 @@ def zookeeper(*, databases: Sequence[str] | None = None, **_kwargs: Any) -> list
 def _zookeeper() -> Found:
     from registry import ensemble  # every process loads this module, and only the check needs a client
 
+    try:
+        ensemble.access()
+    except ValueError:
+        return  # E023 tells
     servers = ensemble.servers(settings.ZOOKEEPER_HOSTS)
     reached = 0
     for host, port in servers:
@@ -213,15 +216,12 @@ def _zookeeper() -> Found:
 
 
 def _srvr(host: str, port: int) -> str | OSError:
-    answer = b""
+    from registry import ensemble
+
     try:
-        with socket.create_connection((host, port), 3) as connection:
-            connection.sendall(b"srvr")
-            while chunk := connection.recv(4096):
-                answer += chunk
+        return ensemble.ask(host, port, b"srvr")
     except OSError as error:
         return error
-    return answer.decode("utf-8", "replace")
 
 
 # --- Celery's broker --------------------------------------------------------------------------------------------------------

@@ -143,6 +143,14 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # --- ZooKeeper --------------------------------------------------------------------------------------------------------
 ZOOKEEPER_HOSTS = env.str("ZOOKEEPER_HOSTS", default="127.0.0.1:2181").strip()
 ZOOKEEPER_SESSION_TIMEOUT = env.float("ZOOKEEPER_SESSION_TIMEOUT", default=10.0)  # seconds
+# user:password of the registrars; several, the first of which owns the nodes, while the password is changed.
+ZOOKEEPER_AUTH = env.str("ZOOKEEPER_AUTH", default="").strip()
+# protected: all read, only the registrars write. open: everybody may do anything.
+ZOOKEEPER_ACL = env.str("ZOOKEEPER_ACL", default="").strip() or ("protected" if ZOOKEEPER_AUTH else "open")
+# PEM files. A CA switches TLS on; certificate and key are for a server that asks for them.
+ZOOKEEPER_TLS_CA = env.str("ZOOKEEPER_TLS_CA", default="").strip()
+ZOOKEEPER_TLS_CERT = env.str("ZOOKEEPER_TLS_CERT", default="").strip()
+ZOOKEEPER_TLS_KEY = env.str("ZOOKEEPER_TLS_KEY", default="").strip()
 
 # --- Celery: a task is only a wake-up call, the work to do is a row in Postgres ----------------------------------------
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="redis://127.0.0.1:6379/0").strip()

@@ -117,10 +117,11 @@ class Observer:
         instances = [path for path in touched if followed(path) is not None]
         metadata = [path for path in touched if followed(path) is None]
         if instances:
-            zxid, nodes = self._zookeeper.multi_read(instances)
+            denied: set[str] = set()  # anybody can make a node that nobody may read
+            zxid, nodes = self._zookeeper.multi_read(instances, denied=denied)
             found = {path: node for path, node in zip(instances, nodes, strict=True) if node is not None}
             record(found)
-            gone = [path for path in instances if path not in found]
+            gone = [path for path in instances if path not in found and path not in denied]
             # Absent at this zxid: an incarnation that came later stays.
             self._gone(Instance.objects.online().filter(znode__in=gone, czxid__lte=zxid))
         if metadata:
@@ -151,7 +152,7 @@ class Observer:
         """Return the paths so many names below a root, and the transaction number at which the first of them were read."""
         level, zxid = [root], 0
         for _name in range(depth):
-            read_at, children = self._zookeeper.multi_children(level)
+            read_at, children = self._zookeeper.multi_children(level, denied=set())
             zxid = zxid or read_at
             level = [f"{parent}/{name}" for parent, names in zip(level, children, strict=True) for name in names or ()]
         return zxid, level
@@ -162,11 +163,11 @@ class Observer:
         known = list(Instance.objects.filter(znode__startswith=f"{root}/").values("pk", "znode", "czxid", "mzxid", "online"))
         self._zookeeper.sync(root)
         zxid, first = self._names_below(root, 1)
-        level = first
+        level, denied = first, set[str]()
         for _depth in range(_DEPTH[root] - 1):
-            children = self._zookeeper.multi_children(level)[1] if level else []
+            children = self._zookeeper.multi_children(level, denied=denied)[1] if level else []
             level = [f"{parent}/{name}" for parent, names in zip(level, children, strict=True) for name in names or ()]
-        nodes = self._zookeeper.multi_read(level)[1] if level else []
+        nodes = self._zookeeper.multi_read(level, denied=denied)[1] if level else []
         found = {path: node for path, node in zip(level, nodes, strict=True) if node is not None and followed(path) is not None}
         # Reports from a later transaction than the server has ever seen: its data was wiped or restored. Forget their order.
         other_history = [row for row in known if row["mzxid"] > zxid]
@@ -174,7 +175,12 @@ class Observer:
             same = Instance.objects.filter(pk=row["pk"], mzxid=row["mzxid"])
             same.update(czxid=0, mzxid=0, online=False, offline_at=Now())
         record(found)
-        gone = [row["pk"] for row in known if row["online"] and row["znode"] not in found and row["czxid"] <= zxid]
+        hidden = tuple(f"{path}/" for path in denied)  # what is there, or below, is unknown and stays as it was
+        gone = [
+            row["pk"]
+            for row in known
+            if row["online"] and row["znode"] not in found and row["czxid"] <= zxid and not f"{row['znode']}/".startswith(hidden)
+        ]
         self._gone(Instance.objects.online().filter(pk__in=gone, czxid__lte=zxid))
         return first
 
@@ -188,9 +194,12 @@ class Observer:
         rows = list(publications.only("path", "data", "deleted", "generation", "published_generation", "drifted_at", "held_at"))
         if not rows:
             return set()
-        _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows])
+        denied: set[str] = set()
+        _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows], denied=denied)
         differing = []
         for row, node in zip(rows, nodes, strict=True):
+            if row.path in denied:
+                continue  # what stands there is unknown
             same = node is None if row.deleted else node is not None and node.data == bytes(row.data)
             if row.is_held or (not same and row.published_generation == row.generation):
                 # What waits for a person is looked at each time: the node may have been put right, or changed again.
@@ -219,7 +228,7 @@ class Observer:
         repairs.forget_unknown(root=root, except_for=unknown)
 
     def _read(self, wanted: Sequence[str]) -> dict[str, NodeData]:
-        nodes = self._zookeeper.multi_read(wanted)[1] if wanted else []
+        nodes = self._zookeeper.multi_read(wanted, denied=set())[1] if wanted else []
         return {path: node for path, node in zip(wanted, nodes, strict=True) if node is not None}
 
 

@@ -18,6 +18,7 @@ from kazoo.exceptions import (
     ConnectionClosedError,
     ConnectionLoss,
     KazooException,
+    NoAuthError,
     NodeExistsError,
     NoNodeError,
     NotEmptyError,
@@ -27,7 +28,7 @@ from kazoo.exceptions import (
 )
 from kazoo.handlers.threading import KazooTimeoutError
 
-from registry import rendering, repairs
+from registry import protection, rendering, repairs
 from registry.deciding import decide
 from registry.models import Publication
 from registry.repairs import Sighting
@@ -35,6 +36,8 @@ from registry.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from kazoo.security import ACL
 
     from mqadmin_sdk.zk import Client
     from registry.deciding import Decision
@@ -97,10 +100,18 @@ class Round:
 class Publisher:
     """Publishes due rows. One thread uses it; any number of processes may do the same at once."""
 
-    def __init__(self, zookeeper: Client, *, name: str, prefers: Callable[[str], bool] = lambda _path: True) -> None:
+    def __init__(
+        self,
+        zookeeper: Client,
+        *,
+        name: str,
+        prefers: Callable[[str], bool] = lambda _path: True,
+        acl: Callable[[str], list[ACL] | None] = lambda _path: None,
+    ) -> None:
         self._zookeeper = zookeeper
         self._name = name
         self._prefers = prefers
+        self._acl = acl  # of a node that is created
         self._parents: set[str] = set()
         self._operations = MAX_OPERATIONS  # shrinks when the connection breaks over a request: one bad item must end up alone
         self._in_flight = 0
@@ -176,10 +187,14 @@ class Publisher:
         """Read the nodes of rows whose state is in doubt and return the writes that they need."""
         if not rows:
             return []
-        _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows], timeout=WRITE_TIMEOUT)
+        denied: set[str] = set()
+        _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows], timeout=WRITE_TIMEOUT, denied=denied)
         writes: list[Write] = []
         sightings: list[Sighting] = []
         for row, node in zip(rows, nodes, strict=True):
+            if row.path in denied:
+                self.fail(row, protection.refused())
+                continue
             with self._not_holding_up_others(row):
                 decision = decide(row, node)
                 if decision.verdict == "published":
@@ -261,6 +276,7 @@ class Publisher:
         while batch.writes:
             if batch.answer is None:
                 self._commit(batch)
+                continue  # it may have lost writes whose parents cannot be made
             answers = self._answers(batch)
             failed = next((i for i, answer in enumerate(answers) if _is_cause(answer)), None)
             if failed is None:
@@ -281,15 +297,17 @@ class Publisher:
         return moved
 
     def _commit(self, batch: Batch) -> None:
-        """Send a `multi`."""
-        self._make_parents(batch.writes)
+        """Send a `multi`, unless nothing is left of it."""
+        batch.writes = self._make_parents(batch.writes)
+        if not batch.writes:
+            return
         batch.required = sorted({path for write in batch.writes if write.action != "delete" for path in write.row.requires})
         transaction = self._zookeeper.transaction()
         for path in batch.required:
             transaction.check(path, -1)
         for write in batch.writes:
             if write.action == "create":
-                transaction.create(write.row.path, bytes(write.row.data))
+                transaction.create(write.row.path, bytes(write.row.data), acl=self._acl(write.row.path))
             elif write.action == "set":
                 transaction.set_data(write.row.path, bytes(write.row.data), write.version)
             else:
@@ -323,15 +341,25 @@ class Publisher:
             again.append(_reread(row))
         elif isinstance(error, NotEmptyError):
             self.fail(row, _("Instances are still online below this node; it goes when they are gone."))
+        elif isinstance(error, NoAuthError):
+            self.fail(row, protection.refused())
         else:
             self.fail(row, f"{type(error).__name__}: {error}")
 
-    def _make_parents(self, batch: Sequence[Write]) -> None:
+    def _make_parents(self, batch: Sequence[Write]) -> list[Write]:
+        """Return the writes whose parents are there."""
+        ready = []
         for write in batch:
             parent = write.row.path.rsplit("/", 1)[0]
             if write.action == "create" and parent not in self._parents:
-                self._zookeeper.ensure_path(parent)
+                try:
+                    self._zookeeper.ensure_path(parent, acl=self._acl(parent))
+                except NoAuthError as error:
+                    self._failed(write, error, [])
+                    continue
                 self._parents.add(parent)
+            ready.append(write)
+        return ready
 
     # --- recording -----------------------------------------------------------------------------------------------------
 

@@ -18,12 +18,14 @@ import psycopg
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
-from kazoo.exceptions import BadVersionError, KazooException, NodeExistsError, NoNodeError
+from kazoo.exceptions import BadVersionError, KazooException, NoAuthError, NodeExistsError, NoNodeError
 from kazoo.protocol.states import KazooState
 
-from mqadmin_sdk.zk import Client, ServerTooOldError, paths
+from mqadmin_sdk.zk import ServerTooOldError, paths
+from registry import ensemble, protection
 from registry.models import HEARTBEAT_LIMIT, Deployment, Publication, RegistrarHeartbeat
 from registry.observing import ROOTS, Observer, forget_old
 from registry.publishing import AWAY, DISCONNECTED, Publisher
@@ -50,9 +52,11 @@ class Registrar:
     def __init__(self, *, hosts: str, session_timeout: float, take_over: bool = False) -> None:
         self.id = uuid.uuid4()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self._zookeeper = Client(hosts, timeout=session_timeout)
+        self._zookeeper = ensemble.connect(hosts, timeout=session_timeout)
         self._zookeeper.add_listener(self._on_state)
-        self._publisher = Publisher(self._zookeeper, name=self.name, prefers=self._prefers)
+        self._protection = protection.from_settings()
+        self._keeper = protection.Keeper(self._zookeeper, self._protection)
+        self._publisher = Publisher(self._zookeeper, name=self.name, prefers=self._prefers, acl=self._protection.acl)
         self._observer = Observer(self._zookeeper, woken=self.wake)
         self._take_over = take_over
         self._wake_out, self._wake_in = socket.socketpair()
@@ -60,6 +64,7 @@ class Registrar:
         self._stopping = threading.Event()
         self._prepared = False  # since the last (re)connection: version, owner and roots were seen to
         self._refusal = ""
+        self._failing: dict[str, str] = {}  # part of the registrar -> what ZooKeeper answers it
         self._retry_at = 0.0
         self._peers: tuple[uuid.UUID, ...] = (self.id,)
         self._listening: psycopg.Connection[Any] | None = None
@@ -75,6 +80,7 @@ class Registrar:
         threads = [
             threading.Thread(target=self._repeat, args=("observer", self._observer.step), daemon=True),
             threading.Thread(target=self._repeat, args=("heartbeat", self._beat), daemon=True),
+            threading.Thread(target=self._repeat, args=("protection", self._keeper.step), daemon=True),
         ]
         for thread in threads:
             thread.start()
@@ -95,6 +101,7 @@ class Registrar:
 
     def _end(self, threads: list[threading.Thread]) -> None:
         self._observer.stop()
+        self._keeper.ask()
         for thread in threads:
             thread.join(timeout=5)
         if self._listening is not None:
@@ -113,12 +120,14 @@ class Registrar:
             try:
                 step()
                 failures = 0
+                self._failing.pop(what, None)
             except _DATABASE_GONE as error:
                 failures += 1
                 logger.warning("database_away", part=what, error=str(error).strip())
                 connection.close()
             except (KazooException, *DISCONNECTED) as error:
                 failures += 1
+                self._failing[what] = "" if isinstance(error, DISCONNECTED) else _told(error)
                 logger.warning("zookeeper_away", part=what, error=repr(error))
             except Exception:
                 failures += 1
@@ -135,13 +144,13 @@ class Registrar:
         self._listen()  # before looking: what is committed after the look is notified
         pause = SWEEP
         if not self._zookeeper.connected:
-            self._publisher.mark_away()
+            self._publisher.mark_away(self._away())
         elif self._ready():
             try:
                 if self._publisher.publish_due().skipped_fresh:
                     pause = FRESH
             except DISCONNECTED:
-                self._publisher.mark_away()
+                self._publisher.mark_away(self._away())
                 raise
         self._wait(pause)
 
@@ -151,20 +160,25 @@ class Registrar:
             return self._prepared
         try:
             self._zookeeper.check_server()
-            self._zookeeper.ensure_chroot()
+            self._zookeeper.ensure_chroot(self._protection.acl("/"))
             self._own()
             for root in ROOTS:
-                self._zookeeper.ensure_path(root)
-        except (RefusedError, ServerTooOldError) as error:
+                self._zookeeper.ensure_path(root, acl=self._protection.acl(root))
+                self._may_write(root)
+        except (RefusedError, ServerTooOldError, NoAuthError) as error:
+            if isinstance(error, NoAuthError):
+                error = RefusedError(protection.refused())
             if str(error) != self._refusal:
                 logger.error("zookeeper_refused", error=str(error))  # noqa: TRY400 - the traceback says nothing more
             self._refusal, self._retry_at = str(error), time.monotonic() + 5
             self._publisher.mark_away(str(error))
             return False
         self._refusal = ""
+        self._keeper.ask()
         self._publisher.forget_parents()
-        # Rows that failed only because ZooKeeper was away wait no longer.
-        Publication.objects.dirty().filter(last_error=AWAY).update(next_attempt_at=Now(), attempts=0)
+        # Rows that failed only because ZooKeeper was away, or knew us by another name, wait no longer.
+        over = Q(last_error__startswith=AWAY) | Q(last_error=protection.refused())
+        Publication.objects.dirty().filter(over).update(next_attempt_at=Now(), attempts=0)
         self._prepared = True
         return True
 
@@ -177,8 +191,9 @@ class Registrar:
                 found, stat = self._zookeeper.get(paths.OWNER)
             except NoNodeError:
                 with contextlib.suppress(NodeExistsError):
-                    self._zookeeper.create(paths.OWNER, data, makepath=True)
+                    self._zookeeper.create(paths.OWNER, data, makepath=True, acl=self._protection.acl(paths.OWNER))
                 continue
+            self._may_write(paths.OWNER)
             owner = _owner(found)
             if owner == mine:
                 return
@@ -190,6 +205,16 @@ class Registrar:
             with contextlib.suppress(BadVersionError):
                 self._zookeeper.set(paths.OWNER, data, version=stat.version)
                 logger.warning("tree_taken_over", former_owner=owner)
+
+    def _may_write(self, path: str) -> None:
+        """See that the node's ACL is for us: ZooKeeper takes any password and refuses only what is done with it."""
+        acl, _stat = self._zookeeper.get_acls(path)
+        if not self._protection.may_write(acl):
+            raise RefusedError(protection.not_ours(acl))
+
+    def _away(self) -> str:
+        """Why nothing is published while there is no connection."""
+        return f"{AWAY} {self._zookeeper.trouble}".strip()
 
     def _on_state(self, state: str) -> None:
         """Kazoo's connection thread: nothing here may wait."""
@@ -241,7 +266,9 @@ class Registrar:
             else {KazooState.CONNECTED: "connected", KazooState.SUSPENDED: "suspended"}.get(self._zookeeper.state, "lost")
         )
         session = f"{self._zookeeper.session:x}" if self._zookeeper.session else ""
-        now = {"beat_at": Now(), "session": session, "zookeeper": state, "watch": self._observer.state, "error": self._refusal}
+        failing = next((text for text in list(self._failing.values()) if text), "")
+        error = self._refusal or self._zookeeper.trouble or failing or self._keeper.trouble
+        now = {"beat_at": Now(), "session": session, "zookeeper": state, "watch": self._observer.state, "error": error}
         if not RegistrarHeartbeat.objects.filter(pk=self.id).update(**now):
             RegistrarHeartbeat.objects.create(id=self.id, host=socket.gethostname(), pid=os.getpid())
             RegistrarHeartbeat.objects.filter(pk=self.id).update(**now)
@@ -250,6 +277,10 @@ class Registrar:
         alive = RegistrarHeartbeat.objects.filter(beat_at__gte=Now() - HEARTBEAT_LIMIT, zookeeper="connected").values_list("pk", flat=True)
         self._peers = tuple(sorted({*alive, self.id}))
         self._stopping.wait(BEAT if self._observer.state == "live" or state != "connected" else 0.25)
+
+
+def _told(error: Exception) -> str:
+    return protection.refused() if isinstance(error, NoAuthError) else f"ZooKeeper: {error!r}"
 
 
 def _owner(data: bytes) -> str:

@@ -90,8 +90,8 @@ class World:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def registrar(self, *arguments: str, ready: bool = True, hosts: str | None = None) -> Lines:
-        env = self.environment | ({"ZOOKEEPER_HOSTS": hosts} if hosts else {})
+    def registrar(self, *arguments: str, ready: bool = True, hosts: str | None = None, **settings: str) -> Lines:
+        env = self.environment | ({"ZOOKEEPER_HOSTS": hosts} if hosts else {}) | settings
         process = Lines([sys.executable, "manage.py", "registrar", "--skip-checks", *arguments], env)  # as `make run` does
         self.processes.append(process)
         process.expect("registrar_started")

@@ -205,7 +205,7 @@ def test_one_bad_item_does_not_hold_up_the_rest(world):  # noqa: F811
     published(*rows)
     for row in (bad, bad2):
         failed = wait_for(lambda row=row: Publication.objects.filter(pk=row.pk).exclude(last_error="").first())
-        assert "NoAuth" in failed.last_error
+        assert "ZOOKEEPER_AUTH" in failed.last_error
         assert failed.state == "failing"
 
 

@@ -17,14 +17,15 @@ from mqadmin.supervisor import packages
 class ZooKeeperServer:
     """One standalone server; nothing of it outlives the test."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **settings: str) -> None:
         self.directory = directory
-        self.port = _free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "zoo.cfg").write_text(
             f"tickTime=500\ndataDir={directory / 'data'}\nclientPort={self.port}\nclientPortAddress=127.0.0.1\n"
-            "admin.enableServer=false\nmaxClientCnxns=0\nmaxSessionTimeout=60000\n",
+            "admin.enableServer=false\nmaxClientCnxns=0\nmaxSessionTimeout=60000\n"
+            + "".join(f"{name}={value}\n" for name, value in settings.items()),
         )
 
     @property
@@ -81,7 +82,7 @@ class ZooKeeperServer:
         shutil.rmtree(self.directory / "data")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]

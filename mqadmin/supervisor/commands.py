@@ -264,6 +264,9 @@ def _run(output: Output, home: Home, found: packages.Found, runner: Runner, port
     names = (
         "DATABASE_URL",
         "ZOOKEEPER_HOSTS",
+        "ZOOKEEPER_TLS_CA",
+        "ZOOKEEPER_TLS_CERT",
+        "ZOOKEEPER_TLS_KEY",
         "CELERY_BROKER_URL",
         "MQADMIN_URL",
         "MQADMIN_SECRET_KEY",

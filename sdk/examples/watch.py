@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 
-from mqadmin_sdk import Client, GroupMetadata, ShadowGroup, TopicMetadata
+from mqadmin_sdk import Access, Client, GroupMetadata, ShadowGroup, TopicMetadata
 
 
 def say(line: str) -> None:
@@ -73,7 +73,8 @@ def main() -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     printer = Printer()
-    with Client(zookeeper=chosen.zookeeper, app=chosen.app, session_timeout=chosen.session_timeout) as client:
+    access = Access.from_env()  # MQADMIN_ZOOKEEPER_TLS_CA and others, where ZooKeeper wants TLS or credentials
+    with Client(zookeeper=chosen.zookeeper, app=chosen.app, session_timeout=chosen.session_timeout, access=access) as client:
         for topic in chosen.topic:
             client.watch_topic(topic, lambda now, topic=topic: printer.topic(topic, now))
         for group in chosen.group:

@@ -4,8 +4,11 @@ from mqadmin_sdk.client import Client, NotConnectedError
 from mqadmin_sdk.metadata import BrokenNodeError, ClusterMetadata, GroupMetadata, NotPublishedError, ShadowGroup, TopicMetadata
 from mqadmin_sdk.subscriptions import ShadowSubscription, Subscription
 from mqadmin_sdk.version import VERSION
+from mqadmin_sdk.zk import Access, AccessError
 
 __all__ = [
+    "Access",
+    "AccessError",
     "BrokenNodeError",
     "Client",
     "ClusterMetadata",

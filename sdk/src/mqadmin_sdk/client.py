@@ -16,7 +16,7 @@ from kazoo.protocol.states import KazooState
 
 from mqadmin_sdk import metadata
 from mqadmin_sdk.subscriptions import ShadowSubscription, Subscription
-from mqadmin_sdk.zk import PerProcess, paths
+from mqadmin_sdk.zk import Access, PerProcess, paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -41,11 +41,19 @@ class Client:
 
     `zookeeper` is `host:port[,host:port…][/chroot]`, `app` the application's name. Callbacks run one after another on a thread of the
     client's own. After a fork the child goes on with a connection, threads and instances of its own. `labels`, such as
-    `{"zone": "a"}`, are reported, and a gated release may choose instances by them.
+    `{"zone": "a"}`, are reported, and a gated release may choose instances by them. `access` is for a ZooKeeper that wants TLS, or
+    credentials also from those who read.
     """
 
     def __init__(
-        self, *, zookeeper: str, app: str, session_timeout: float = 10.0, ip: str | None = None, labels: Mapping[str, str] | None = None
+        self,
+        *,
+        zookeeper: str,
+        app: str,
+        session_timeout: float = 10.0,
+        ip: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        access: Access | None = None,
     ) -> None:
         if not app or "/" in app:
             raise ValueError("app is the name of the application")
@@ -54,7 +62,9 @@ class Client:
         if not all(isinstance(part, str) and part for pair in self.labels.items() for part in pair):
             raise ValueError("labels are names with values, both text that is not empty")
         self.ip = ip or paths.local_ip()
-        self._connection = PerProcess(zookeeper, timeout=session_timeout, prepare=lambda client: client.add_listener(self._on_state))
+        self._connection = PerProcess(
+            zookeeper, timeout=session_timeout, prepare=lambda client: client.add_listener(self._on_state), access=access
+        )
         self._subscriptions: list[Subscription] = []
         self._shadow: list[ShadowSubscription] = []
         self._reset()
@@ -64,13 +74,12 @@ class Client:
 
     @classmethod
     def from_env(cls) -> Client:
-        """Read MQADMIN_ZOOKEEPER and MQADMIN_APP, and MQADMIN_LABELS, such as `zone=a,rack=2`, if it is set."""
+        """Read MQADMIN_ZOOKEEPER and MQADMIN_APP, and if they are set MQADMIN_LABELS, such as `zone=a,rack=2`, and what `Access` reads."""
         missing = [name for name in ("MQADMIN_ZOOKEEPER", "MQADMIN_APP") if not os.environ.get(name)]
         if missing:
             raise ValueError(f"Set {' and '.join(missing)} in the environment.")
-        return cls(
-            zookeeper=os.environ["MQADMIN_ZOOKEEPER"], app=os.environ["MQADMIN_APP"], labels=_labels(os.environ.get("MQADMIN_LABELS", ""))
-        )
+        labels = _labels(os.environ.get("MQADMIN_LABELS", ""))
+        return cls(zookeeper=os.environ["MQADMIN_ZOOKEEPER"], app=os.environ["MQADMIN_APP"], labels=labels, access=Access.from_env())
 
     # --- reading --------------------------------------------------------------------------------------------------------
 
@@ -194,7 +203,8 @@ class Client:
             raise RuntimeError("the client is closed")
         client = self._connection.get()
         if not client._live.wait(timeout):  # noqa: SLF001 - kazoo's own event for it
-            raise NotConnectedError(f"ZooKeeper was not reached within {timeout:g} s")
+            why = f" ({client.trouble})" if client.trouble else ""
+            raise NotConnectedError(f"ZooKeeper was not reached within {timeout:g} s{why}")
         return client
 
     def _on_state(self, state: str) -> None:

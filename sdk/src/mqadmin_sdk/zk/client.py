@@ -6,14 +6,23 @@ import contextlib
 import logging
 import os
 import re
+import ssl
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import ConnectionLoss, KazooException, NodeExistsError, SessionExpiredError
-from kazoo.protocol.connection import ConnectionHandler
+from kazoo.exceptions import (
+    AuthFailedError,
+    ConnectionDropped,
+    ConnectionLoss,
+    KazooException,
+    NoAuthError,
+    NodeExistsError,
+    SessionExpiredError,
+)
+from kazoo.protocol.connection import CLOSE_RESPONSE, ConnectionHandler
 from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.serialization import Create, Watch
 from kazoo.protocol.states import EVENT_TYPE_MAP, Callback, KazooState, KeeperState
@@ -27,12 +36,15 @@ if TYPE_CHECKING:
 
     from kazoo.protocol.states import ZnodeStat
 
+    from mqadmin_sdk.zk.access import Access
+
 log = logging.getLogger(__name__)
 
 MINIMUM_VERSION = (3, 6)
 #: Nodes in one MultiRead request; several requests are on their way at once.
 READ_CHUNK = 500
 _KINDS = {"CREATED": "created", "CHANGED": "changed", "DELETED": "deleted"}
+_SSL_SOURCE = re.compile(r" \(_ssl\.c:\d+\)$")
 _VERSION = re.compile(r"Zookeeper version: (\d+)\.(\d+)(?:\.(\d+))?")
 
 EventKind = Literal["created", "changed", "deleted", "established", "interrupted"]
@@ -92,6 +104,15 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
 
     down_since: float | None = None
     negotiated: float = 0.0
+    host = ""  # as the connection string names the server
+    trouble = ""  # why TLS or the credentials came to nothing at the last attempt
+
+    def _read_socket(self, read_timeout: float) -> Any:
+        response = super()._read_socket(read_timeout)
+        # Several answers may have come in one TLS record: no select tells of what is already decrypted.
+        while response is not CLOSE_RESPONSE and isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            response = super()._read_socket(read_timeout)
+        return response
 
     def _read_watch_event(self, buffer: bytes, offset: int) -> None:
         event, _ = Watch.deserialize(buffer, offset)
@@ -117,7 +138,17 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         if self.client._session_id and self.negotiated and away > self.negotiated:  # noqa: SLF001
             # kazoo learns of a lost session only from a server that knows it; one with wiped data would refuse us for ever.
             raise SessionExpiredError(f"Away for {away:.1f} s, longer than the session lives")
-        read_timeout, connect_timeout = super()._connect(host, hostip, port)
+        self.host = host
+        try:
+            read_timeout, connect_timeout = super()._connect(host, hostip, port)
+        except ConnectionDropped as error:
+            cause = error.__context__
+            self.trouble = f"TLS: {_SSL_SOURCE.sub('', str(cause.strerror or cause))}" if isinstance(cause, ssl.SSLError) else ""
+            raise
+        except AuthFailedError as error:
+            self.trouble = "It refuses the credentials: is its digest authentication switched off?"
+            raise ConnectionDropped(self.trouble) from error  # kazoo would give up for ever, without a word
+        self.trouble = ""
         self.negotiated, self.down_since = read_timeout * 1.5 / 1000, None
         return read_timeout, connect_timeout
 
@@ -128,7 +159,8 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
     While there is no connection every request fails at once with ConnectionLoss: kazoo would queue it and the caller would hang.
     """
 
-    def __init__(self, hosts: str, *, timeout: float = 10.0, **options: Any) -> None:
+    def __init__(self, hosts: str, *, timeout: float = 10.0, access: Access | None = None, **options: Any) -> None:
+        options = {**(access.options() if access is not None else {}), **options}
         self._tree_watches: list[TreeWatch] = []
         self._tree_lock = threading.Lock()
         # Attempts go on for ever, at most half a second apart: kazoo's own default grows to an hour.
@@ -146,19 +178,24 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
             return False
         return super()._call(request, async_object)
 
-    def multi_read(self, paths: Sequence[str], *, timeout: float = 30.0) -> tuple[int, list[NodeData | None]]:
+    def multi_read(
+        self, paths: Sequence[str], *, timeout: float = 30.0, denied: set[str] | None = None
+    ) -> tuple[int, list[NodeData | None]]:
         """Read many nodes: (zxid, what stands at each path, None for no node). The zxid is that of the first answer.
 
-        Every write up to that zxid is contained. Raises kazoo's exception if a node may not be read.
+        Every write up to that zxid is contained. Raises NoAuthError if a node may not be read; with a set for them such paths are put
+        into it, and are None.
         """
-        zxid, items = self._multi(paths, children=False, timeout=timeout)
+        zxid, items = self._multi(paths, children=False, timeout=timeout, denied=denied)
         return zxid, [NodeData(*item) if item is not None else None for item in items]
 
-    def multi_children(self, paths: Sequence[str], *, timeout: float = 30.0) -> tuple[int, list[list[str] | None]]:
-        """List the children of many nodes: (zxid of the first answer, names for each path, None for no node)."""
-        return self._multi(paths, children=True, timeout=timeout)
+    def multi_children(
+        self, paths: Sequence[str], *, timeout: float = 30.0, denied: set[str] | None = None
+    ) -> tuple[int, list[list[str] | None]]:
+        """List the children of many nodes: (zxid of the first answer, names for each path, None for no node); `denied` as above."""
+        return self._multi(paths, children=True, timeout=timeout, denied=denied)
 
-    def _multi(self, paths: Sequence[str], *, children: bool, timeout: float) -> tuple[int, list[Any]]:
+    def _multi(self, paths: Sequence[str], *, children: bool, timeout: float, denied: set[str] | None) -> tuple[int, list[Any]]:
         pending = []
         for start in range(0, len(paths), READ_CHUNK):
             chunk = [_prefix_root(self.chroot, path) for path in paths[start : start + READ_CHUNK]]
@@ -170,8 +207,11 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
             zxid, found = result.get(timeout=timeout)
             first = first or zxid
             items.extend(found)
-        for item in items:
-            if isinstance(item, KazooException):
+        for index, item in enumerate(items):
+            if isinstance(item, NoAuthError) and denied is not None:
+                denied.add(paths[index])
+                items[index] = None
+            elif isinstance(item, KazooException):
                 raise item
         return first, items
 
@@ -251,11 +291,28 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
         """Seconds that the server lets the session live without a sign."""
         return self._connection.negotiated or self._session_timeout / 1000
 
-    def ensure_chroot(self) -> None:
+    @property
+    def trouble(self) -> str:
+        """Why TLS or the credentials came to nothing at the last attempt to connect; empty when that is not what is wrong."""
+        return self._connection.trouble
+
+    def command(self, cmd: bytes = b"ruok") -> str:
+        """Ask one of the four-letter words, over TLS where the connection is; kazoo would compare the certificate with the port."""
+        if not self._live.is_set():
+            raise ConnectionLoss("not connected")
+        peer = self._connection._socket.getpeername()[:2]  # noqa: SLF001
+        answer = b""
+        with self.handler.create_connection(peer, hostname=self._connection.host, timeout=self._session_timeout / 1000) as connection:
+            connection.sendall(cmd)
+            while chunk := connection.recv(8192):
+                answer += chunk
+        return answer.decode("utf-8", "replace")
+
+    def ensure_chroot(self, acl: list[Any] | None = None) -> None:
         """Create the nodes that the connection string's chroot names; kazoo creates only the last of them, and a wipe takes them all."""
         for path in [*ancestors(self.chroot), self.chroot] if self.chroot else []:
             result = self.handler.async_result()
-            self._call(Create(path, b"", self.default_acl or OPEN_ACL_UNSAFE, 0), result)
+            self._call(Create(path, b"", acl or OPEN_ACL_UNSAFE, 0), result)
             with contextlib.suppress(NodeExistsError):
                 result.get()
 
