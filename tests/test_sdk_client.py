@@ -409,3 +409,43 @@ def test_a_lease_ends_by_itself_also_with_zookeeper_gone(zookeeper_server):  # n
         wait_for(lambda: not running(raw))
     raw.stop()
     raw.close()
+
+
+def test_a_lease_that_is_over_when_it_is_seen_starts_nothing(client, raw):
+    seen = []
+    topic(raw, 1)
+    client.watch_topic("orders", lambda _: None)
+    wait_for(lambda: instance(raw))  # it knows the server's clock now
+    shadow(raw, 1, until=later(-1))
+    shadow(raw, 1, until=later(60), name="other")
+    client.watch_shadow(lambda now: seen.append((now.group, now.running)), groups=["billing", "other"])
+    wait_for(lambda: seen)
+    assert seen == [("other", True)]
+
+
+def test_a_lease_counted_from_when_it_was_seen_ends_earlier_when_the_servers_clock_is_known():
+    from mqadmin_sdk.metadata import parse_shadow
+    from mqadmin_sdk.reports import Report
+    from mqadmin_sdk.subscriptions import ShadowRun, ShadowSubscription
+
+    until = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+    written, now = until.timestamp() * 1000 - 60_000, 1000.0
+    state = parse_shadow("a", "t", "g", json.dumps({"enable": "1", "leaseUntil": until.isoformat()}).encode())
+    run = ShadowRun(state, Report("/x", app="a"), mtime=int(written), ends=now + 60, running=True)
+    followed = ShadowSubscription(app="a", ip="10.0.0.1", callback=lambda _: None, groups=["g"])
+    followed.runs["t", "g"] = run
+    followed.retime(written + 45_000, now)  # 45 of the 60 seconds have passed by the server's clock
+    assert run.ends == now + 15
+    followed.retime(written, now)
+    assert run.ends == now + 15
+    assert followed.expire(now + 16) == [run]
+
+
+def test_an_instance_whose_topic_came_back_before_it_was_looked_at_is_made_anew(client, raw):
+    topic(raw, 1)
+    followed = client.watch_topic("orders", lambda _: None)
+    name, _said, _stat = wait_for(lambda: (found := instance(raw)) and found[1]["generation"] == 1 and found)
+    raw.delete(f"/zms/topic/orders/{name}")
+    followed.report.lost()  # as after a report that found no topic to stand under
+    client._inbox.put(("node", followed))
+    assert wait_for(lambda: instance(raw))[0] == name

@@ -84,6 +84,56 @@ def test_several_callbacks_and_overlapping_roots_each_hear_once(client, raw):
     assert [event.kind for event in inner.queue].count("changed") == 1
 
 
+def test_a_callback_that_raises_disturbs_no_other_and_is_called_again(client, raw):
+    seen, raised = queue.Queue(), []
+
+    def bad(event):
+        raised.append(event.kind)
+        raise RuntimeError("a callback's own fault")
+
+    client.watch_tree("/zms", bad)
+    client.watch_tree("/zms", seen.put)
+    events(seen, 1)
+    raw.create("/zms", b"")
+    raw.set("/zms", b"1")
+    wait_for(lambda: {"created", "changed"} <= {event.kind for event in seen.queue})
+    wait_for(lambda: {"created", "changed"} <= set(raised))
+    assert client.connected
+
+
+def test_the_root_of_a_chroot_is_watched_and_what_lies_beside_it_is_not(zk_chroot):
+    hosts, _, chroot = zk_chroot.partition("/")
+    outside, seen = KazooClient(hosts), queue.Queue()
+    outside.start(timeout=15)
+    outside.ensure_path(f"/{chroot}/inner")
+    client = Client(f"{hosts}/{chroot}/inner", timeout=6)
+    client.start(timeout=15)
+    client.watch_tree("/", seen.put)
+    assert events(seen, 1) == [("established", "/")]
+    outside.create(f"/{chroot}/innermost", b"")
+    outside.create(f"/{chroot}/inner/a", b"")
+    outside.create(f"/{chroot}/inner/a/inner", b"")
+    outside.set(f"/{chroot}/inner", b"1")
+    assert events(seen, 3) == [("created", "/a"), ("created", "/a/inner"), ("changed", "/")]
+    for one in (client, outside):
+        one.stop()
+        one.close()
+
+
+def test_a_watch_closed_by_one_thread_while_another_opens_one_at_the_same_path_is_not_lost(client, raw):
+    raw.create("/zms", b"")
+    for round_ in range(30):
+        old, seen = client.watch_tree("/zms", lambda _event: None), queue.Queue()
+        closer = threading.Thread(target=old.close)
+        closer.start()
+        new = client.watch_tree("/zms", seen.put)
+        closer.join()
+        wait_for(lambda seen=seen: [event.kind for event in seen.queue][:1] == ["established"])
+        raw.set("/zms", str(round_).encode())
+        wait_for(lambda seen=seen: "changed" in [event.kind for event in seen.queue], what=f"the change of round {round_}")
+        new.close()
+
+
 @pytest.mark.parametrize("blow", [_CONNECTION_DROP, _SESSION_EXPIRED], ids=["connection lost", "session expired"])
 def test_the_watch_is_set_again_after_a_reconnection(client, raw, blow):
     seen = queue.Queue()
@@ -95,6 +145,16 @@ def test_the_watch_is_set_again_after_a_reconnection(client, raw, blow):
     assert (client.session == session) == (blow is _CONNECTION_DROP)
     raw.create("/zms", b"")
     assert events(seen, 1) == [("created", "/zms")]
+
+
+def test_established_comes_before_the_first_event_however_late_answers_are_looked_at(client, raw, monkeypatch):
+    seen, late = queue.Queue(), []
+    with monkeypatch.context() as busy:
+        busy.setattr(client.handler.completion_queue, "put", late.append)  # the thread of answers is busy
+        client.watch_tree("/zms", seen.put)
+        wait_for(lambda: late)
+        raw.create("/zms", b"")
+        assert events(seen, 2) == [("established", "/zms"), ("created", "/zms")]
 
 
 def test_many_nodes_are_read_in_one_go(client, raw):

@@ -338,9 +338,12 @@ class Client:
         try:
             created = report.publish(client)
         except NoNodeError:
-            return  # the topic is gone; when it is there again, its node is read and the instance made anew
+            report.lost()  # the topic is gone; when it is there again, its node is read and the instance made anew
+            return
         if created is not None:
             self._server_clock = (created, time.monotonic())
+            for shadow in self._shadow:
+                shadow.retime(*self._server_clock)
 
     def _read(self, client: ZooKeeper, subscription: Subscription) -> None:
         # A one-shot watch set by the very read that it follows: no state is missed, and the comings and goings of other instances below
@@ -359,7 +362,8 @@ class Client:
             if subscription.offer(None):
                 self._work.put((subscription, None))
             return
-        if not subscription.present:
+        # Also when the node came back between the report that missed it and this read, as after a wipe.
+        if not subscription.present or not subscription.report.stands(client):
             self._publish(client, subscription.report)
             subscription.present = True
         try:

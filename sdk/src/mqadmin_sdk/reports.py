@@ -67,6 +67,10 @@ class Report:
         self._session, self._sent = client.session, data
         return created
 
+    def stands(self, client: Client) -> bool:
+        """Whether the node was made in this session."""
+        return self._session == client.session
+
     def lost(self) -> None:
         """Note that the node is gone together with its parent."""
         self._session, self._sent = 0, None

@@ -91,6 +91,7 @@ class ShadowRun:
     state: metadata.ShadowGroup
     report: Report
     mzxid: int = 0
+    mtime: int = 0
     ends: float | None = None  # on the monotonic clock
     running: bool = False  # what the callback was told last
 
@@ -124,17 +125,23 @@ class ShadowSubscription:
             run = self.runs.setdefault(key, ShadowRun(state, Report(self._instance(key), app=self.app, make_parents=True)))
             if run.mzxid == node.stat.mzxid:
                 continue
-            run.state, run.mzxid, run.ends = state, node.stat.mzxid, None
-            if state.running and state.lease_until is not None:
-                # A duration from the change to the end; what has passed of it is told by the server's clock, where we know that.
-                until = state.lease_until.timestamp() * 1000
-                run.ends = now + (until - (node.stat.mtime if server_now is None else server_now)) / 1000
+            run.state, run.mzxid, run.mtime = state, node.stat.mzxid, node.stat.mtime
+            run.ends = _end(run, now=now, server_now=server_now)
+            if run.ends is not None and run.ends <= now:  # over before it was seen: nothing begins
+                run.state, run.ends = replace(state, running=False, reason="lease"), None
             changed.append(run)
         for key in [key for key in self.runs if key not in found]:
             run = self.runs.pop(key)
             run.state = replace(run.state, running=False, reason="deleted")
             changed.append(run)
         return changed
+
+    def retime(self, server_now: float, now: float) -> None:
+        """The server's clock is known now: a lease that was counted from the moment when it was seen may end earlier."""
+        for run in self.runs.values():
+            end = _end(run, now=now, server_now=server_now)
+            if end is not None and run.ends is not None:
+                run.ends = min(run.ends, end)
 
     def expire(self, now: float) -> list[ShadowRun]:
         """End what has outlived its lease."""
@@ -169,3 +176,13 @@ class ShadowSubscription:
 
     def _instance(self, key: tuple[str, str]) -> str:
         return f"{paths.shadow_instances(self.app, *key)}/{paths.new_shadow_instance_name(ip=self.ip)}"
+
+
+def _end(run: ShadowRun, *, now: float, server_now: float | None) -> float | None:
+    """When a lease ends on the monotonic clock, or None: no lease, or not on.
+
+    It is a duration from the change to the end; what has passed of it is told by the server's clock, where that is known.
+    """
+    if not run.state.running or run.state.lease_until is None:
+        return None
+    return now + (run.state.lease_until.timestamp() * 1000 - (run.mtime if server_now is None else server_now)) / 1000

@@ -122,9 +122,13 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         super()._read_watch_event(buffer, offset)
 
     def _read_response(self, header: Any, buffer: bytes, offset: int) -> Any:
-        if self.client._pending and isinstance(request := self.client._pending[0][0], MultiRead):  # noqa: SLF001
+        request, result = self.client._pending[0][:2] if self.client._pending else (None, None)  # noqa: SLF001
+        if isinstance(request, MultiRead):
             request.zxid = header.zxid
-        return super()._read_response(header, buffer, offset)
+        answer = super()._read_response(header, buffer, offset)
+        if isinstance(request, AddWatch) and result is not None and result.successful():
+            self.client.established(request.path)  # here, on the thread that reads events and loses connections: in their order
+        return answer
 
     def _connect_attempt(self, *args: Any) -> Any:
         try:
@@ -226,18 +230,19 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
         watch = TreeWatch(self, path, callback)
         with self._tree_lock:
             self._tree_watches.append(watch)
-        if self.connected:
-            self._establish(path)
+            if self.connected:
+                self._establish(path)
         return watch
 
     def forget(self, watch: TreeWatch) -> None:
         """Stop delivering to a watch (TreeWatch.close)."""
         with self._tree_lock:
-            if watch in self._tree_watches:
-                self._tree_watches.remove(watch)
-            others = any(other.path == watch.path for other in self._tree_watches)
-        if not others and self.connected:
-            self._call(RemoveWatches(_prefix_root(self.chroot, watch.path)), self.handler.async_result())
+            if watch not in self._tree_watches:
+                return
+            self._tree_watches.remove(watch)
+            # Asked for under the lock, as setting is: the server gets both in the order in which the list was changed.
+            if self.connected and not any(other.path == watch.path for other in self._tree_watches):
+                self._call(RemoveWatches(_prefix_root(self.chroot, watch.path)), self.handler.async_result())
 
     def dispatch(self, event: TreeEvent) -> None:
         """Queue an event for the watches whose tree it lies in."""
@@ -250,16 +255,24 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
         """Run on kazoo's connection thread: nothing here may wait."""
         with self._tree_lock:
             watches = list(self._tree_watches)
-        if state == KazooState.CONNECTED:
-            for path in {watch.path for watch in watches}:
-                self._establish(path)
-        else:
+            if state == KazooState.CONNECTED:
+                for path in {watch.path for watch in watches}:
+                    self._establish(path)
+                return
             for watch in watches:
                 self.handler.dispatch_callback(Callback("watch", watch.deliver, (TreeEvent("interrupted", watch.path),)))
 
-    def _establish(self, path: str) -> None:
+    def established(self, path: str) -> None:
+        """Tell the watches at this path, which includes the chroot, that the server has set them."""
         with self._tree_lock:
-            watches = [watch for watch in self._tree_watches if watch.path == path]
+            watches = [watch for watch in self._tree_watches if _prefix_root(self.chroot, watch.path) == path]
+        for watch in watches:
+            watch.error = None
+            self.handler.dispatch_callback(Callback("watch", watch.deliver, (TreeEvent("established", watch.path),)))
+
+    def _establish(self, path: str) -> None:
+        """Ask for the watch; the lock is held."""
+        watches = [watch for watch in self._tree_watches if watch.path == path]
         result = self.handler.async_result()
 
         def done(answer: Any) -> None:
@@ -271,10 +284,6 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
                 log.exception("ZooKeeper refuses the watch at %s", path)
                 for watch in watches:
                     watch.error = error
-                return
-            for watch in watches:
-                watch.error = None
-                self.handler.dispatch_callback(Callback("watch", watch.deliver, (TreeEvent("established", path),)))
 
         result.rawlink(done)
         self._call(AddWatch(_prefix_root(self.chroot, path)), result)
