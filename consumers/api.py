@@ -19,7 +19,8 @@ from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializ
 from core.api.views import NamedViewSet, ReadViewSet, actor, extend, extend_put, validated
 from core.approvals.models import Standing, State
 from core.approvals.replacing import AskedSerializer, ask_for_change
-from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
+from registry.status import InstanceNameSerializer, PublicationStatusSerializer, PublishedSerializer
+from registry.waiting import WithPublication
 from topics.models import Topic
 from topics.services import named
 
@@ -51,7 +52,7 @@ class GroupSerializer(PublishedSerializer, serializers.ModelSerializer[ConsumerG
             "mode", "instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms",
             "push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "balance", "reason",
             "suspended", "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason",
-            "version", "changed_at", "status",
+            "version", "changed_at", "status", "waited",
         ]  # fmt: skip
 
     @extend_schema_field(PublicationStatusSerializer(allow_null=True))
@@ -176,6 +177,7 @@ class GroupViewSet(WithPublication, NamedViewSet):
         "push_secret": "consumers.change_consumergroup",
     }
     secret_fields: ClassVar[frozenset[str]] = frozenset({"secret"})
+    waits_not: ClassVar[frozenset[str]] = frozenset({"push_secret"})
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """The name in a webhook's address is looked up before any transaction begins."""
@@ -294,12 +296,49 @@ class ShadowSerializer(PublishedSerializer, serializers.ModelSerializer[ShadowTa
             "version",
             "changed_at",
             "status",
+            "waited",
         ]
 
     @extend_schema_field(PublicationStatusSerializer(allow_null=True))
     def get_status(self, thing: ShadowTask) -> dict[str, Any] | None:
         """How far the node is."""
         return super().get_status(thing)
+
+
+class ShadowDetailSerializer(ShadowSerializer):
+    """The same with who runs it now."""
+
+    running = serializers.SerializerMethodField(help_text="The shadow consumers that run now.")
+    lease_not_enforced = serializers.SerializerMethodField(
+        help_text="Plain ZMS clients that follow the group: for them only the control plane ends the lease."
+    )
+
+    class Meta(ShadowSerializer.Meta):
+        fields = [*ShadowSerializer.Meta.fields, "running", "lease_not_enforced"]
+
+    @extend_schema_field(InstanceNameSerializer(many=True))
+    def get_running(self, thing: ShadowTask) -> Any:
+        """By name."""
+        return InstanceNameSerializer(shadow.running(thing, self.context["request"].user), many=True).data
+
+    @extend_schema_field(InstanceNameSerializer(many=True))
+    def get_lease_not_enforced(self, thing: ShadowTask) -> Any:
+        """By name."""
+        return InstanceNameSerializer(shadow.unleased(thing, self.context["request"].user), many=True).data
+
+
+class StopAllSerializer(ReasonSerializer):
+    """Which to stop: all, or those of an application or of a stress test."""
+
+    application = NameField(queryset=Application.objects.all(), required=False)
+    task = serializers.CharField(max_length=140, required=False)
+
+
+class StoppedSerializer(serializers.Serializer[Any]):
+    """What was on and is off now."""
+
+    stopped = serializers.IntegerField()
+    shadow_tasks = serializers.ListField(child=serializers.CharField(), help_text="application/task/group")
 
 
 class NewShadowSerializer(serializers.Serializer[Any]):
@@ -340,7 +379,13 @@ class ShadowViewSet(WithPublication, ReadViewSet):
         "create": "consumers.add_shadowtask",
         "start": "consumers.switch_shadowtask",
         "stop": "consumers.switch_shadowtask",
+        "stop_all": "consumers.switch_shadowtask",
     }
+    waits_not: ClassVar[frozenset[str]] = frozenset({"stop_all"})
+
+    def get_serializer_class(self) -> type[serializers.BaseSerializer[Any]]:
+        """Who runs it only in the detail."""
+        return ShadowDetailSerializer if self.action == "retrieve" else ShadowSerializer
 
     def _answer(self, task: ShadowTask, code: int = status.HTTP_200_OK) -> Response:
         return Response(self.get_serializer(self.get_queryset().get(pk=task.pk)).data, status=code)
@@ -361,6 +406,15 @@ class ShadowViewSet(WithPublication, ReadViewSet):
     def stop(self, request: Request, pk: str) -> Response:  # noqa: ARG002
         """Switch off."""
         return self._answer(shadow.stop(actor=actor(request), shadow=self.get_object(), **validated(ReasonSerializer, request)))
+
+    @extend(StopAllSerializer, StoppedSerializer)
+    @action(detail=False, methods=["post"], url_path="stop-all")
+    def stop_all(self, request: Request) -> Response:
+        """Switch all off that are within your reach, or those of an application, a stress test, or both."""
+        fields = validated(StopAllSerializer, request)
+        application = fields.pop("application", None)
+        stopped = shadow.stop_all(actor=actor(request), application=application.name if application else "", **fields)
+        return Response({"stopped": len(stopped), "shadow_tasks": [str(one) for one in stopped]})
 
 
 def register(router: BaseRouter) -> None:

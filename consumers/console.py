@@ -21,10 +21,10 @@ from core.console.lists import SLOT, Filter, ListPage, View, names_in
 from core.console.pages import Page, person
 from core.console.slots import Column
 from core.scope import restricted
-from registry.console import instances_at, publication_of
+from registry.console import followers, publication_of
 from registry.console_gates import action as gate_action
 from registry.console_releases import releases_of
-from registry.services import instances_known, online_instances
+from registry.services import online_instances
 from registry.status import statuses
 from topics.models import Topic
 
@@ -190,7 +190,7 @@ class Detail(Page):
     def _instances(self, request: HttpRequest, group: ConsumerGroup) -> dict[str, Any]:
         _need(request, "registry.view_instance")
         panels = slots.panels_of("group.instances", request, group)
-        return {"instances": instances_at(group.zookeeper_path)[:500], "known": instances_known(), "panels": panels}
+        return {**followers(request.user, group.zookeeper_path), "panels": panels}
 
     def _publication(self, request: HttpRequest, _group: ConsumerGroup) -> dict[str, Any]:
         _need(request, "registry.view_publication")

@@ -1,10 +1,12 @@
 """Shadow groups in the console: switched on with a duration and a reason, off by hand, all of them by one button."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.http.response import HttpResponse
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -16,9 +18,10 @@ from consumers.models import ConsumerGroup, ShadowTask
 from core.approvals.models import State
 from core.console.actions import NOT_ALLOWED, Action
 from core.console.lists import Filter, ListPage, View, names_in
-from core.console.pages import ConsoleForm, FormPage, ReasonForm, get, person
+from core.console.pages import ConsoleForm, FormPage, Page, ReasonForm, get, person
 from core.console.slots import Column
 from core.scope import Reach, reach_of
+from registry.services import instances_known
 from registry.status import statuses
 from topics.models import Topic
 
@@ -88,21 +91,29 @@ class Shadows(ListPage[ShadowTask]):
     def context(self) -> dict[str, Any]:
         """What can be done with all of them."""
         user = self.request.user
-        on = ShadowTask.objects.restrict(user, "switch").filter(enabled=True).count()
+        chosen = _chosen(self.request)
+        on = services.switched_on(person(self.request), **chosen).count()
         why: Any = "" if user.has_perm("consumers.switch_shadowtask") else NOT_ALLOWED
         add = "" if user.has_perm("consumers.add_shadowtask") else NOT_ALLOWED
-        stop = _("Stop all") if not on else ngettext("Stop all: {n} is on", "Stop all: {n} are on", on).format(n=on)
+        what = _("Stop these") if chosen else _("Stop all")
+        stop = ngettext("{what}: {n} is on", "{what}: {n} are on", on).format(what=what, n=on) if on else what
         return {
             "add": Action(_("Add a shadow group"), reverse("admin:consumers_shadow_add"), "plus", "primary" if not on else "", why=add),
             "stop_all": Action(
                 stop,
-                reverse("admin:consumers_shadow_stop_all"),
+                reverse("admin:consumers_shadow_stop_all") + (f"?{urlencode(chosen)}" if chosen else ""),
                 "stop",
                 "danger solid" if on else "danger",
                 why=why or ("" if on else _("No shadow group is on.")),
             ),
             "on_count": on,
         }
+
+
+def _chosen(request: HttpRequest) -> dict[str, str]:
+    """The application and the stress test that the address names."""
+    asked = {key: request.GET.get(key, "").replace("\x00", "").strip() for key in ("application", "task")}
+    return {key: value for key, value in asked.items() if value}
 
 
 def switches(row: ShadowTask, *, allowed: bool) -> list[Action]:
@@ -116,6 +127,32 @@ def switches(row: ShadowTask, *, allowed: bool) -> list[Action]:
     if not why and row.group.state != State.ACTIVE:
         why = _("The group is not active.")
     return [Action(_("Switch on"), reverse("admin:consumers_shadow_start", args=[row.pk]), "", "s", why=why)]
+
+
+class Detail(Page):
+    """One shadow group: its lease, who runs it now, and for whom nobody but mqadmin ends the lease."""
+
+    permission = "consumers.view_shadowtask"
+    here = "shadow"
+    template_name = "consumers/shadow_detail.html"
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The shadow group."""
+        rows = ShadowTask.objects.restrict(request.user).select_related("application", "group", "topic", "owner")
+        shadow = get(rows, pk=pk)
+        may_see = request.user.has_perm("registry.view_instance")
+        return self.show(
+            {
+                **_around(),
+                "title": shadow.group.name,
+                "shadow": shadow,
+                "actions": switches(shadow, allowed=request.user.has_perm("consumers.switch_shadowtask")),
+                "publication": statuses([shadow.zookeeper_path]).get(shadow.zookeeper_path),
+                "running": services.running(shadow, person(request)) if may_see else None,
+                "unleased": services.unleased(shadow, person(request)) if may_see else [],
+                "known": instances_known(),
+            }
+        )
 
 
 class AddForm(ConsoleForm):
@@ -252,7 +289,7 @@ class Stop(ShadowAction):
 
 
 class StopAll(FormPage):
-    """Switch everything off."""
+    """Switch everything off, or what the list's filters leave of it: an application's, a stress test's."""
 
     permission = "consumers.switch_shadowtask"
     here = "shadow"
@@ -264,20 +301,18 @@ class StopAll(FormPage):
 
     def context(self) -> dict[str, Any]:
         """Which are on."""
-        return {**_around(), "on": _of(self.request).filter(enabled=True).select_related("application", "group", "topic", "owner")}
+        chosen = _chosen(self.request)
+        around = {**_around(), "on": services.switched_on(person(self.request), **chosen), "chosen": chosen}
+        return {**around, "title": _("Stop these shadow groups")} if chosen else around
 
     def perform(self, form: ReasonForm) -> str:
         """Stop them."""
-        self.stopped = services.stop_all(actor=person(self.request), reason=form.cleaned_data["reason"])
+        self.stopped = len(services.stop_all(actor=person(self.request), reason=form.cleaned_data["reason"], **_chosen(self.request)))
         return reverse("admin:consumers_shadow")
 
     def success(self, form: ReasonForm) -> Any:  # noqa: ARG002
         """How many."""
         return ngettext("{n} shadow group is switched off.", "{n} shadow groups are switched off.", self.stopped).format(n=self.stopped)
-
-
-def _of(request: HttpRequest) -> QuerySet[ShadowTask, ShadowTask]:
-    return ShadowTask.objects.restrict(request.user, "switch")
 
 
 def _around() -> dict[str, Any]:
@@ -288,6 +323,7 @@ urlpatterns = [
     path("shadow/", Shadows.as_view(), name="consumers_shadow"),
     path("shadow/add/", Add.as_view(), name="consumers_shadow_add"),
     path("shadow/stop-all/", StopAll.as_view(), name="consumers_shadow_stop_all"),
+    path("shadow/<int:pk>/", Detail.as_view(), name="consumers_shadow_detail"),
     path("shadow/<int:pk>/start/", Start.as_view(), name="consumers_shadow_start"),
     path("shadow/<int:pk>/stop/", Stop.as_view(), name="consumers_shadow_stop"),
 ]

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import structlog
 from django.db import DatabaseError, IntegrityError, connection, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -17,6 +18,7 @@ from core.audit.services import record
 from core.errors import FieldError, Problem, conflict
 from core.names import check_name
 from registry import services as registry
+from registry.models import Instance
 from registry.releases import Change
 from topics.models import Topic
 
@@ -68,30 +70,53 @@ def start(*, actor: User, shadow: ShadowTask, minutes: int, reason: str) -> Shad
 
 def stop(*, actor: User | None, shadow: ShadowTask, reason: str, change: Change | None = None) -> ShadowTask:
     """Switch off; harmless when it is off."""
-    if not shadow.enabled:
-        return shadow
-    with transaction.atomic():
-        _set(shadow, enabled=False, lease_until=None, reason=reason)
-        record(actor=actor, action="switch off", kind="shadow group", name=str(shadow), reason=reason)
-        _publish(shadow, change or Change(author=actor, message=reason))
+    if shadow.enabled:
+        with transaction.atomic():
+            _switch_off(shadow, actor, reason, change or Change(author=actor, message=reason))
     return shadow
 
 
-def stop_all(*, actor: User, reason: str) -> int:
-    """Switch every shadow group within the person's reach off; returns how many were on."""
+def stop_all(*, actor: User, reason: str, application: str = "", task: str = "") -> list[ShadowTask]:
+    """Switch every shadow group within the person's reach off, or those of an application or a stress test; returns those that were on."""
     reason = require_reason(reason)
-    on = ShadowTask.objects.restrict(actor, "switch").filter(enabled=True)
-    shadows = list(on.select_related("application", "group", "topic"))
-    for shadow in shadows:
-        stop(actor=actor, shadow=shadow, reason=reason)
-    return len(shadows)
+    rows, change = switched_on(actor, application=application, task=task), Change(author=actor, message=reason)
+    with transaction.atomic():
+        # Locked: who gives one of them a new lease just now comes too late, instead of this stopping over it.
+        shadows = list(rows.select_for_update(of=("self",), no_key=True))
+        for shadow in shadows:
+            _switch_off(shadow, actor, reason, change)
+    return shadows
+
+
+def switched_on(actor: User, *, application: str = "", task: str = "") -> QuerySet[ShadowTask, ShadowTask]:
+    """What `stop_all` would switch off, in the order of their nodes."""
+    rows = ShadowTask.objects.restrict(actor, "switch").filter(enabled=True)
+    if application:
+        rows = rows.filter(application__name=application)
+    if task:
+        rows = rows.filter(task=task)
+    return rows.select_related("application", "group", "topic", "owner").order_by("application__name", "task", "group__name")
+
+
+def running(shadow: ShadowTask, user: User) -> list[Instance]:
+    """The shadow consumers that run now, as far as the person may see them."""
+    rows = Instance.objects.online().at([shadow.zookeeper_path]).restrict(user).with_applied()
+    return list(rows.order_by("app", "node")[:500])
+
+
+def unleased(shadow: ShadowTask, user: User) -> list[Instance]:
+    """Plain ZMS clients that follow the group or the shadow group: nobody but the control plane ends the lease for them."""
+    rows = Instance.objects.online().at([shadow.zookeeper_path, shadow.group.zookeeper_path]).filter(plain=True)
+    return list(rows.restrict(user).with_applied().order_by("app", "node")[:500])
 
 
 def end_expired() -> int:
-    """Switch off what has passed its lease, for the task of the same purpose; returns how many."""
-    shadows = list(
-        ShadowTask.objects.filter(enabled=True, lease_until__lte=timezone.now()).select_related("application", "group", "topic")[:500]
-    )
+    """Switch off what has passed its lease; returns how many.
+
+    A task calls it, and each registrar every second, so that it happens while no Celery runs: of several, one wins.
+    """
+    over = ShadowTask.objects.filter(enabled=True, lease_until__lte=Now())
+    shadows = list(over.select_related("application", "group", "topic")[:500])
     for shadow in shadows:
         try:
             stop(actor=None, shadow=shadow, reason="lease ended")
@@ -102,6 +127,12 @@ def end_expired() -> int:
                 raise
             log.exception("shadow_lease_not_ended", shadow=str(shadow))
     return len(shadows)
+
+
+def _switch_off(shadow: ShadowTask, actor: User | None, reason: str, change: Change) -> None:
+    _set(shadow, enabled=False, lease_until=None, reason=reason)
+    record(actor=actor, action="switch off", kind="shadow group", name=str(shadow), reason=reason)
+    _publish(shadow, change)
 
 
 def _lock_active(group: ConsumerGroup) -> None:

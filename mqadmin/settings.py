@@ -287,6 +287,7 @@ RATE_LIMIT = env.str("MQADMIN_RATE_LIMIT", default="200/s").strip()
 DATA_RATE_LIMIT = env.str("MQADMIN_DATA_RATE_LIMIT", default="").strip()  # send, pull, ack and next
 ANONYMOUS_RATE_LIMIT = env.str("MQADMIN_ANONYMOUS_RATE_LIMIT", default="50/s").strip()
 MAX_WAITING_PULLS = env.int("MQADMIN_MAX_WAITING_PULLS", default=500)
+MAX_WAITING_CHANGES = env.int("MQADMIN_MAX_WAITING_CHANGES", default=50)  # requests with ?wait= of a web process; each parks a thread
 MAX_EVENT_STREAMS = env.int("MQADMIN_MAX_EVENT_STREAMS", default=100)  # of a web process; each parks a thread like a waiting pull
 
 # --- Addresses that users supply (core/outbound.py) ---------------------------------------------------------------------

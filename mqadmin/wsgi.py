@@ -13,8 +13,9 @@ application = get_wsgi_application()
 # Granian sets its own signal handlers after this module is loaded, and then waits for its threads: those that are parked wake first.
 from core.operations.streams import close  # noqa: E402 - needs the settings that the lines above load
 from messages.waiting import wake_on_signals  # noqa: E402
+from registry import convergence  # noqa: E402
 
-wake_on_signals(close)
+wake_on_signals(close, convergence.close)
 
 # What is loaded stays: the collector need not go through it again each time.
 gc.collect()

@@ -4,16 +4,23 @@ from typing import Any, ClassVar
 
 import django_filters
 from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.routers import BaseRouter
 
+from core.api import parameters
 from core.api.views import ReadViewSet
-from registry import services
+from registry import convergence, services
 from registry.api_drift import DriftPolicyViewSet, DriftViewSet
 from registry.api_gates import GateViewSet
 from registry.api_releases import ReleaseViewSet
-from registry.models import Drift, Instance, Publication
-from registry.status import AppliedSerializer
+from registry.models import Drift, Instance, InstanceEvent, Publication
+from registry.status import AppliedChangeSerializer, AppliedSerializer
+from registry.waiting import GENERATION, TIMEOUT, WAIT, show
 
 
 class PublicationSerializer(serializers.ModelSerializer[Publication]):
@@ -93,8 +100,15 @@ class PublicationViewSet(ReadViewSet):
     queryset = Publication.objects.none()
     serializer_class = PublicationSerializer
     filterset_class = PublicationFilter
-    permissions_by_action: ClassVar[dict[str, str]] = {"list": "registry.view_publication", "retrieve": "registry.view_publication"}
+    permissions_by_action: ClassVar[dict[str, str]] = dict.fromkeys(("list", "retrieve", "applied"), "registry.view_publication")
+    query: ClassVar[dict[str, Any]] = {"applied": (GENERATION, WAIT, TIMEOUT)}
     page_order: ClassVar[str] = "path"
+
+    @extend_schema(responses=AppliedChangeSerializer)
+    @action(detail=True, methods=["get"], pagination_class=None, filterset_class=None)
+    def applied(self, request: Request, pk: str) -> Response:  # noqa: ARG002
+        """Who runs the newest change of a node, or the one of `generation`, and who does not; `wait` until they do."""
+        return Response(show(request, self.get_object()))
 
     def get_queryset(self) -> QuerySet[Publication]:
         """With the counts of who has applied it."""
@@ -112,6 +126,14 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
     applied = serializers.CharField(help_text="applied, outdated, unknown (a plain ZMS client does not say) or offline")
     published_generation = serializers.IntegerField(allow_null=True)
     labels = serializers.DictField(child=serializers.CharField(), allow_null=True, help_text="what it says of itself; null: nothing")
+    applied_at = serializers.DateTimeField(allow_null=True, help_text="By the instance's own clock.")
+    reached_at = serializers.DateTimeField(
+        allow_null=True,
+        help_text="By the database's clock: when it was seen to run this, or with `generation` that one or a later.",
+    )
+    latency_ms = serializers.SerializerMethodField(
+        help_text="From the publication to reached_at; null if it runs something older, or came after the publication."
+    )
     source = serializers.ChoiceField(  # type: ignore[assignment]  # the field that a Field has by this name is set later
         Instance.Source.choices, read_only=True, help_text="zookeeper, or rest: registered with POST clients"
     )
@@ -137,6 +159,8 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "applied_generation",
             "published_generation",
             "applied_at",
+            "reached_at",
+            "latency_ms",
             "error",
             "online",
             "beat_at",
@@ -145,6 +169,32 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "offline_at",
         ]
 
+    def get_latency_ms(self, instance: Any) -> int | None:
+        """Whole milliseconds."""
+        return None if instance.latency is None else round(instance.latency.total_seconds() * 1000)
+
+
+class InstanceEventSerializer(serializers.ModelSerializer[InstanceEvent]):
+    """What became known of an instance, and when by the database's clock."""
+
+    class Meta:
+        model = InstanceEvent
+        fields = ["at", "kind", "generation", "applied_at", "detail"]
+
+
+class InstanceDetailSerializer(InstanceSerializer):
+    """The same with its history."""
+
+    events = serializers.SerializerMethodField(help_text="The newest hundred, of at most a week.")
+
+    class Meta(InstanceSerializer.Meta):
+        fields = [*InstanceSerializer.Meta.fields, "events"]
+
+    @extend_schema_field(InstanceEventSerializer(many=True))
+    def get_events(self, instance: Instance) -> Any:
+        """Newest first."""
+        return InstanceEventSerializer(instance.events.all()[:100], many=True).data
+
 
 class InstanceFilter(django_filters.FilterSet):  # type: ignore[misc]  # no types
     """Filters of the list."""
@@ -152,10 +202,18 @@ class InstanceFilter(django_filters.FilterSet):  # type: ignore[misc]  # no type
     path = django_filters.CharFilter(help_text="the node that they follow")
     applied = django_filters.ChoiceFilter(choices=Instance.Applied.choices)
     source = django_filters.ChoiceFilter(choices=Instance.Source.choices, method="only_from")
+    path_prefix = django_filters.CharFilter(field_name="path", lookup_expr="startswith", help_text="the nodes below")
+    generation = django_filters.CharFilter(
+        method="as_it_is", help_text="with `path`: `applied`, `reached_at` and `latency_ms` of this change, not of the published one"
+    )
 
     class Meta:
         model = Instance
-        fields = ["app", "role", "online", "plain", "state"]
+        fields = ["app", "ip", "sdk", "role", "online", "plain", "state"]
+
+    def as_it_is(self, queryset: QuerySet[Instance], _name: str, _value: str) -> QuerySet[Instance]:
+        """It leaves nobody out: the view has read it already."""
+        return queryset
 
     def only_from(self, queryset: QuerySet[Instance], _name: str, value: str) -> QuerySet[Instance]:
         """Known from ZooKeeper, or over REST."""
@@ -172,7 +230,18 @@ class InstanceViewSet(ReadViewSet):
 
     def get_queryset(self) -> QuerySet[Instance]:
         """With what they should run."""
-        return self.restricted(Instance.objects.with_applied())  # type: ignore[no-any-return]
+        asked, path = self.request.query_params.get("generation"), self.request.query_params.get("path")
+        if asked is None:
+            return self.restricted(Instance.objects.with_applied())  # type: ignore[no-any-return]
+        generation = parameters.limit(self.request, default=0, highest=999_999_999, name="generation")
+        if path is None or "\x00" in path:
+            raise parameters.invalid("generation", _("“generation” needs “path”."))
+        rows = Instance.objects.with_applied_to(generation, convergence.published_at(path, generation))
+        return self.restricted(rows)  # type: ignore[no-any-return]
+
+    def get_serializer_class(self) -> type[serializers.BaseSerializer[Any]]:
+        """The history only in the detail."""
+        return InstanceDetailSerializer if self.action == "retrieve" else InstanceSerializer
 
 
 def register(router: BaseRouter) -> None:

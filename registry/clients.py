@@ -98,16 +98,15 @@ def beat(*, instance: Instance, report: Report) -> Wanted:
 
 def leave(*, instance: Instance) -> None:
     """A client ends. Once more is harmless."""
-    Instance.objects.online().filter(pk=instance.pk).update(online=False, offline_at=Now(), state=LEFT)
+    Instance.objects.filter(pk=instance.pk).gone(state=LEFT)
 
 
 def evict() -> int:
     """Mark as gone who has been silent for too long; returns how many. Any number may do so at once: each finds its own."""
-    silent = Instance.objects.online().filter(znode__startswith="client:", beat_at__lt=Now() - EVICT_AFTER)
-    gone = silent.update(online=False, offline_at=Now(), state=EVICTED)
+    gone = Instance.objects.filter(znode__startswith="client:", beat_at__lt=Now() - EVICT_AFTER).gone(state=EVICTED)
     if gone:
-        logger.info("clients_evicted", count=gone)
-    return gone
+        logger.info("clients_evicted", count=len(gone))
+    return len(gone)
 
 
 def wanted(path: str, runs: int | None) -> Wanted:

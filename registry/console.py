@@ -1,12 +1,11 @@
 """Publications and instances in the console: machine state, read-only; a publication can be tried again at once."""
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from django.contrib import messages as flash
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponse
 from django.urls import path, reverse
@@ -16,15 +15,12 @@ from django.utils.translation import gettext_lazy
 from core.audit.services import record
 from core.console import slots
 from core.console.actions import NOT_ALLOWED
-from core.console.lists import Asked, Filter, ListPage, View
+from core.console.lists import ListPage, View
 from core.console.pages import Page, get, person
 from core.console.slots import Column
 from mqadmin_sdk.zk import properties
-from registry import console_drift, console_gates, console_releases, rendering, services
+from registry import console_drift, console_gates, console_instances, console_releases, convergence, rendering, services
 from registry.models import Drift, Instance, Publication
-
-if TYPE_CHECKING:
-    from registry.querysets import InstanceQuerySet
 
 
 def decoded(data: bytes, kind: str) -> list[dict[str, Any]]:
@@ -45,6 +41,16 @@ def publication_of(zookeeper_path: str) -> Publication | None:
 def instances_at(zookeeper_path: str) -> QuerySet[Instance, Instance]:
     """Who follows a path, those that are not all right first."""
     return Instance.objects.at([zookeeper_path]).with_applied().order_by("-online", "applied", "app", "node")  # type: ignore[misc]
+
+
+def followers(user: Any, zookeeper_path: str) -> dict[str, Any]:
+    """How far the newest change of a path is and who follows it, for a page; `change` is None while nothing was published there."""
+    row = Publication.objects.filter(path=zookeeper_path).exclude(generation=0).only("generation").first()
+    return {
+        "change": row and convergence.look(zookeeper_path, row.generation),
+        "instances": instances_at(zookeeper_path)[:500] if user.has_perm("registry.view_instance") else None,
+        "known": services.instances_known(),
+    }
 
 
 def _applied(row: Any) -> str:
@@ -107,7 +113,7 @@ class PublicationDetail(Page):
                 "title": row.path,
                 "crumbs": [(_("Publications"), reverse("admin:registry_publications"))],
                 "publication": row,
-                "instances": instances_at(row.path)[:500] if request.user.has_perm("registry.view_instance") else None,
+                **followers(request.user, row.path),
                 "dependants": Publication.objects.restrict(request.user).depending_on(row.path).live().order_by("path")[:50],
                 "retry_why": _retry_why(request, row),
                 "releases": console_releases.releases_of(request.user, row.path),
@@ -146,90 +152,6 @@ def _retry_why(request: HttpRequest, row: Publication) -> Any:
     return "" if row.state in {"pending", "failing", "drifted"} else _("The node holds the last generation.")
 
 
-def _since(row: Instance) -> Any:
-    return row.online_since if row.online else row.offline_at
-
-
-class Instances(ListPage[Instance]):
-    """Who is online, and what each has applied."""
-
-    permission = "registry.view_instance"
-    here = "instances"
-    title = gettext_lazy("Instances")
-    model = Instance
-    template_name = "registry/instances.html"
-    columns = [
-        Column("applied", gettext_lazy("Status"), sort=("-online", "applied"), value="applied"),
-        Column("app", gettext_lazy("Application"), sort=("app", "node"), value="app"),
-        Column("ip", gettext_lazy("Address"), sort=("ip",), value="ip"),
-        Column("role", gettext_lazy("Role"), sort=("role",), css="hide-m", value="get_role_display"),
-        Column("sdk", gettext_lazy("SDK"), sort=("sdk",), css="hide-m", value="sdk"),
-        Column("path", gettext_lazy("Follows"), sort=("path",), value="path"),
-        Column(
-            "generation",
-            gettext_lazy("Generation"),
-            sort=("applied_generation",),
-            css="num",
-            title=gettext_lazy("Applied, and published if it differs"),
-            value="applied_generation",
-        ),
-        Column("since", gettext_lazy("Since"), sort=("-online_since",), css="num", value=_since),
-        Column("error", gettext_lazy("Error or reason"), css="max", value="error"),
-    ]
-    search_fields = ("app", "ip", "sdk", "path", "node")
-    default_sort = "applied"
-    views = [
-        View("online", gettext_lazy("Online"), lambda rows, _request: rows.filter(online=True)),
-        View("outdated", gettext_lazy("Outdated"), lambda rows, _request: rows.outdated(), tone="warm"),
-        View("unknown", gettext_lazy("Unknown"), lambda rows, _request: rows.silent()),
-        View("offline", gettext_lazy("Offline"), lambda rows, _request: rows.filter(online=False)),
-        View("all", gettext_lazy("All"), lambda rows, _request: rows),
-    ]
-    filters = [
-        Filter("role", gettext_lazy("Role"), lambda _request: Instance.Role.choices, lambda rows, value: rows.filter(role=value)),
-        Filter("source", gettext_lazy("Known from"), lambda _request: Instance.Source.choices, lambda rows, value: rows.known_by(value)),
-        Filter(
-            "app",
-            gettext_lazy("Application"),
-            lambda request: [
-                (name, name)
-                for name in Instance.objects.restrict(request.user)
-                .exclude(app="")
-                .order_by("app")
-                .values_list("app", flat=True)
-                .distinct()[:200]
-            ],
-            lambda rows, value: rows.filter(app=value),
-        ),
-    ]
-
-    def annotated(self, queryset: QuerySet[Instance, Instance]) -> QuerySet[Instance, Instance]:
-        """With what each has applied; the views tell it without a join of all rows."""
-        return cast("InstanceQuerySet", queryset).with_applied()
-
-    def counts(self, asked: Asked[Instance]) -> dict[str, int]:
-        """What each has applied tells all views apart, so one look at each instance counts them."""
-        rows = cast("InstanceQuerySet", asked.everything).with_applied().order_by()
-        found: Counter[str] = Counter(dict(rows.values_list("applied").annotate(n=Count("pk"))))  # type: ignore[misc]  # annotated
-        of = {
-            "all": found.total(),
-            "online": found.total() - found["offline"],
-            **{key: found[key] for key in ("outdated", "unknown", "offline")},
-        }
-        total = asked.rows.order_by().count() if asked.narrowed or asked.view is None else of[asked.view.key]
-        return {"": total, **{f"view:{key}": number for key, number in of.items()}}
-
-    def context(self) -> dict[str, Any]:
-        """Whether what is shown can be relied on, and the publications to link to."""
-        return {"known": services.instances_known()}
-
-    def decorate(self, rows: list[Instance]) -> None:
-        """The publication that each follows, in one statement."""
-        ids = dict(Publication.objects.restrict(self.request.user).filter(path__in={row.path for row in rows}).values_list("path", "pk"))
-        for row in rows:
-            row.publication_pk = ids.get(row.path)  # type: ignore[attr-defined]
-
-
 def _find(user: Any, words: str) -> list[slots.Hit]:
     hits = []
     if user.has_perm("registry.view_publication") and words.startswith("/"):
@@ -248,7 +170,7 @@ urlpatterns = [
     *console_drift.urlpatterns,
     path("publications/", Publications.as_view(), name="registry_publications"),
     path("publications/<int:pk>/", PublicationDetail.as_view(), name="registry_publication"),
-    path("instances/", Instances.as_view(), name="registry_instances"),
+    *console_instances.urlpatterns,
     *console_releases.urlpatterns,
     *console_gates.urlpatterns,
 ]

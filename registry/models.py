@@ -331,7 +331,8 @@ class Instance(models.Model):
     state = models.CharField(_("state"), max_length=32, default="", blank=True)
     cluster = models.CharField(_("cluster"), max_length=120, default="", blank=True)
     applied_generation = models.BigIntegerField(_("applied generation"), null=True, blank=True)
-    applied_at = models.DateTimeField(_("applied"), null=True, blank=True)
+    applied_at = models.DateTimeField(_("applied"), null=True, blank=True)  # by the instance's own clock
+    seen_at = models.DateTimeField(_("seen"), null=True, blank=True)  # when the applied generation was recorded, by the database's clock
     error = models.TextField(_("error"), default="", blank=True)
     labels = models.JSONField(_("labels"), null=True, blank=True)  # what it says of itself, such as its zone; null: nothing
     plain = models.BooleanField(_("plain ZMS client"), default=False)  # no SDK marker: what it has applied is unknown, never "applied"
@@ -417,6 +418,42 @@ class Gate(models.Model):
     def path(self) -> str:
         """The node."""
         return self.publication.path
+
+
+class InstanceEvent(models.Model):
+    """What became known of an instance, and when by the database's clock: its history, cut to the newest and to a week."""
+
+    class Kind(models.TextChoices):
+        """What happened."""
+
+        ONLINE = "online", _("online")
+        APPLIED = "applied", _("applied")
+        FAILED = "failed", _("failed")
+        OFFLINE = "offline", _("offline")
+
+    instance = models.ForeignKey(Instance, models.CASCADE, related_name="events", db_index=False, verbose_name=_("instance"))
+    kind = models.CharField(_("what happened"), max_length=16, choices=Kind.choices)
+    at = models.DateTimeField(_("when"), db_default=Now())
+    generation = models.BigIntegerField(_("generation"), null=True, blank=True)  # what it ran then
+    applied_at = models.DateTimeField(_("applied"), null=True, blank=True)  # by the instance's own clock
+    detail = models.TextField(_("detail"), blank=True)
+
+    class Meta:
+        default_permissions = ()  # who sees an instance sees its history
+        verbose_name = _("event of an instance")
+        verbose_name_plural = _("events of instances")
+        ordering = ("-id",)
+        indexes = [
+            # The history of one, newest first; cutting it.
+            models.Index(fields=["instance", "-id"], name="registry_instanceevent_newest"),
+            # When each instance had a generation or a later one.
+            models.Index(fields=["instance", "generation"], condition=Q(kind="applied"), name="registry_instanceevent_applied"),
+            # Forgetting what is old.
+            models.Index(fields=["at"], name="registry_instanceevent_old"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.generation}"
 
 
 class RegistrarHeartbeat(models.Model):

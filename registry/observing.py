@@ -36,6 +36,7 @@ COMPARE_EVERY = 60.0
 #: Seconds until a node is looked at again whose publication was on its way.
 LOOK_AGAIN = 1.0
 KEEP_OFFLINE_DAYS = 7
+KEEP_EVENTS = 100
 
 
 class Observer:
@@ -129,8 +130,7 @@ class Observer:
             self._look_at_unknown([path for path in metadata if path not in known and is_place_of_ours(path)])
 
     def _gone(self, instances: Any) -> None:
-        followed_paths = set(instances.values_list("path", flat=True))
-        if followed_paths and instances.update(online=False, offline_at=Now()):
+        if followed_paths := set(instances.gone()):
             logger.info("instances_gone", paths=sorted(followed_paths)[:20])
             # A retired node could not be deleted while they were below it.
             waiting = Publication.objects.dirty().filter(path__in=followed_paths, deleted=True)
@@ -308,8 +308,12 @@ def describe(znode: str, node: NodeData) -> dict[str, Any] | None:
 
 
 def forget_old() -> int:
-    """Delete instances that have been gone for a week."""
-    return Instance.objects.filter(online=False, offline_at__lt=Now() - timedelta(days=KEEP_OFFLINE_DAYS)).delete()[0]
+    """Delete instances that have been gone for a week, and of the others' history what is as old or too much; returns how many rows."""
+    week = Now() - timedelta(days=KEEP_OFFLINE_DAYS)
+    instances = Instance.objects.filter(online=False, offline_at__lt=week).delete()[0]
+    with connection.cursor() as cursor:
+        cursor.execute(sql("forget_events"), {"days": KEEP_OFFLINE_DAYS, "keep": KEEP_EVENTS})
+        return instances + int(cursor.rowcount)
 
 
 def _report(data: bytes) -> dict[str, Any]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
-from django.db import models
-from django.db.models import Case, Count, Exists, F, IntegerField, OuterRef, Q, Subquery, Value, When
-from django.db.models.functions import Coalesce
+from django.db import models, transaction
+from django.db.models import Case, Count, DurationField, Exists, ExpressionWrapper, F, IntegerField, Min, OuterRef, Q, Subquery, Value, When
+from django.db.models.functions import Coalesce, Greatest, Now
 from django.utils import timezone
 
 from core.scope import Principal, ScopedQuerySet, own_paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import timedelta
+    from datetime import datetime
 
     from registry.models import Drift, Gate, Instance, Publication, RegistrarHeartbeat, Release  # noqa: F401 - for the quoted names below
 
@@ -126,6 +127,24 @@ class GateQuerySet(ScopedQuerySet["Gate"]):
         return self.filter(publication__path=path)
 
 
+def _applied(generation: F | Value) -> Case:
+    """Whether an instance runs this generation."""
+    return Case(
+        When(online=False, then=Value("offline")),
+        When(Q(plain=True) | Q(applied_generation__isnull=True) | Q(published_generation__isnull=True), then=Value("unknown")),
+        When(applied_generation__gte=generation, then=Value("applied")),
+        default=Value("outdated"),
+        output_field=models.CharField(),
+    )
+
+
+def _latency(published_at: F | Value, when: Q) -> Case:
+    """From the publication until `reached_at`, both by the database's clock, of instances that were there before it."""
+    took = ExpressionWrapper(F("reached_at") - published_at, output_field=DurationField())
+    # It may be recorded a moment before the publication itself is.
+    return Case(When(when & Q(first_seen__lt=published_at), then=Greatest(took, Value(timedelta(0), output_field=DurationField()))))
+
+
 class InstanceQuerySet(ScopedQuerySet["Instance"]):
     """Instances."""
 
@@ -145,17 +164,43 @@ class InstanceQuerySet(ScopedQuerySet["Instance"]):
         """Those that follow one of the topics, groups or shadow groups at these paths."""
         return self.filter(path__in=list(paths))
 
+    def gone(self, **values: object) -> list[str]:
+        """Mark those that are online as gone, which their history keeps; returns the path that each followed."""
+        from registry.models import Instance, InstanceEvent
+
+        with transaction.atomic():
+            rows = list(self.online().order_by("pk").select_for_update(of=("self",)).values_list("pk", "path", "applied_generation"))
+            Instance.objects.filter(pk__in=[pk for pk, _path, _generation in rows]).update(online=False, offline_at=Now(), **values)
+            detail, kind = str(values.get("state", "")), InstanceEvent.Kind.OFFLINE
+            InstanceEvent.objects.bulk_create(
+                [InstanceEvent(instance_id=pk, kind=kind, generation=generation, detail=detail) for pk, _path, generation in rows],
+                batch_size=1000,
+            )
+        return [path for _pk, path, _generation in rows]
+
     def with_applied(self) -> Self:
-        """Annotate `published_generation` of what they follow, and `applied`: applied, outdated, unknown or offline."""
-        return self.annotate(published_generation=F("publication__published_generation")).annotate(
-            applied=Case(
-                When(online=False, then=Value("offline")),
-                When(Q(plain=True) | Q(applied_generation__isnull=True) | Q(published_generation__isnull=True), then=Value("unknown")),
-                When(applied_generation__gte=F("published_generation"), then=Value("applied")),
-                default=Value("outdated"),
-                output_field=models.CharField(),
-            ),
-        )
+        """Annotate how far each is with what is published where it stands.
+
+        `published_generation`; `applied`: applied, outdated, unknown or offline; `reached_at`: when it was seen to run what it runs;
+        `latency`: from the publication until then. None: it runs something older, or came only after the publication.
+        """
+        rows = self.annotate(published_generation=F("publication__published_generation"), reached_at=F("seen_at"))
+        exactly = Q(applied_generation=F("publication__published_generation"))
+        return rows.annotate(applied=_applied(F("published_generation")), latency=_latency(F("publication__published_at"), exactly))
+
+    def with_applied_to(self, generation: int, published_at: datetime | None) -> Self:
+        """The same for one change of the path at which they all stand, which is no longer or not yet the published one.
+
+        `reached_at` is then when each was first seen with this generation or a later one, as far back as its history goes.
+        """
+        from registry.models import InstanceEvent
+
+        events = InstanceEvent.objects.filter(instance=OuterRef("pk"), kind=InstanceEvent.Kind.APPLIED, generation__gte=generation)
+        first = Subquery(events.order_by().values("instance").annotate(first=Min("at")).values("first"))
+        runs = Case(When(applied_generation__gte=generation, then=F("seen_at")))
+        rows = self.annotate(published_generation=F("publication__published_generation"), reached_at=Coalesce(first, runs))
+        published = Value(published_at, output_field=models.DateTimeField())
+        return rows.annotate(applied=_applied(Value(generation)), latency=_latency(published, Q(reached_at__isnull=False)))
 
     def outdated(self) -> Self:
         """Online ones that run an older generation than the published one: `applied` is outdated, told without a join of all rows."""

@@ -29,7 +29,7 @@ from registry import ensemble, protection
 from registry.models import HEARTBEAT_LIMIT, Deployment, Publication, RegistrarHeartbeat
 from registry.observing import ROOTS, Observer, forget_old
 from registry.publishing import AWAY, DISCONNECTED, Publisher
-from registry.services import CHANNEL
+from registry.services import CHANNEL, sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,7 @@ logger = structlog.get_logger(__name__)
 SWEEP = 1.0  # seconds; finds work although no notification came
 FRESH = 0.3  # seconds for which a new row is left to the registrar that prefers its path
 BEAT = 2.0
+FORGET = 600.0
 _DATABASE_GONE = (DatabaseError, InterfaceError, psycopg.Error)
 
 
@@ -69,6 +70,7 @@ class Registrar:
         self._peers: tuple[uuid.UUID, ...] = (self.id,)
         self._listening: psycopg.Connection[Any] | None = None
         self._listen_at = 0.0
+        self._forget_at = 0.0
 
     # --- life -----------------------------------------------------------------------------------------------------------
 
@@ -81,6 +83,7 @@ class Registrar:
             threading.Thread(target=self._repeat, args=("observer", self._observer.step), daemon=True),
             threading.Thread(target=self._repeat, args=("heartbeat", self._beat), daemon=True),
             threading.Thread(target=self._repeat, args=("protection", self._keeper.step), daemon=True),
+            threading.Thread(target=self._repeat, args=("housekeeping", self._keep_house), daemon=True),
         ]
         for thread in threads:
             thread.start()
@@ -273,10 +276,20 @@ class Registrar:
             RegistrarHeartbeat.objects.create(id=self.id, host=socket.gethostname(), pid=os.getpid())
             RegistrarHeartbeat.objects.filter(pk=self.id).update(**now)
             RegistrarHeartbeat.objects.filter(beat_at__lt=Now() - timedelta(days=1)).delete()
-            forget_old()
         alive = RegistrarHeartbeat.objects.filter(beat_at__gte=Now() - HEARTBEAT_LIMIT, zookeeper="connected").values_list("pk", flat=True)
         self._peers = tuple(sorted({*alive, self.id}))
         self._stopping.wait(BEAT if self._observer.state == "live" or state != "connected" else 0.25)
+
+    # --- housekeeping ---------------------------------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        """What has to be done in time, whether ZooKeeper and Celery are there or not; several registrars may do it at once."""
+        for sweep in sweeps:
+            sweep()
+        if time.monotonic() >= self._forget_at:
+            forget_old()
+            self._forget_at = time.monotonic() + FORGET
+        self._stopping.wait(SWEEP)
 
 
 def _told(error: Exception) -> str:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: A node larger than this is refused before it is stored (ZooKeeper's own limit is 1 MB, and a value over it costs the connection).
 MAX_NODE_BYTES = 512 * 1024
 CHANNEL = "mqadmin_registry"
+#: What rooms above have to end in time, also while no Celery runs: each registrar calls these every second, whoever else does.
+sweeps: list[Callable[[], object]] = []
 
 
 @dataclass(frozen=True, slots=True)

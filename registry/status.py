@@ -1,11 +1,12 @@
-"""How far a change is, for lists and details of the rooms above: decided, written to ZooKeeper, applied by those who are online."""
+"""How far a change is, as documents of the rooms above show it: decided, written to ZooKeeper, applied by those who are online."""
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from rest_framework import serializers
 
+from registry.convergence import Goal, Outcome
 from registry.models import Publication
 
 #: What a status does not show: node data can be half a megabyte, and times cost most of what a row costs to load.
@@ -35,30 +36,98 @@ class PublicationStatusSerializer(serializers.ModelSerializer[Publication]):
         fields = ["path", "state", "generation", "published_generation", "published_at", "last_error", "applied"]
 
 
+class LatencySerializer(serializers.Serializer[Any]):
+    """From the publication until it was seen to be applied, both by the database's clock, of those who were there before."""
+
+    count = serializers.IntegerField()
+    p50_ms = serializers.IntegerField()
+    p95_ms = serializers.IntegerField()
+    max_ms = serializers.IntegerField()
+
+
+class InstanceNameSerializer(serializers.Serializer[Any]):
+    """An instance, to be named."""
+
+    id = serializers.IntegerField()
+    app = serializers.CharField()
+    ip = serializers.CharField()
+    pid = serializers.IntegerField(allow_null=True)
+    node = serializers.CharField()
+    sdk = serializers.CharField()
+    state = serializers.CharField()
+    applied_generation = serializers.IntegerField(allow_null=True)
+    error = serializers.CharField()
+    online_since = serializers.DateTimeField()
+
+
+class InstanceCountsSerializer(serializers.Serializer[Any]):
+    """Of the instances that follow the path."""
+
+    applied = serializers.IntegerField()
+    outdated = serializers.IntegerField()
+    unknown = serializers.IntegerField(help_text="Plain ZMS clients, which do not tell.")
+    offline = serializers.IntegerField(help_text="In the last week.")
+
+
+class ConvergenceSerializer(serializers.Serializer[Any]):
+    """How far a change is."""
+
+    path = serializers.CharField()
+    generation = serializers.IntegerField()
+    published = serializers.BooleanField(help_text="ZooKeeper holds this generation or a later one.")
+    published_at = serializers.DateTimeField(allow_null=True)
+    last_error = serializers.CharField(help_text="Why it is not published yet.")
+    applied = serializers.BooleanField(
+        help_text="It is published, and all that are online and tell what they run run it. No fence: who has no session is not counted."
+    )
+    known = serializers.BooleanField(help_text="false: no registrar watches, so nobody knows who is online, and applied is false.")
+    instances = InstanceCountsSerializer(source="counts")
+    latency = LatencySerializer(allow_null=True)
+    stragglers = InstanceNameSerializer(many=True, help_text="Online, and run an older generation; the first hundred.")
+    unknown = InstanceNameSerializer(many=True, source="silent", help_text="Online, and nobody knows what they run; the first hundred.")
+
+
+class WaitedSerializer(serializers.Serializer[Any]):
+    """What waiting came to; the change itself is done, whatever stands here."""
+
+    goal = serializers.ChoiceField(list(get_args(Goal)))
+    outcome = serializers.ChoiceField(
+        list(get_args(Outcome)),
+        help_text="interrupted: the server is ending, ask again. nothing_to_wait_for: nothing was published by this.",
+    )
+    seconds = serializers.FloatField()
+
+
+class AppliedChangeSerializer(ConvergenceSerializer):
+    """How far a change is, and what waiting for it came to."""
+
+    waited = WaitedSerializer(allow_null=True)
+
+
+class WaitedForSerializer(WaitedSerializer):
+    """What waiting came to, and how far the change is then."""
+
+    change = ConvergenceSerializer(allow_null=True)
+
+
 def statuses(paths: Iterable[str], user: Any = None) -> dict[str, Publication]:
     """The publications at these paths with their applied counts, in one statement; for a user only those that they may see."""
     rows = Publication.objects.filter(path__in=list(paths)).defer(*ASIDE)
     return {row.path: row for row in (rows if user is None else rows.restrict(user)).with_applied_counts()}
 
 
-class WithPublication:
-    """A view whose objects have a `zookeeper_path`: its serializer finds their publications in the context, by one statement a page."""
-
-    def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
-        """Hand the publications of the page to the serializer."""
-        things = args[0] if args else []
-        selected = getattr(self, "selected", None)
-        if selected is not None and "status" not in selected:
-            return super().get_serializer(*args, **kwargs)  # type: ignore[misc]
-        things = things if isinstance(things, list) else [things]
-        context = {**self.get_serializer_context(), "publications": statuses(thing.zookeeper_path for thing in things)}  # type: ignore[attr-defined]
-        return super().get_serializer(*args, **{**kwargs, "context": context})  # type: ignore[misc]
-
-
 class PublishedSerializer(serializers.Serializer[Any]):
-    """Mix-in of a serializer that shows `status`."""
+    """Mix-in of a serializer that shows `status`, and in the answer of a write that waited `waited`."""
 
     status = serializers.SerializerMethodField()
+    waited = WaitedForSerializer(required=False, help_text="Only in the answer of a write with `wait`.")
+
+    def get_fields(self) -> dict[str, Any]:
+        """What waiting came to is no property of a thing: it is added to the answer."""
+        fields = super().get_fields()
+        if self.context.get("publications"):
+            fields.pop("waited", None)
+        return fields
 
     def get_status(self, thing: Any) -> dict[str, Any] | None:
         """Null until it is published for the first time."""

@@ -93,12 +93,14 @@ cluster-detail: GET=clusters.view_cluster PUT=clusters.add_cluster PATCH=cluster
 topic-list: GET=topics.view_topic POST=topics.add_topic
 topic-detail: GET=topics.view_topic PUT=topics.add_topic PATCH=topics.add_topic
 topic-approval: POST=topics.approve_topic
+topic-applied: GET=topics.view_topic
 topic-moves: POST=topics.move_topic
 topic-rejection: POST=topics.approve_topic
 topic-retirement: POST=topics.retire_topic
 topic-submission: POST=topics.add_topic
 consumer-group-list: GET=consumers.view_consumergroup POST=consumers.add_consumergroup
 consumer-group-detail: GET=consumers.view_consumergroup PUT=consumers.add_consumergroup PATCH=consumers.add_consumergroup
+consumer-group-applied: GET=consumers.view_consumergroup
 consumer-group-approval: POST=consumers.approve_consumergroup
 consumer-group-push-secret: POST=consumers.change_consumergroup
 consumer-group-rejection: POST=consumers.approve_consumergroup
@@ -110,6 +112,8 @@ shadow-task-list: GET=consumers.view_shadowtask POST=consumers.add_shadowtask
 shadow-task-detail: GET=consumers.view_shadowtask
 shadow-task-start: POST=consumers.switch_shadowtask
 shadow-task-stop: POST=consumers.switch_shadowtask
+shadow-task-stop-all: POST=consumers.switch_shadowtask
+shadow-task-applied: GET=consumers.view_shadowtask
 publication-list: GET=registry.view_publication
 publication-detail: GET=registry.view_publication
 gate-list: GET=registry.view_gate POST=registry.add_gate
@@ -125,6 +129,7 @@ drift-detail: GET=registry.view_drift
 drift-repair: POST=registry.change_drift
 drift-policy-list: GET=registry.view_driftpolicy
 drift-policy-detail: GET=registry.view_driftpolicy PATCH=registry.change_driftpolicy
+publication-applied: GET=registry.view_publication
 instance-list: GET=registry.view_instance
 instance-detail: GET=registry.view_instance
 schema: any
@@ -190,6 +195,7 @@ admin:registry_drift_repair: GET=registry.change_drift POST=registry.change_drif
 admin:registry_drift_policies: GET=registry.view_driftpolicy
 admin:registry_drift_policy: GET=registry.change_driftpolicy POST=registry.change_driftpolicy
 admin:registry_instances: GET=registry.view_instance
+admin:registry_instance: GET=registry.view_instance
 admin:clusters_list: GET=clusters.view_cluster
 admin:clusters_add: GET=clusters.add_cluster POST=clusters.add_cluster
 admin:clusters_detail: GET=clusters.view_cluster
@@ -232,6 +238,7 @@ admin:consumers_retire: GET=consumers.retire_consumergroup POST=consumers.retire
 admin:consumers_shadow: GET=consumers.view_shadowtask
 admin:consumers_shadow_add: GET=consumers.add_shadowtask POST=consumers.add_shadowtask
 admin:consumers_shadow_stop_all: GET=consumers.switch_shadowtask POST=consumers.switch_shadowtask
+admin:consumers_shadow_detail: GET=consumers.view_shadowtask
 admin:consumers_shadow_start: GET=consumers.switch_shadowtask POST=consumers.switch_shadowtask
 admin:consumers_shadow_stop: GET=consumers.switch_shadowtask POST=consumers.switch_shadowtask
 admin:messages_list: GET=mq_messages.view_message

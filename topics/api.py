@@ -19,7 +19,8 @@ from core.api.views import NamedViewSet, actor, extend, extend_put, validated
 from core.approvals.models import Standing, State
 from core.approvals.replacing import AskedSerializer, ask_for_change
 from core.errors import conflict
-from registry.status import PublicationStatusSerializer, PublishedSerializer, WithPublication
+from registry.status import PublicationStatusSerializer, PublishedSerializer
+from registry.waiting import WithPublication
 from topics import moving, services
 from topics.fleet_api import ClusterMovesView
 from topics.models import OrderScope, Retention, Topic
@@ -40,7 +41,7 @@ class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
         fields = [
             "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "order_scope", "max_backlog",
             "ttl_seconds", "max_length", "retention", "retention_hours", "retention_mib", "reason", "cluster", "state",
-            "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status",
+            "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status", "waited",
         ]  # fmt: skip
 
     @extend_schema_field(PublicationStatusSerializer(allow_null=True))

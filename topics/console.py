@@ -20,10 +20,10 @@ from core.console.lists import SLOT, Filter, ListPage, View, names_in
 from core.console.pages import Page, person
 from core.console.slots import Column
 from core.scope import restricted
-from registry.console import instances_at, publication_of
+from registry.console import followers, publication_of
 from registry.console_gates import action as gate_action
 from registry.console_releases import releases_of
-from registry.services import instances_known, online_instances
+from registry.services import online_instances
 from registry.status import statuses
 from topics import console_fleet
 from topics import console_requests as asks
@@ -209,7 +209,7 @@ class Detail(Page):
 
     def _instances(self, request: HttpRequest, topic: Topic) -> dict[str, Any]:
         _need(request, "registry.view_instance")
-        return {"instances": instances_at(topic.zookeeper_path)[:500], "known": instances_known()}
+        return followers(request.user, topic.zookeeper_path)
 
     def _publication(self, request: HttpRequest, topic: Topic) -> dict[str, Any]:  # noqa: ARG002
         _need(request, "registry.view_publication")

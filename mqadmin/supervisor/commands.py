@@ -182,7 +182,8 @@ def _start_services(output: Output, home: Home, found: packages.Found, runner: R
 def _programs(environment: dict[str, str], port: int) -> list[Program]:
     """Return the product's own processes."""
     python = str(provision.PYTHON)
-    parked = int(environment.get("MQADMIN_MAX_WAITING_PULLS", "") or 500) + int(environment.get("MQADMIN_MAX_EVENT_STREAMS", "") or 100)
+    limits = {"MQADMIN_MAX_WAITING_PULLS": 500, "MQADMIN_MAX_WAITING_CHANGES": 50, "MQADMIN_MAX_EVENT_STREAMS": 100}
+    parked = sum(int(environment.get(name, "") or default) for name, default in limits.items())  # each of them parks a thread
 
     def program(name: str, *arguments: str) -> Program:
         return Program(name=name, argv=[python, *arguments], cwd=CHECKOUT, env=environment)
@@ -190,7 +191,7 @@ def _programs(environment: dict[str, str], port: int) -> list[Program]:
     return [
         program(
             "web", "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--blocking-threads", str(parked + 32),  # a waiting pull and an event stream park a thread
+            "--blocking-threads", str(parked + 32),
             "--respawn-failed-workers", "--workers-kill-timeout", "3", "--log-level", "error", "mqadmin.wsgi:application",
         ),
         program(

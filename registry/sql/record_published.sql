@@ -7,7 +7,8 @@ recorded AS (
        SET published_generation = w.generation,
            node_version = w.version,
            published_digest = w.digest,
-           published_at = CASE WHEN w.written THEN now() ELSE coalesce(p.published_at, now()) END,
+           -- when this generation came out, whoever wrote it; a repair of the same one does not count
+           published_at = CASE WHEN p.published_generation < w.generation THEN now() ELSE coalesce(p.published_at, now()) END,
            published_by = CASE WHEN w.written THEN %(by)s ELSE coalesce(nullif(p.published_by, ''), %(by)s) END,
            last_attempt_at = now(),
            last_error = '',

@@ -263,6 +263,18 @@ def span(duration: timedelta) -> str:
     return pgettext("duration", "{n} d").format(n=f"{seconds // 86_400:,}")
 
 
+@register.filter
+def took(duration: timedelta | float | None) -> SafeString | str:
+    """How long something took, a length of time or milliseconds: 85 ms, 1.2 s, then like `span`; unknown is a dash."""
+    if duration is None:
+        return dash(_("Unknown: not reported"))
+    exact = duration if isinstance(duration, timedelta) else timedelta(milliseconds=duration)
+    seconds = exact.total_seconds()
+    if seconds < 1:
+        return pgettext("duration", "{n} ms").format(n=round(seconds * 1000))
+    return pgettext("duration", "{n} s").format(n=f"{seconds:.1f}") if seconds < 10 else span(exact)
+
+
 def stamp_text(at: datetime) -> str:
     """The moment with its offset, for titles and key-value lists."""
     return timezone.localtime(at).strftime("%Y-%m-%d %H:%M:%S %Z")
