@@ -334,6 +334,10 @@ SPECTACULAR_SETTINGS = {
         "TraceWord": "messages.tracing.WORDS",
         "GroupMode": "consumers.models.ConsumerGroup.Mode",
         "ModeEnum": "core.bulk.api.MODES",
+        "InstanceRole": "registry.models.Instance.Role",
+        "InstanceEventKind": "registry.models.InstanceEvent.Kind",
+        "WaitGoal": "registry.status.GOALS",
+        "WaitOutcome": "registry.status.OUTCOMES",
     },
 }
 

@@ -9,6 +9,7 @@ from rest_framework import serializers
 from registry.convergence import Goal, Outcome
 from registry.models import Publication
 
+GOALS, OUTCOMES = list(get_args(Goal)), list(get_args(Outcome))
 #: What a status does not show: node data can be half a megabyte, and times cost most of what a row costs to load.
 ASIDE = (
     "data", "foreign_keys", "requires", "published_digest", "last_attempt_at", "next_attempt_at", "last_foreign_edit_at",
@@ -90,9 +91,9 @@ class ConvergenceSerializer(serializers.Serializer[Any]):
 class WaitedSerializer(serializers.Serializer[Any]):
     """What waiting came to; the change itself is done, whatever stands here."""
 
-    goal = serializers.ChoiceField(list(get_args(Goal)))
+    goal = serializers.ChoiceField(GOALS)
     outcome = serializers.ChoiceField(
-        list(get_args(Outcome)),
+        OUTCOMES,
         help_text="interrupted: the server is ending, ask again. nothing_to_wait_for: nothing was published by this.",
     )
     seconds = serializers.FloatField()

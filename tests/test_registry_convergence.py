@@ -9,6 +9,7 @@ import pytest
 from django.conf import settings
 from django.db.models import F
 from django.db.models.functions import Now
+from django.urls import reverse
 from django.utils import timezone
 from registry_world import committed, published, put_cluster, put_topic, wait_for, why, world  # noqa: F401
 from test_registry_instances import PLAIN_5, ours, report
@@ -296,6 +297,29 @@ def test_instances_of_one_change_over_rest(api, active):
     assert api("GET", "instances?generation=1").body["code"] == "invalid_parameter"
     events = api("GET", f"instances/{active.pk}").body["events"]
     assert [(event["kind"], event["generation"]) for event in events] == [("applied", 1)]
+
+
+def test_the_console_shows_how_long_who_took_and_the_history_of_each(client, admin_person, api, active):
+    client.force_login(admin_person)
+    Instance.objects.update(first_seen=Now() - timedelta(days=1), seen_at=Now() + timedelta(milliseconds=1500))
+    InstanceEvent.objects.create(instance=active, kind="failed", generation=1, detail="no route to broker")
+    put(active.path, 2, plain=True)
+    number = Publication.objects.get(path=active.path).pk
+
+    def page(name, *arguments, **query):
+        answer = client.get(reverse(f"admin:{name}", args=arguments), query)
+        assert answer.status_code == 200
+        return answer.content.decode()
+
+    for shown in (page("topics_instances", "order_topic"), page("registry_publication", number)):
+        assert "p50 1.5 s, p95 1.5 s, longest 1.5 s, of 1 instance" in shown
+        assert reverse("admin:registry_instance", args=[active.pk]) in shown
+    assert "1.5 s" in page("registry_instances")
+    assert "n1" not in page("registry_instances", view="all", state="nonsense")
+    detail = page("registry_instance", active.pk)
+    assert "no route to broker" in detail
+    assert "1.5 s" in detail
+    assert client.get(reverse("admin:registry_instance", args=[999_999])).status_code == 404
 
 
 # --- with a registrar and instances that report -------------------------------------------------------------------------
