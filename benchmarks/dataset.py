@@ -373,7 +373,7 @@ class Filler:
         self.insert(
             Release,
             "registry_publication p JOIN things x ON x.path = p.path, generate_series(1, p.generation) g",
-            publication_id="p.id",
+            publication="p.id",
             generation="g",
             kind="CASE WHEN pg_temp.u(x.seed + g, 'kind') < 0.02 THEN 'emergency' ELSE 'normal' END",
             author_name="CASE WHEN pg_temp.u(x.seed + g, 'author') < 0.1 THEN 'system' ELSE 'person-' || x.seed % 20 END",
@@ -406,7 +406,7 @@ class Filler:
         self.insert(
             Gate,
             "registry_publication p WHERE p.root IN ('/zms/topic', '/zms/consumergroup') AND NOT p.deleted AND p.id % 50 = 0",
-            publication_id="p.id",
+            publication="p.id",
             cluster="'builtin'",
             main_cluster="'kafka-1'",
             ips="'{}'::varchar[]",

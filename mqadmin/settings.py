@@ -338,6 +338,9 @@ SPECTACULAR_SETTINGS = {
         "InstanceEventKind": "registry.models.InstanceEvent.Kind",
         "WaitGoal": "registry.status.GOALS",
         "WaitOutcome": "registry.status.OUTCOMES",
+        "ReleaseKind": "registry.models.Release.Kind",
+        "GateState": "registry.models.Gate.State",
+        "ForeignEdit": "registry.models.Edit",
     },
 }
 

@@ -16,7 +16,7 @@ from registry import releases, rollbacks
 from registry.models import Release
 
 
-class DifferenceSerializer(serializers.Serializer[Any]):
+class ReleaseDifferenceSerializer(serializers.Serializer[Any]):
     """A key of a node; null: it was not there, or is not there any more."""
 
     key = serializers.CharField(source="field")
@@ -57,11 +57,11 @@ class ReleaseDetailSerializer(ReleaseSerializer):
         before = self._before(release)
         return None if before is None else before.generation
 
-    @extend_schema_field(DifferenceSerializer(many=True, allow_null=True))
+    @extend_schema_field(serializers.ListField(child=ReleaseDifferenceSerializer(), allow_null=True))
     def get_differences(self, release: Release) -> Any:
         """Against that."""
         found = releases.differences(self._before(release), release)
-        return None if found is None else DifferenceSerializer(found, many=True).data
+        return None if found is None else ReleaseDifferenceSerializer(found, many=True).data
 
     def _before(self, release: Release) -> Release | None:
         if not hasattr(self, "_found"):  # one release, two fields: looked for once
