@@ -16,6 +16,7 @@ from core.errors import Problem
 from registry import gates, rollbacks, tasks
 from registry.models import Gate, Instance, Publication, RegistrarHeartbeat, Release
 from tests.conftest import Api, token_for
+from topics import moving
 from topics import services as topics
 from topics.models import Topic
 
@@ -145,7 +146,7 @@ def test_while_it_stands_nothing_else_happens_to_the_cluster(people, world):
     topic = Topic.objects.get(name="orders")
     for refuse in (
         lambda: opened(people),
-        lambda: topics.move(actor=people.alice, topic=topic, cluster=world["kafka-b"], reason="r"),
+        lambda: moving.move(actor=people.alice, topic=topic, cluster=world["kafka-b"], reason="r"),
         lambda: topics.retire(actor=people.alice, topic=topic, reason="r"),
         lambda: rollbacks.rollback(actor=people.alice, release=Release.objects.of(PATH).last(), base=2, reason="r"),
     ):
@@ -186,10 +187,10 @@ def test_a_topic_goes_nowhere_else_while_a_group_of_it_is_gated(people, world):
     opened(people, path=GROUP)
     topic = Topic.objects.get(name="orders")
     with pytest.raises(Problem) as refused:
-        topics.move(actor=people.alice, topic=topic, cluster=Cluster.objects.get(name="builtin"), reason="r")
+        moving.move(actor=people.alice, topic=topic, cluster=Cluster.objects.get(name="builtin"), reason="r")
     assert refused.value.code == "gated"
     topic.refresh_from_db()
-    topics.move(actor=people.alice, topic=topic, cluster=world["kafka-b"], reason="r")
+    moving.move(actor=people.alice, topic=topic, cluster=world["kafka-b"], reason="r")
     assert Gate.objects.get().state == "promoted"
 
 
