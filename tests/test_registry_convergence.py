@@ -179,8 +179,9 @@ def active(api, api2, topic_fields, watching):
 
 
 def publish(path):
-    Publication.objects.filter(path=path).update(published_generation=F("generation"), published_at=Now())
-    Release.objects.filter(publication__path=path, published_at=None).update(published_at=Now())
+    out = {"published_at": timezone.now()}
+    Publication.objects.filter(path=path).update(published_generation=F("generation"), **out)
+    Release.objects.filter(publication__path=path, published_at=None).update(**out)
 
 
 @pytest.mark.parametrize("number", ["topics/order_topic/applied", "publications/{}/applied"])
@@ -301,7 +302,8 @@ def test_instances_of_one_change_over_rest(api, active):
 
 def test_the_console_shows_how_long_who_took_and_the_history_of_each(client, admin_person, api, active):
     client.force_login(admin_person)
-    Instance.objects.update(first_seen=Now() - timedelta(days=1), seen_at=Now() + timedelta(milliseconds=1500))
+    published_at = Publication.objects.get(path=active.path).published_at
+    Instance.objects.update(first_seen=published_at - timedelta(days=1), seen_at=published_at + timedelta(milliseconds=1500))
     InstanceEvent.objects.create(instance=active, kind="failed", generation=1, detail="no route to broker")
     put(active.path, 2, plain=True)
     number = Publication.objects.get(path=active.path).pk
