@@ -106,6 +106,7 @@ TABLE: dict[str, Row] = {
     "registry.add_gate": Row("write", ALL, NONE, NONE),
     "registry.change_gate": Row("write", ALL, NONE, NONE),
     "registry.view_instance": Row("read", ALL, OWN, ALL),
+    "registry.view_zookeeper": Row("read", ALL, NONE, ALL),
     "registry.view_registrarheartbeat": Row("read", ALL, NONE, ALL),
     "registry.view_deployment": Row("read", ALL, NONE, ALL),
     # Requests. Policies decide without a person, so whoever writes them could approve their own: administrators only.

@@ -68,6 +68,7 @@ class Examples:
             "release": "SELECT id FROM registry_release ORDER BY id LIMIT 1",
             "drift": "SELECT id FROM registry_drift ORDER BY id LIMIT 1",
             "tree": "SELECT name FROM registry_driftpolicy ORDER BY id LIMIT 1",
+            "registrar": "SELECT id FROM registry_registrarheartbeat LIMIT 1",
             "instance": "SELECT id FROM registry_instance ORDER BY id LIMIT 1",
             "message": "SELECT id FROM mq_message WHERE topic_id = (SELECT min(t.id) FROM topics_topic t WHERE EXISTS"
             " (SELECT 1 FROM mq_message m WHERE m.topic_id = t.id)) ORDER BY id DESC LIMIT 1",
@@ -109,6 +110,7 @@ _MEANS = {
     "gates": "gate",
     "releases": "release",
     "drift": "drift",
+    "registrars": "registrar",
     "drift-policies": "tree",
     "instances": "instance",
     "messages": "message",

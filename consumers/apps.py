@@ -19,14 +19,17 @@ class ConsumersConfig(AppConfig):
         from consumers.restoring import ROOM, SHADOW_ROOM
         from consumers.services import paths_on
         from consumers.shadow import end_expired
+        from consumers.surveying import strays, survey
         from core import scope
-        from registry import gates, rollbacks
+        from registry import checks, gates, rollbacks
         from registry.services import sweeps
         from topics.moving import followers
 
         dependants.append(paths_on)
         scope.own_paths += [own_group_paths, own_shadow_paths]
         scope.own_names |= {"consumer group": own_group_names, "shadow group": own_shadow_names}
+        checks.surveys["consumer-groups"] = survey
+        checks.strays["built-in store"] = strays
         rollbacks.rooms |= {"/zms/consumergroup": ROOM, "/zpt": SHADOW_ROOM}
         gates.rooms["/zms/consumergroup"] = GroupGates()
         followers.append(following.FOLLOWER)

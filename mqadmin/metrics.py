@@ -9,6 +9,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 
+from registry import health
+
 # name, help, label, statement (label, value); each is one cheap statement, none reads messages
 GAUGES = [
     ("mqadmin_topics", "Topics by status", "state", "SELECT state, count(*) FROM topics_topic GROUP BY state"),
@@ -20,11 +22,20 @@ GAUGES = [
         "SELECT '', count(*) FROM registry_publication WHERE published_generation < generation",
     ),
     (
-        "mqadmin_publication_lag_seconds",
-        "Age of the oldest change that is not in ZooKeeper yet",
-        "",
-        """SELECT '', coalesce(extract(epoch FROM now() - min(changed_at)), 0)
-             FROM registry_publication WHERE published_generation < generation""",
+        "mqadmin_registrars",
+        "Registrars alive, by their watch on ZooKeeper: live, comparing, none",
+        "watch",
+        """SELECT w.watch, count(r.id) FROM unnest(ARRAY['live', 'comparing', 'none']) AS w(watch) LEFT JOIN registry_registrarheartbeat r
+               ON r.beat_at > now() - interval '6 seconds'
+              AND CASE WHEN r.zookeeper = 'connected' AND r.watch <> '' THEN r.watch ELSE 'none' END = w.watch
+            GROUP BY w.watch""",
+    ),
+    (
+        "mqadmin_drift_unsettled",
+        "Edits by others that are not settled, by outcome: open (being repaired), waiting (for a person), left (unknown nodes)",
+        "outcome",
+        """SELECT o.outcome, count(d.id) FROM unnest(ARRAY['open', 'waiting', 'left']) AS o(outcome) LEFT JOIN registry_drift d
+               ON d.settled_at IS NULL AND d.outcome = o.outcome GROUP BY o.outcome""",
     ),
     (
         "mqadmin_instances_online",
@@ -58,6 +69,14 @@ class _FromPostgres:
                     if value is not None:
                         gauge.add_metric([value_of_label] if label else [], float(value))
                 yield gauge
+        found = health.publication()
+        for name, text, value in (
+            ("mqadmin_publication_lag_seconds", "Age of the oldest change that a registrar has to write to ZooKeeper", found.lag),
+            ("mqadmin_publications_failing", "Paths that were tried and could not be written", found.failing),
+            ("mqadmin_publications_drifted", "Paths whose node differs and is being repaired", found.drifted),
+            ("mqadmin_publications_held", "Paths at which an edit by others waits for a person", found.held),
+        ):
+            yield GaugeMetricFamily(name, text, value=float(value))
 
 
 def metrics(_request: HttpRequest) -> HttpResponse:

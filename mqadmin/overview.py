@@ -25,8 +25,10 @@ from core.console import slots
 from core.console.counting import count_all
 from core.console.pages import Page, person
 from core.console.templatetags.console import span
+from core.scope import Reach
 from messages import services as store
 from messages.types import Lag, StoreHealth
+from registry.health import PublicationHealth, publication, registrars, said
 from registry.models import Instance, Publication, RegistrarHeartbeat
 from registry.status import statuses
 from topics.models import Topic
@@ -112,10 +114,17 @@ class Overview(Page):
                 "sees_groups": sees_groups,
                 "sees_nodes": sees_nodes,
                 "health": health,
+                "publication_health": publication_health(user),
+                "registrars": [said(row) for row in registrars()] if user.has_perm("registry.view_registrarheartbeat") else None,
                 "dead_url": _url("messages_dead"),
                 "fresh": not numbers["topics"] and not numbers["requests"],
             }
         )
+
+
+def publication_health(user: Any) -> PublicationHealth | None:
+    """For those who see all of it; of somebody's own nodes the list tells."""
+    return publication() if user.reach("registry.view_publication") is Reach.ALL else None
 
 
 def _url(name: str, *args: Any, query: str = "") -> str:

@@ -187,6 +187,11 @@ CELERY_BEAT_SCHEDULE = {
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }
 
+# --- The full check of Postgres, ZooKeeper and the brokers -------------------------------------------------------------------
+CHECK_HOURS = env.float("MQADMIN_CHECK_HOURS", default=6.0)  # 0: only when somebody asks for it
+if CHECK_HOURS > 0:
+    CELERY_BEAT_SCHEDULE["full-check"] = {"task": "registry.start_check", "schedule": CHECK_HOURS * 3600, "options": {"expires": 600}}
+
 # --- Half messages: when a producer is asked what became of them, and how often before a person decides -----------------------
 HALF_CHECK_SECONDS = env.float("MQADMIN_HALF_CHECK_SECONDS", default=60.0)
 HALF_CHECKS = env.int("MQADMIN_HALF_CHECKS", default=15)

@@ -132,6 +132,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 count=lambda user: Publication.objects.restrict(user).dirty(),
             ),
             Entry("releases", "release", gettext_lazy("Releases"), "registry_releases", "e", "registry.view_release"),
+            Entry("zookeeper", "folder", gettext_lazy("ZooKeeper tree"), "registry_zookeeper", "z", "registry.view_zookeeper"),
             Entry(
                 "drift",
                 "flag",

@@ -14,11 +14,11 @@ from rest_framework.routers import BaseRouter
 
 from core.api import parameters
 from core.api.views import ReadViewSet
-from registry import convergence, services
+from registry import api_tree, convergence, services
 from registry.api_drift import DriftPolicyViewSet, DriftViewSet
 from registry.api_gates import GateViewSet
 from registry.api_releases import ReleaseViewSet
-from registry.models import Drift, Instance, InstanceEvent, Publication
+from registry.models import Drift, Instance, InstanceEvent, Publication, RegistrarHeartbeat
 from registry.status import AppliedChangeSerializer, AppliedSerializer
 from registry.waiting import GENERATION, TIMEOUT, WAIT, show
 
@@ -244,6 +244,29 @@ class InstanceViewSet(ReadViewSet):
         return InstanceDetailSerializer if self.action == "retrieve" else InstanceSerializer
 
 
+class RegistrarSerializer(serializers.ModelSerializer[RegistrarHeartbeat]):
+    """A registrar as it last described itself."""
+
+    alive = serializers.BooleanField(source="is_alive", help_text="Its heart has beaten within the last 6 seconds.")
+    watching = serializers.BooleanField(source="is_watching", help_text="It sees every change in ZooKeeper as it happens.")
+
+    class Meta:
+        model = RegistrarHeartbeat
+        fields = ["id", "host", "pid", "session", "zookeeper", "watch", "alive", "watching", "error", "started_at", "beat_at"]
+
+
+class RegistrarViewSet(ReadViewSet):
+    """The registrars, those of the last day that ended without a word included."""
+
+    queryset = RegistrarHeartbeat.objects.all()
+    serializer_class = RegistrarSerializer
+    lookup_value_regex = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    permissions_by_action: ClassVar[dict[str, str]] = {
+        "list": "registry.view_registrarheartbeat",
+        "retrieve": "registry.view_registrarheartbeat",
+    }
+
+
 def register(router: BaseRouter) -> None:
     """Add the room's resources to the API."""
     router.register("publications", PublicationViewSet, basename="publication")
@@ -251,4 +274,8 @@ def register(router: BaseRouter) -> None:
     router.register("releases", ReleaseViewSet, basename="release")
     router.register("drift", DriftViewSet, basename="drift")
     router.register("drift-policies", DriftPolicyViewSet, basename="drift-policy")
+    router.register("registrars", RegistrarViewSet, basename="registrar")
     router.register("instances", InstanceViewSet, basename="instance")
+
+
+urlpatterns = api_tree.urlpatterns

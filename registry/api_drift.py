@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import django_filters
 from django.db.models import QuerySet
+from django.utils.functional import SimpleLazyObject
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -34,7 +35,7 @@ class DriftSerializer(serializers.ModelSerializer[Drift]):
         return row.who or None
 
 
-class DifferenceSerializer(serializers.Serializer[Any]):
+class DriftDifferenceSerializer(serializers.Serializer[Any]):
     """One key."""
 
     key = serializers.CharField()
@@ -48,7 +49,7 @@ class DriftDetailSerializer(DriftSerializer):
 
     found = serializers.SerializerMethodField(help_text="The node as text; null: it was gone.")
     wanted = serializers.SerializerMethodField(help_text="What mqadmin wanted there; null: nothing.")
-    differences = DifferenceSerializer(many=True)
+    differences = DriftDifferenceSerializer(many=True)
 
     class Meta(DriftSerializer.Meta):
         fields = [*DriftSerializer.Meta.fields, "found", "wanted", "differences"]
@@ -60,6 +61,15 @@ class DriftDetailSerializer(DriftSerializer):
     def get_wanted(self, row: Drift) -> str | None:
         """As it was to be."""
         return None if row.wanted is None else bytes(row.wanted).decode("utf-8", "replace")
+
+
+class AdoptionSerializer(serializers.Serializer[Any]):
+    """Why, and whether in spite of warnings."""
+
+    reason = serializers.CharField(max_length=2000, help_text="Becomes the message of the release.")
+    accept_warnings = serializers.BooleanField(
+        default=False, help_text="In spite of what confirmation_needed says: limits of a cluster, messages that would be skipped."
+    )
 
 
 class DriftFilter(django_filters.FilterSet):  # type: ignore[misc]  # no types
@@ -80,13 +90,14 @@ class DriftViewSet(ReadViewSet):
     queryset = Drift.objects.select_related("decided_by")
     serializer_class = DriftSerializer
     filterset_class = DriftFilter
-    lookup_value_regex = r"\d+"
+    lookup_value_regex = "[0-9]{1,18}"
     page_order: ClassVar[str] = "-pk"
     versioned: ClassVar[bool] = False  # it changes by itself; its verbs look at its outcome
     permissions_by_action: ClassVar[dict[str, str]] = {
         "list": "registry.view_drift",
         "retrieve": "registry.view_drift",
         "repair": "registry.change_drift",
+        "adoption": "registry.change_drift",
     }
 
     def get_queryset(self) -> QuerySet[Drift]:
@@ -105,23 +116,28 @@ class DriftViewSet(ReadViewSet):
         row = drift.repair(actor=actor(request), drift=self.get_object(), **validated(ReasonSerializer, request))
         return Response(DriftDetailSerializer(row).data)
 
+    @extend(AdoptionSerializer, DriftDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def adoption(self, request: Request, pk: str) -> Response:  # noqa: ARG002
+        """Let the values that wait become those of the topic, group, cluster or shadow group; refused if they cannot be had."""
+        row = drift.adopt(actor=actor(request), drift=self.get_object(), **validated(AdoptionSerializer, request))
+        return Response(DriftDetailSerializer(row).data)
+
 
 class DriftPolicySerializer(serializers.ModelSerializer[DriftPolicy]):
     """What registrars do about edits by others in one tree."""
 
     name = serializers.CharField()
+    root = serializers.CharField()  # type: ignore[assignment]  # the field that a Field has by this name is set later
     waiting = serializers.SerializerMethodField(help_text="Nodes of the tree that wait for a person.")
 
     class Meta:
         model = DriftPolicy
         fields = ["name", "root", "policy", "waiting", "version", "changed_at"]
 
-    root = serializers.CharField()
-
     def get_waiting(self, row: DriftPolicy) -> int:
         """Counted for all of them at once."""
-        counts: dict[str, int] = self.context.get("waiting") or drift.waiting()
-        return counts.get(row.name, 0)
+        return int(self.context["waiting"][row.name])
 
 
 class DriftPolicyChangeSerializer(serializers.Serializer[Any]):
@@ -145,7 +161,7 @@ class DriftPolicyViewSet(NamedViewSet):
 
     def get_serializer_context(self) -> dict[str, Any]:
         """How many wait, for all trees in one statement."""
-        return {**super().get_serializer_context(), "waiting": drift.waiting()}
+        return {**super().get_serializer_context(), "waiting": SimpleLazyObject(drift.waiting)}
 
     @extend(DriftPolicyChangeSerializer, DriftPolicySerializer)
     def partial_update(self, request: Request, name: str) -> Response:  # noqa: ARG002

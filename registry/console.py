@@ -19,7 +19,7 @@ from core.console.lists import ListPage, View
 from core.console.pages import Page, get, person
 from core.console.slots import Column
 from mqadmin_sdk.zk import properties
-from registry import console_drift, console_gates, console_instances, console_releases, convergence, rendering, services
+from registry import console_drift, console_gates, console_instances, console_releases, console_tree, convergence, rendering, services
 from registry.models import Drift, Instance, Publication
 
 
@@ -168,6 +168,7 @@ slots.search(_find)
 
 urlpatterns = [
     *console_drift.urlpatterns,
+    *console_tree.urlpatterns,
     path("publications/", Publications.as_view(), name="registry_publications"),
     path("publications/<int:pk>/", PublicationDetail.as_view(), name="registry_publication"),
     *console_instances.urlpatterns,

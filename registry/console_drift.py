@@ -83,7 +83,11 @@ def actions_of(request: HttpRequest, row: Drift) -> list[Action]:
     why: Any = "" if request.user.has_perm("registry.change_drift") else NOT_ALLOWED
     if not why and row.outcome != Drift.Outcome.WAITING:
         why = _("It does not wait for a person.")
-    return [Action(_("Repair"), reverse("admin:registry_drift_repair", args=[row.pk]), "undo", "primary", why=why)]
+    adopt_why = why or (_("A deletion is adopted by retiring: the topic, the group, the cluster.") if row.data is None else "")
+    return [
+        Action(_("Adopt"), reverse("admin:registry_drift_adopt", args=[row.pk]), "check", why=adopt_why),
+        Action(_("Repair"), reverse("admin:registry_drift_repair", args=[row.pk]), "undo", "primary", why=why),
+    ]
 
 
 class Decision(FormPage):
@@ -129,6 +133,34 @@ class Repair(Decision):
     def success(self, form: ReasonForm) -> Any:  # noqa: ARG002
         """What comes next."""
         return _("The registrars write the node now.")
+
+
+class AdoptForm(ReasonForm):
+    """Why, and whether in spite of warnings."""
+
+    accept_warnings = forms.BooleanField(
+        required=False,
+        label=gettext_lazy("Adopt in spite of warnings"),
+        help_text=gettext_lazy("Otherwise you are told first what speaks against it."),
+    )
+    field_order = ["accept_warnings", "reason"]
+
+
+class Adopt(Decision):
+    """What others wrote becomes what mqadmin wants."""
+
+    form_class = AdoptForm
+    title = gettext_lazy("Adopt what stands at {path}")
+    submit_label = gettext_lazy("Adopt")
+
+    def perform(self, form: AdoptForm) -> str:
+        """By the verbs of the topic, group, cluster or shadow group."""
+        drift.adopt(actor=person(self.request), drift=self.drift, **form.cleaned_data)
+        return reverse("admin:registry_drift", args=[self.drift.pk])
+
+    def success(self, form: AdoptForm) -> Any:  # noqa: ARG002
+        """What comes next."""
+        return _("It is what mqadmin wants now; a release was made of it.")
 
 
 class Policies(Page):
@@ -206,4 +238,5 @@ urlpatterns = [
     path("drift/policies/<slug:name>/", Policy.as_view(), name="registry_drift_policy"),
     path("drift/<int:pk>/", Detail.as_view(), name="registry_drift"),
     path("drift/<int:pk>/repair/", Repair.as_view(), name="registry_drift_repair"),
+    path("drift/<int:pk>/adopt/", Adopt.as_view(), name="registry_drift_adopt"),
 ]

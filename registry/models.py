@@ -13,8 +13,9 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from registry import rendering
+from registry.drift_models import DriftPolicy as DriftPolicy  # noqa: PLC0414 - Django, and others, find it here
+from registry.drift_models import TreeCheck as TreeCheck  # noqa: PLC0414 - as above
 from registry.querysets import DriftQuerySet, GateQuerySet, InstanceQuerySet, PublicationQuerySet, RegistrarQuerySet, ReleaseQuerySet
-from registry.roots import ROOTS
 
 #: A registrar that has not written its heartbeat for so long is not counted as running.
 HEARTBEAT_LIMIT = timedelta(seconds=6)
@@ -267,35 +268,6 @@ class Drift(models.Model):
         return rendering.differences(self.format, wanted, found)
 
 
-class DriftPolicy(models.Model):
-    """What registrars do about edits by others below one root; a root without a row is repaired at once."""
-
-    class Policy(models.TextChoices):
-        """At once, or never without a person."""
-
-        REPAIR = "repair", _("repair at once")
-        ALERT = "alert", _("alert and wait for a person")
-
-    name = models.CharField(_("tree"), max_length=32, unique=True)  # a key of registry.roots.ROOTS
-    policy = models.CharField(_("policy"), max_length=8, choices=Policy.choices, default=Policy.REPAIR)
-    version = models.PositiveIntegerField(default=1)
-    changed_at = models.DateTimeField(_("changed"), default=timezone.now)
-
-    class Meta:
-        verbose_name = _("drift policy")
-        verbose_name_plural = _("drift policies")
-        ordering = ("name",)
-        default_permissions = ("view", "change")
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def root(self) -> str:
-        """The node below which it holds."""
-        return ROOTS[self.name][0]
-
-
 class Instance(models.Model):
     """One running process that follows a topic, a group or a shadow group, as its ephemeral node tells, or its heartbeats over REST."""
 
@@ -479,6 +451,16 @@ class RegistrarHeartbeat(models.Model):
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its heart has beaten within the last seconds."""
+        return timezone.now() - self.beat_at <= HEARTBEAT_LIMIT
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether it sees every change in ZooKeeper as it happens."""
+        return self.is_alive and self.zookeeper == "connected" and self.watch == "live"
+
 
 class Deployment(models.Model):
     """Who we are to ZooKeeper: one row; the owner node names it, so that two control planes never repair each other for ever."""
@@ -489,6 +471,7 @@ class Deployment(models.Model):
 
     class Meta:
         constraints = [models.CheckConstraint(condition=Q(id=1), name="registry_deployment_only_one")]
+        permissions = [("view_zookeeper", _("Can look into ZooKeeper"))]  # of no table: what stands in the tree itself
 
     def __str__(self) -> str:
         return str(self.key)

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.utils.dateparse import parse_datetime
 
 from mqadmin_sdk.zk import paths
-from registry import repairs
+from registry import repairs, surveying
 from registry.models import Instance, Publication
 from registry.roots import ROOTS as TREES
 from registry.roots import is_place_of_ours, root_of
@@ -42,8 +42,9 @@ KEEP_EVENTS = 100
 class Observer:
     """Follows the trees. Callbacks of the watches only enqueue; one thread does the rest."""
 
-    def __init__(self, zookeeper: Client, *, woken: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, zookeeper: Client, *, name: str = "", woken: Callable[[], None] = lambda: None) -> None:
         self._zookeeper = zookeeper
+        self._name = name
         self._woken = woken  # there is new work for the publisher
         self._events: queue.SimpleQueue[TreeEvent | None] = queue.SimpleQueue()
         self._touched: set[str] = set()
@@ -88,6 +89,8 @@ class Observer:
             touched = self._touched
             self._look(sorted(touched))
             self._touched = self._touched - touched
+        while surveying.answer(self._zookeeper, self._name):
+            pass
 
     def compare_all(self) -> None:
         """Ask for a full comparison at the next step."""

@@ -55,10 +55,13 @@ class PublicationQuerySet(ScopedQuerySet["Publication"]):
         """Those that are not retired."""
         return self.filter(deleted=False)
 
+    def due_now(self) -> Self:
+        """What a registrar has to see to; not what waits for a person."""
+        return self.dirty().exclude(held_at__isnull=False, held_at=F("drifted_at"))
+
     def due(self) -> Self:
         """Return the registrar's work, oldest first; whether the order across paths allows it yet is `with_blockers`."""
-        free = self.dirty().exclude(held_at__isnull=False, held_at=F("drifted_at"))
-        return free.filter(next_attempt_at__lte=timezone.now()).order_by("changed_at", "pk")
+        return self.due_now().filter(next_attempt_at__lte=timezone.now()).order_by("changed_at", "pk")
 
     def depending_on(self, path: str) -> Self:
         """Those that must never be visible without this path."""

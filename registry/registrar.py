@@ -58,7 +58,7 @@ class Registrar:
         self._protection = protection.from_settings()
         self._keeper = protection.Keeper(self._zookeeper, self._protection)
         self._publisher = Publisher(self._zookeeper, name=self.name, prefers=self._prefers, acl=self._protection.acl)
-        self._observer = Observer(self._zookeeper, woken=self.wake)
+        self._observer = Observer(self._zookeeper, name=self.name, woken=self.wake)
         self._take_over = take_over
         self._wake_out, self._wake_in = socket.socketpair()
         self._wake_in.setblocking(False)

@@ -107,7 +107,7 @@ def _take_from_budget(sightings: Sequence[Sighting]) -> set[int]:
                 "edits": [s.decision.foreign_edit for s in sightings],
                 "counts": [s.decision.foreign_edit != Edit.FOUND for s in sightings],
                 "budget": BUDGET,
-                "window": WINDOW,
+                "window": f"{WINDOW.total_seconds()} seconds",
                 "error": error,
             },
         )
@@ -214,7 +214,7 @@ def forget_old() -> int:
     count = settled.filter(settled_at__lt=Now() - timedelta(days=KEEP_DAYS)).delete()[0]
     with connection.cursor() as cursor:
         cursor.execute(sql("trim_drift"), {"keep": KEEP_OF_PATH})
-        return count + cursor.rowcount
+        return count + int(cursor.rowcount)
 
 
 # --- what becomes of the row ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Wake-up calls of the registry; the work to do is in Postgres."""
 
+import contextlib
+
 from celery import shared_task
 
 from registry import clients, gates, releases, repairs
@@ -30,3 +32,13 @@ def forget_drift() -> int:
 def prove_gates() -> int:
     """End the gates that were abandoned and whose clients are known to be back."""
     return gates.prove()
+
+
+@shared_task(name="registry.start_check", ignore_result=True)
+def start_check() -> None:
+    """Begin a full check by the clock, unless one is running; workers and registrars do it."""
+    from core.errors import Problem
+    from registry import checks
+
+    with contextlib.suppress(Problem):
+        checks.start(actor=None)

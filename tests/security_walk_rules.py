@@ -127,9 +127,16 @@ release-rollback: POST=registry.rollback_release
 drift-list: GET=registry.view_drift
 drift-detail: GET=registry.view_drift
 drift-repair: POST=registry.change_drift
+drift-adoption: POST=registry.change_drift
 drift-policy-list: GET=registry.view_driftpolicy
 drift-policy-detail: GET=registry.view_driftpolicy PATCH=registry.change_driftpolicy
 publication-applied: GET=registry.view_publication
+zookeeper: GET=registry.view_zookeeper
+zookeeper-rebuild: POST=registry.change_publication
+zookeeper-check: POST=registry.change_drift
+zookeeper-export: GET=registry.view_publication
+registrar-list: GET=registry.view_registrarheartbeat
+registrar-detail: GET=registry.view_registrarheartbeat
 instance-list: GET=registry.view_instance
 instance-detail: GET=registry.view_instance
 schema: any
@@ -189,8 +196,13 @@ admin:registry_gate_close: GET=registry.change_gate POST=registry.change_gate
 admin:registry_releases: GET=registry.view_release
 admin:registry_release: GET=registry.view_release
 admin:registry_rollback: GET=registry.rollback_release POST=registry.rollback_release
+admin:registry_zookeeper: GET=registry.view_zookeeper
+admin:registry_rebuild: GET=registry.change_publication POST=registry.change_publication
+admin:registry_check: GET=registry.change_drift POST=registry.change_drift
+admin:registry_export: GET=registry.view_publication
 admin:registry_drifts: GET=registry.view_drift
 admin:registry_drift: GET=registry.view_drift
+admin:registry_drift_adopt: GET=registry.change_drift POST=registry.change_drift
 admin:registry_drift_repair: GET=registry.change_drift POST=registry.change_drift
 admin:registry_drift_policies: GET=registry.view_driftpolicy
 admin:registry_drift_policy: GET=registry.change_driftpolicy POST=registry.change_driftpolicy

@@ -54,8 +54,10 @@ def every_page(world):
     yield from (page(verb, world.shadow.pk) for verb in ("consumers_shadow_start", "consumers_shadow_stop"))
     yield from (page("registry_publication", pk) for pk in Publication.objects.values_list("pk", flat=True))
     yield from (page("registry_release", pk) for pk in Release.objects.values_list("pk", flat=True))
-    yield from (page(name, pk) for name in ("registry_drift", "registry_drift_repair") for pk in Drift.objects.values_list("pk", flat=True))
-    yield from (page("registry_drift_policies"), page("registry_drift_policy", "topics"))
+    yield from (page("registry_drift", pk) for pk in Drift.objects.values_list("pk", flat=True))
+    waiting = Drift.objects.waiting().values_list("pk", flat=True)
+    yield from (page(name, pk) for name in ("registry_drift_repair", "registry_drift_adopt") for pk in waiting)
+    yield from (page("registry_drift_policies"), page("registry_drift_policy", "topics"), page("registry_zookeeper"))
     yield page("registry_gate_add") + "?path=/zms/topic/order_topic"
     yield page("accounts_application_changelist")
     yield page("find") + "?q=order"

@@ -14,15 +14,17 @@ class TopicsConfig(AppConfig):
         """Tell the clusters room which nodes depend on a cluster, and what can be asked for."""
         from clusters.services import dependants
         from core import scope
-        from registry import gates, rollbacks
+        from registry import checks, gates, rollbacks
         from topics import requests  # noqa: F401 - it registers what there is
         from topics.gating import TopicGates
         from topics.querysets import own_names, own_paths
         from topics.restoring import ROOM
         from topics.services import paths_on
+        from topics.surveying import survey
 
         dependants.append(paths_on)
         scope.own_paths.append(own_paths)
         scope.own_names["topic"] = own_names
         rollbacks.rooms["/zms/topic"] = ROOM
         gates.rooms["/zms/topic"] = TopicGates()
+        checks.surveys["topics"] = survey

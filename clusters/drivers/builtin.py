@@ -4,6 +4,7 @@ Every verb runs in the caller's transaction: the metadata of a group and the sto
 is locked first, so a verb waits for a pull in flight (milliseconds) and a pull for the caller's commit: change the store last.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -156,6 +157,68 @@ def backlog_of(*, group_id: int, topic_id: int) -> Backlog:
         topic_id,
     )
     return Backlog(*found)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGroup:
+    """A group as the store has it; `tags` by topic, None for all tags."""
+
+    max_attempts: int
+    backoff_ms: list[int]
+    suspended: bool
+    retired: bool
+    max_outstanding: int
+    stop_key: bool
+    sticky: bool
+    tags: dict[int, list[str] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTopic:
+    """What the store was told of a topic; it knows nothing of one without limits that nobody is subscribed to."""
+
+    retired: bool
+    ordering: Ordering
+    ttl_seconds: int
+    max_length: int
+
+
+def survey_groups(*, group_ids: Sequence[int]) -> dict[int, StoredGroup]:
+    """The groups as the store has them, in one statement; those that it does not know are not among them."""
+    rows = _rows(
+        "SELECT g.group_id, g.max_attempts, g.backoff_ms, g.suspended, g.retired, g.max_outstanding, g.stop_key, g.sticky,"
+        " coalesce((SELECT jsonb_object_agg(c.topic_id, c.tags) FROM mq_cursor c"
+        "            WHERE c.group_id = g.group_id AND c.active AND c.topic_id > 0), '{}')::text"
+        "  FROM mq_group g WHERE g.group_id = ANY (%s::bigint[])",
+        list(group_ids),
+    )
+    found = {}
+    for group_id, attempts, backoff, suspended, retired, outstanding, stop_key, sticky, subscribed in rows:
+        by_topic = {int(topic): tags_ for topic, tags_ in json.loads(subscribed).items()}
+        found[group_id] = StoredGroup(attempts, backoff, suspended, retired, outstanding, stop_key, sticky, by_topic)
+    return found
+
+
+def survey_topics(*, topic_ids: Sequence[int]) -> dict[int, StoredTopic]:
+    """The topics as the store has them, in one statement."""
+    rows = _rows(
+        "SELECT i.id, coalesce(t.retired, false), coalesce(t.ordering, 0), coalesce(l.ttl_s, 0), coalesce(l.max_length, 0)"
+        "  FROM unnest(%s::bigint[]) AS i(id) LEFT JOIN mq_topic t ON t.topic_id = i.id LEFT JOIN mq_limit l ON l.topic_id = i.id",
+        list(topic_ids),
+    )
+    return {topic_id: StoredTopic(retired, ORDERINGS[ordering], *limits) for topic_id, retired, ordering, *limits in rows}
+
+
+def living_groups() -> list[int]:
+    """The groups that the store hands out messages to, without the instances of broadcast groups."""
+    instances = "SELECT instance_id FROM mq_instance"
+    return [pk for (pk,) in _rows(f"SELECT group_id FROM mq_group WHERE NOT retired AND group_id > 0 AND group_id NOT IN ({instances})")]  # noqa: S608
+
+
+def _rows(sql: str, *params: Any) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        return list(cursor.fetchall())
 
 
 def _call(sql: str, *params: Any) -> Any:

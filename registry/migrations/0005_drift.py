@@ -89,4 +89,8 @@ class Migration(migrations.Migration):
             model_name='publication',
             name='last_foreign_data',
         ),
+        migrations.AlterModelOptions(
+            name="deployment",
+            options={"permissions": [("view_zookeeper", "Can look into ZooKeeper")]},
+        ),
     ]
