@@ -8,11 +8,10 @@ from accounts.models import Application, User
 from core.api.fields import NameField
 
 
-def application_field() -> NameField:
+def application_field(**kwargs: Any) -> NameField:
     """An application by name."""
-    return NameField(
-        queryset=Application.objects.all(), error_messages={"does_not_exist": _("There is no application “{value}”; make it first.")}
-    )
+    missing = {"does_not_exist": _("There is no application “{value}”; make it first.")}
+    return NameField(queryset=Application.objects.all(), error_messages=missing, **kwargs)
 
 
 def owner_field(**kwargs: Any) -> NameField:

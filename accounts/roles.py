@@ -54,6 +54,8 @@ TABLE: dict[str, Row] = {
     "consumers.approve_consumergroup": Row("approve", ALL, NONE, NONE),
     "consumers.suspend_consumergroup": Row("write", ALL, OWN, NONE),
     "consumers.retire_consumergroup": Row("write", ALL, NONE, NONE),
+    # What an import makes is active without a second person: administrators only.
+    "consumers.import_consumergroup": Row("admin", NONE, NONE, NONE),
     "consumers.delete_consumergroup": Row("write", ALL, NONE, NONE),
     "consumers.view_shadowtask": Row("read", ALL, OWN, ALL),
     "consumers.add_shadowtask": Row("write", ALL, OWN, NONE),

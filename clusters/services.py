@@ -18,6 +18,7 @@ from core.names import check_name
 from registry import gates
 from registry import services as registry
 from registry.releases import Change
+from registry.trees import Standing
 
 #: What a cluster takes, as an operator says it, and the largest number that makes sense; None is "nobody knows".
 LIMITS = {"max_topics": 1_000_000, "max_rate": 2**31 - 1, "max_bytes_per_second": 2**53, "max_partitions": 10_000_000}
@@ -35,8 +36,20 @@ def ensure_builtin() -> Cluster:
     return cluster
 
 
-def create(*, actor: User, name: str, kind: str, address: str, description: str = "", **limits: int | None) -> Cluster:
-    """Add a cluster. Raises `invalid_name`, `invalid_kind`, `invalid_address`, `duplicate_name`."""
+def create(
+    *,
+    actor: User,
+    name: str,
+    kind: str,
+    address: str,
+    description: str = "",
+    standing: Standing | None = None,
+    **limits: int | None,
+) -> Cluster:
+    """Add a cluster; `standing`: its node, which others have written and which stays as it is.
+
+    Raises `invalid_name`, `invalid_kind`, `invalid_address`, `duplicate_name`.
+    """
     check_name(name)
     if kind not in Kind.values or kind == Kind.BUILTIN:
         detail = _("Choose kafka, rocketmq or rabbitmq; the built-in store is there already.")
@@ -46,7 +59,11 @@ def create(*, actor: User, name: str, kind: str, address: str, description: str 
         with transaction.atomic():
             cluster = Cluster.objects.create(name=name, kind=kind, address=address, description=description, **_limits(limits))
             record(actor=actor, action="create", kind="cluster", name=name, after=_audited(cluster))
-            _publish(cluster, Change(author=actor, message=f"Cluster “{name}” added."))
+            change = Change(author=actor, message=f"Cluster “{name}” added.")
+            if standing is not None:
+                registry.adopt(node_of(cluster), standing, change=change)
+            else:
+                _publish(cluster, change)
     except IntegrityError:
         raise conflict(
             "duplicate_name", _("There is a cluster “{name}” already.").format(name=name), hint=_("Choose another name.")
@@ -105,14 +122,14 @@ def dependent_paths(cluster: Cluster) -> list[str]:
     return [*dict.fromkeys([*found, *gates.paths_on(cluster.name)])]
 
 
+def node_of(cluster: Cluster) -> registry.Node:
+    """What SDKs should see; serverIps stays as it is for ever: any difference restarts ZMS clients."""
+    zms = {"bootAddr": cluster.address, "brokerType": cluster.kind, "serverIps": ""}
+    return registry.Node(path=cluster.zookeeper_path, zms=zms, own={})
+
+
 def _publish(cluster: Cluster, change: Change) -> None:
-    # serverIps stays as it is for ever: any difference restarts ZMS clients.
-    registry.publish_properties(
-        path=cluster.zookeeper_path,
-        zms={"bootAddr": cluster.address, "brokerType": cluster.kind, "serverIps": ""},
-        own={},
-        change=change,
-    )
+    registry.publish_many([node_of(cluster)], change=change)
 
 
 def _limits(limits: Mapping[str, int | None]) -> dict[str, int | None]:

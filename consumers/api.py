@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from django.urls import path
 from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers, status
@@ -13,6 +14,7 @@ from rest_framework.routers import BaseRouter
 from accounts.fields import application_field, owner_field
 from accounts.models import Application
 from consumers import push, services, shadow
+from consumers.imports_api import ImportsView, ManifestView
 from consumers.models import Balance, ConsumeFrom, ConsumerGroup, OnExhausted, ShadowTask
 from consumers.requests import ChangeGroup, values_of
 from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializer, ReasonSerializer
@@ -415,6 +417,12 @@ class ShadowViewSet(WithPublication, ReadViewSet):
         application = fields.pop("application", None)
         stopped = shadow.stop_all(actor=actor(request), application=application.name if application else "", **fields)
         return Response({"stopped": len(stopped), "shadow_tasks": [str(one) for one in stopped]})
+
+
+urlpatterns = [
+    path("imports", ImportsView.as_view(), name="imports"),
+    path("manifest", ManifestView.as_view(), name="manifest"),
+]
 
 
 def register(router: BaseRouter) -> None:

@@ -10,8 +10,8 @@ from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from consumers import console_imports, console_shadow
 from consumers import console_requests as asks
-from consumers import console_shadow
 from consumers import console_verbs as verbs
 from consumers.models import ConsumerGroup, Subscription
 from core.approvals.models import State
@@ -245,4 +245,5 @@ urlpatterns = [
     path("groups/<str:name>/push-secret/", verbs.RenewSecret.as_view(), name="consumers_push_secret"),
     path("groups/<str:name>/retire/", verbs.Retire.as_view(), name="consumers_retire"),
     *console_shadow.urlpatterns,
+    *console_imports.urlpatterns,
 ]

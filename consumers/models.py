@@ -133,6 +133,7 @@ class ConsumerGroup(Approvable):
             ("approve_consumergroup", _("Can approve and reject consumer groups")),
             ("suspend_consumergroup", _("Can suspend and resume consumer groups")),
             ("retire_consumergroup", _("Can retire consumer groups")),
+            ("import_consumergroup", _("Can import clusters, topics and consumer groups without a second person")),
         ]
 
     def __str__(self) -> str:

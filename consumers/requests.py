@@ -64,7 +64,7 @@ def values_of(group: ConsumerGroup) -> dict[str, Any]:
     }
 
 
-def _rows(payload: Mapping[str, Any]) -> list[tuple[str, str]]:
+def rows_of(payload: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The subscriptions of a payload, whose JSON may be anything."""
     rows = []
     for position, row in enumerate(payload["subscriptions"]):
@@ -158,7 +158,7 @@ class CreateGroup(GroupKind):
             values.setdefault("consume_from", services.start_of(str(values.get("mode", ""))))
             group = ConsumerGroup(name=ask.target, requested_by=ask.actor, **values)
             services.check_fields(group)
-            wanted = services.check_subscriptions(_rows(ask.payload))
+            wanted = services.check_subscriptions(rows_of(ask.payload))
             try:
                 with transaction.atomic():
                     group.save(force_insert=True)
@@ -178,7 +178,7 @@ class CreateGroup(GroupKind):
                 state = State(group.state)
                 approvals.move(thing=group, expected=state, to=state, values=columns(values))
                 if ask.payload["subscriptions"] != ask.request.payload["subscriptions"]:
-                    wanted = services.check_subscriptions(_rows(ask.payload))
+                    wanted = services.check_subscriptions(rows_of(ask.payload))
                     group.subscriptions.all().delete()
                     services.store_subscriptions(group, wanted)
         return Draft(payload=ask.payload, application_id=group.application_id, owner_id=group.owner_id)
@@ -221,7 +221,7 @@ class ChangeGroup(GroupKind):
         _check_start(ask.payload)
         asked = dict(ask.payload)
         if "subscriptions" in asked:
-            wanted = services.check_subscriptions(_rows(asked))
+            wanted = services.check_subscriptions(rows_of(asked))
             asked["subscriptions"] = services.listed([(topic.name, expression) for topic, expression in wanted])
         payload = {key: value for key, value in asked.items() if value != now[key]}
         if "mode" in payload:
@@ -265,7 +265,7 @@ class ChangeGroup(GroupKind):
         for key, value in values.items():
             setattr(group, key, value)
         services.check_fields(group)
-        wanted = services.check_subscriptions(_rows(request.payload)) if "subscriptions" in request.payload else None
+        wanted = services.check_subscriptions(rows_of(request.payload)) if "subscriptions" in request.payload else None
         message = decision.reason or f"Request {request.pk} approved."
         change = change_of(actor=decision.actor, message=message, forced=decision.forced)
         services.alter(group=group, values=columns(values), wanted=wanted, change=change)

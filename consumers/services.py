@@ -23,6 +23,7 @@ from core.errors import FieldError, Problem, conflict
 from registry import gates
 from registry import services as registry
 from registry.releases import Change
+from registry.trees import Standing
 from topics.models import Topic
 from topics.services import check_nobody_uses, named, request_of, validate
 
@@ -129,13 +130,16 @@ def _again(group: ConsumerGroup) -> ConsumerGroup:
     return group
 
 
-def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: int) -> None:
-    """Make a pending group known to the store and publish it; in the transaction of its approval. Actor None: a policy."""
+def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: int | None, standing: Standing | None = None) -> None:
+    """Make a pending group known to the store and publish it; in the transaction of its approval. Actor None: a policy.
+
+    Request None: it is imported; its node may be `standing` there already, and stays as it is.
+    """
     approvals.move(thing=group, expected=State.PENDING, to=State.ACTIVE, values=approvals.decision(actor=actor, reason=reason))
     subscriptions = list(group.subscriptions.select_related("topic"))
     _lock_clusters(lock_active([subscription.topic.name for subscription in subscriptions]))
     # The store knows every group, wherever its topics are: delayed and dead messages of all of them live in it.
-    builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=False)
+    builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=group.suspended)
     builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
     _set_broadcast(group)
     builtin.set_exhaustion(group_id=group.pk, stop_key=group.on_exhausted == OnExhausted.STOP_KEY)
@@ -143,8 +147,13 @@ def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: 
     for subscription in subscriptions:
         _subscribe(group, subscription.topic_id, subscription.tags)
     push.ensure_secret(group)
-    record(actor=actor, action="approve", kind="consumer group", name=group.name, after={"request": request}, reason=reason)
-    publish(group, Change(author=actor, message=reason or f"Request {request} approved."))
+    action = "import" if request is None else "approve"
+    record(actor=actor, action=action, kind="consumer group", name=group.name, after={"request": request}, reason=reason)
+    change = Change(author=actor, message=reason or f"Request {request} approved.")
+    if standing is not None:
+        registry.adopt(nodes_of([group.name])[0], standing, change=change)
+    else:
+        publish(group, change)
 
 
 def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple[Topic, str]] | None, change: Change) -> None:

@@ -89,6 +89,7 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 heat="warm",
                 count=lambda user: Operation.objects.restrict(user).unfinished(),
             ),
+            Entry("import", "download", gettext_lazy("Import"), "consumers_import", "y", "consumers.import_consumergroup"),
             Entry(
                 "shadow",
                 "shadow",

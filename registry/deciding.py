@@ -37,7 +37,9 @@ def decide(row: Publication, node: NodeData | None) -> Decision:
     if node is None:
         # Gone although it was published: deleted by others, or the server's data was wiped.
         return (
-            Decision("repair", foreign_edit="deleted") if row.published_generation and row.node_version is not None else Decision("write")
+            Decision("repair", foreign_edit="deleted")
+            if (row.published_generation or row.published_digest) and row.node_version is not None
+            else Decision("write")
         )
     data, version, desired = node.data, node.stat.version, bytes(row.data)
     if data == desired:
@@ -47,7 +49,8 @@ def decide(row: Publication, node: NodeData | None) -> Decision:
         return Decision("behind", version, "changed", data, generation=generation)
     in_flight = generation is not None and row.published_generation < generation < row.generation
     ours = in_flight or rendering.digest(data) == row.published_digest
-    edit = "" if ours else ("changed" if row.published_generation else "found")
+    # One that was adopted stands although we have published no generation yet.
+    edit = "" if ours else ("changed" if row.published_generation or row.published_digest else "found")
     keys = rendering.foreign_in(row.format, data, desired, row.foreign_keys)
     if not ours and keys != [list(pair) for pair in row.foreign_keys]:
         return Decision("absorb", version, edit, data, tuple((key, value) for key, value in keys), generation)

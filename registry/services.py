@@ -11,7 +11,7 @@ from django.db.models import Count, F, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from core.errors import Problem
+from core.errors import Problem, conflict
 from mqadmin_sdk.zk import properties
 from registry import releases, rendering
 from registry.models import Instance, Publication, RegistrarHeartbeat
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
 
     from registry.releases import Change
+    from registry.trees import Standing
 
 #: A node larger than this is refused before it is stored (ZooKeeper's own limit is 1 MB, and a value over it costs the connection).
 MAX_NODE_BYTES = 512 * 1024
@@ -66,6 +67,38 @@ def publish_properties(
 def publish_many(nodes: Sequence[Node], *, change: Change) -> list[Publication]:
     """The same for many nodes with few statements and one notification, all or none; in the order of `nodes`."""
     return _publish([_of_properties(node) for node in nodes], change)
+
+
+def adopt(node: Node, standing: Standing, *, change: Change) -> Publication:
+    """Take over a node that others have written, with the bytes that stand: nothing is written until something really changes.
+
+    `node` is what we would write; what its keys do not include are foreign keys, which are kept. Generations go on above the embedded one.
+    Problems: already_published, node_too_large, and those of `publish_properties`.
+    """
+    wanted = _of_properties(node)
+    _check_path(node.path)
+    with transaction.atomic():
+        Publication.objects.bulk_create([Publication(path=node.path, root=_root(wanted), format=wanted.kind)], ignore_conflicts=True)
+        row = _locked([node.path]).get()
+        if row.published_digest and not row.deleted:
+            raise conflict("already_published", _("mqadmin publishes {path} already.").format(path=node.path))
+        embedded = rendering.generation_in(wanted.kind, standing.data) or 0
+        row.generation = row.published_generation = max(row.generation + 1 if row.generation else 0, embedded)
+        row.foreign_keys = rendering.foreign_in(wanted.kind, standing.data, wanted.render(row, row.generation), [])
+        row.data, row.published_digest, row.node_version = standing.data, rendering.digest(standing.data), standing.version
+        _check_size(row)
+        row.format, row.root, row.requires, row.deleted = wanted.kind, _root(wanted), list(node.requires), False
+        row.drifted_at, row.attempts, row.last_error = None, 0, ""
+        row.changed_at = row.published_at = Now()
+        row.save()
+        releases.record(change=change, paths=[node.path])
+    return row
+
+
+def data_at(paths: Sequence[str]) -> dict[str, bytes]:
+    """Return what stands, as far as is known, at those of the paths that we publish."""
+    rows = Publication.objects.live().filter(path__in=list(paths)).exclude(published_digest="")
+    return {path: bytes(data) for path, data in rows.values_list("path", "data")}
 
 
 def _of_properties(node: Node) -> _Wanted:

@@ -12,6 +12,8 @@ application-key: GET=accounts.view_applicationkey DELETE=accounts.delete_applica
 operation-failures: GET=operations.view_operation
 bulk: any
 cluster-moves: POST=topics.move_topic
+imports: POST=consumers.import_consumergroup
+manifest: GET=topics.view_topic
 send: POST=mq_messages.send_message
 pull: POST=mq_messages.consume_message
 acks: POST=mq_messages.consume_message
@@ -227,6 +229,7 @@ admin:topics_approve: GET=topics.approve_topic POST=topics.approve_topic
 admin:topics_reject: GET=topics.approve_topic POST=topics.approve_topic
 admin:topics_ask_change: GET=topics.add_topic POST=topics.add_topic
 admin:topics_ask_retire: GET=topics.add_topic POST=topics.add_topic
+admin:consumers_import: GET=consumers.import_consumergroup POST=consumers.import_consumergroup
 admin:topics_move_all: GET=topics.move_topic POST=topics.move_topic
 admin:topics_move: GET=topics.move_topic POST=topics.move_topic
 admin:topics_retire: GET=topics.retire_topic POST=topics.retire_topic

@@ -147,10 +147,10 @@ def test_a_shadow_lease_that_cannot_be_ended_holds_up_no_other(alice, topic, gro
     ShadowTask.objects.update(lease_until=timezone.now())
     publish = shadow._publish
 
-    def fails_for_the_first(task):
+    def fails_for_the_first(task, change):
         if task.pk == tasks[0].pk:
             raise DataError("poison")
-        publish(task)
+        publish(task, change)
 
     monkeypatch.setattr(shadow, "_publish", fails_for_the_first)
     shadow.end_expired()

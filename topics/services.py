@@ -23,6 +23,7 @@ from registry import gates
 from registry import services as registry
 from registry.models import Release
 from registry.releases import Change
+from registry.trees import Standing
 from topics.models import OrderScope, Retention, Topic
 
 CREATE = "topic.create"  # the kind of request behind a topic that is not active yet (see topics.requests)
@@ -114,8 +115,20 @@ def request_of(thing: Any, kind: str = CREATE) -> Request:
     return request
 
 
-def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str, request: int, forced: bool = False) -> None:
-    """Allocate a pending topic and publish it; in the transaction of its approval. Actor None: a policy."""
+def activate(
+    *,
+    actor: User | None,
+    topic: Topic,
+    cluster: Cluster,
+    reason: str,
+    request: int | None,
+    forced: bool = False,
+    standing: Standing | None = None,
+) -> None:
+    """Allocate a pending topic and publish it; in the transaction of its approval. Actor None: a policy.
+
+    Request None: it is imported; its node may be `standing` there already, and stays as it is.
+    """
     approvals.move(
         thing=topic,
         expected=State.PENDING,
@@ -126,8 +139,13 @@ def activate(*, actor: User | None, topic: Topic, cluster: Cluster, reason: str,
         builtin.set_limits(topic_id=topic.pk, ttl_seconds=topic.ttl_seconds, max_length=topic.max_length)
     if topic.retention != Retention.STORE:
         keep_messages(topic)
-    record(actor=actor, action="approve", kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
-    publish(topic, change_of(actor=actor, message=reason or f"Request {request} approved.", forced=forced))
+    action = "import" if request is None else "approve"
+    record(actor=actor, action=action, kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
+    change = change_of(actor=actor, message=reason or f"Request {request} approved.", forced=forced)
+    if standing is not None:
+        registry.adopt(node_of(topic), standing, change=change)
+    else:
+        publish(topic, change)
     keep_orders([topic])
 
 
