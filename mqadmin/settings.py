@@ -338,6 +338,7 @@ SPECTACULAR_SETTINGS = {
         "EmptyBecause": "messages.api.documents.REASONS",
         "TraceWord": "messages.tracing.WORDS",
         "GroupMode": "consumers.models.ConsumerGroup.Mode",
+        "DriftOutcome": "registry.models.Drift.Outcome",
         "ModeEnum": "core.bulk.api.MODES",
         "InstanceRole": "registry.models.Instance.Role",
         "InstanceEventKind": "registry.models.InstanceEvent.Kind",
