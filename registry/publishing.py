@@ -188,6 +188,8 @@ class Publisher:
         if not rows:
             return []
         denied: set[str] = set()
+        # A server of an ensemble may be behind what another registrar has written and recorded: it would look like a foreign edit.
+        self._zookeeper.sync_async(rows[0].path).get(timeout=WRITE_TIMEOUT)
         _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows], timeout=WRITE_TIMEOUT, denied=denied)
         writes: list[Write] = []
         sightings: list[Sighting] = []

@@ -72,20 +72,31 @@ def take(sightings: Sequence[Sighting]) -> set[int]:
     """Write the edits down, and return the rows that may be written now: not those that wait for a person or are out of repairs."""
     if not sightings:
         return set()
+    with transaction.atomic():
+        return _take(_still_meant(sightings))
+
+
+def _still_meant(sightings: Sequence[Sighting]) -> list[Sighting]:
+    """Those whose row has not moved on since it was read: a node that is ahead of an old row may be our own next write, and no edit."""
+    rows = Publication.objects.select_for_update(no_key=True).filter(pk__in=[s.row.pk for s in sightings]).order_by("path")
+    generations = dict(rows.values_list("pk", "generation"))
+    return [s for s in sightings if generations.get(s.row.pk) == s.row.generation]
+
+
+def _take(sightings: Sequence[Sighting]) -> set[int]:
     policies = dict(DriftPolicy.objects.values_list("name", "policy"))
     held = [s for s in sightings if policies.get(root_of(s.row.path)) == DriftPolicy.Policy.ALERT and not s.overruled]
     waits = {s.row.pk for s in held}
     free = [s for s in sightings if s.row.pk not in waits]
-    with transaction.atomic():
-        # A node that nobody knew has got a row meanwhile: the history tells it as found.
-        Drift.objects.unsettled().filter(outcome=Drift.Outcome.LEFT, path__in=[s.row.path for s in sightings]).delete()
-        _write_down([_drift_of(s, waits=s.row.pk in waits) for s in sightings])
-        # The policy may be another one than when the edit was seen first.
-        now_waiting = Drift.objects.unsettled().filter(path__in=[s.row.path for s in held], outcome=Drift.Outcome.OPEN)
-        now_waiting.update(outcome=Drift.Outcome.WAITING)
-        Drift.objects.waiting().filter(path__in=[s.row.path for s in free]).update(outcome=Drift.Outcome.OPEN)
-        _hold(held)
-        allowed = _take_from_budget(free)
+    # A node that nobody knew has got a row meanwhile: the history tells it as found.
+    Drift.objects.unsettled().filter(outcome=Drift.Outcome.LEFT, path__in=[s.row.path for s in sightings]).delete()
+    _write_down([_drift_of(s, waits=s.row.pk in waits) for s in sightings])
+    # The policy may be another one than when the edit was seen first.
+    now_waiting = Drift.objects.unsettled().filter(path__in=[s.row.path for s in held], outcome=Drift.Outcome.OPEN)
+    now_waiting.update(outcome=Drift.Outcome.WAITING)
+    Drift.objects.waiting().filter(path__in=[s.row.path for s in free]).update(outcome=Drift.Outcome.OPEN)
+    _hold(held)
+    allowed = _take_from_budget(free)
     for s in free:
         level = "warning" if s.row.pk in allowed else "error"
         word = "foreign_edit_repaired" if s.row.pk in allowed else "repair_budget_used_up"
