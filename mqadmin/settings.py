@@ -324,6 +324,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "core.api.schema.add_components"],
     "ENUM_NAME_OVERRIDES": {
+        "ImportSource": "consumers.imports_api.SOURCES",
+        "InstanceSource": "registry.models.Instance.Source",
         "ClusterKind": "clusters.models.Kind",
         "BrokerKind": "clusters.api.BROKERS",
         "RequestState": "core.approvals.models.State",

@@ -38,7 +38,7 @@ def decide(row: Publication, node: NodeData | None) -> Decision:
         # Gone although it was published: deleted by others, or the server's data was wiped.
         return (
             Decision("repair", foreign_edit="deleted")
-            if (row.published_generation or row.published_digest) and row.node_version is not None
+            if (row.published_generation or not row.generation) and row.node_version is not None
             else Decision("write")
         )
     data, version, desired = node.data, node.stat.version, bytes(row.data)
@@ -50,7 +50,7 @@ def decide(row: Publication, node: NodeData | None) -> Decision:
     in_flight = generation is not None and row.published_generation < generation < row.generation
     ours = in_flight or rendering.digest(data) == row.published_digest
     # One that was adopted stands although we have published no generation yet.
-    edit = "" if ours else ("changed" if row.published_generation or row.published_digest else "found")
+    edit = "" if ours else ("changed" if row.published_generation or not row.generation else "found")
     keys = rendering.foreign_in(row.format, data, desired, row.foreign_keys)
     if not ours and keys != [list(pair) for pair in row.foreign_keys]:
         return Decision("absorb", version, edit, data, tuple((key, value) for key, value in keys), generation)
