@@ -28,7 +28,9 @@ SOURCES = ["manifest", "tree"]
 class ImportSerializer(ReasonSerializer):
     """What is imported, and whose it is."""
 
-    source = serializers.ChoiceField(choices=SOURCES, help_text="manifest: what the body holds. tree: what stands in our own ZooKeeper.")
+    source = serializers.ChoiceField(  # type: ignore[assignment]  # a field of the document, not DRF's own
+        choices=SOURCES, help_text="manifest: what the body holds. tree: what stands in our own ZooKeeper."
+    )
     manifest = serializers.JSONField(required=False, help_text="As GET /manifest gives it, or a string with it in YAML or JSON.")
     application = application_field(required=False)
     applications = serializers.DictField(
@@ -52,7 +54,7 @@ class PlannedSerializer(serializers.Serializer[Any]):
 class ImportPlanSerializer(serializers.Serializer[Any]):
     """What the import does, as it was told before it began."""
 
-    create = serializers.IntegerField()
+    create = serializers.IntegerField()  # type: ignore[assignment]  # the same
     differs = serializers.IntegerField()
     same = serializers.IntegerField()
     refused = serializers.IntegerField()

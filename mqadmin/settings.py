@@ -349,7 +349,6 @@ SPECTACULAR_SETTINGS = {
         "ReleaseKind": "registry.models.Release.Kind",
         "GateState": "registry.models.Gate.State",
         "ForeignEdit": "registry.models.Edit",
-        "DriftOutcome": "registry.models.Drift.Outcome",
     },
 }
 

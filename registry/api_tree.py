@@ -137,7 +137,7 @@ class ExportView(View):
         """It is one kind of file."""
         return super().perform_content_negotiation(request, force=True)
 
-    @extend_schema(operation_id="export_zookeeper", responses={(200, "application/x-ndjson"): OpenApiTypes.STR})
+    @extend_schema(operation_id="export_zookeeper", responses={(200, "application/octet-stream"): OpenApiTypes.BINARY})
     def get(self, request: Request) -> StreamingHttpResponse:
         """A line of JSON for each node that should stand and that you may see: path, data or base64, generation."""
         return tree_file(request.user)
@@ -147,7 +147,7 @@ def tree_file(user: Any) -> StreamingHttpResponse:
     """The file as a response that streams."""
     return StreamingHttpResponse(
         exporting.lines(Publication.objects.restrict(user)),
-        content_type="application/x-ndjson",
+        content_type="application/octet-stream",
         headers={"Content-Disposition": 'attachment; filename="zookeeper.jsonl"', "Cache-Control": "no-store"},
     )
 
