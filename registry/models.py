@@ -1,7 +1,9 @@
 """What should stand in ZooKeeper (publications), who runs it (instances), and the registrars that see to both."""
 
 import uuid
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -70,6 +72,8 @@ class Publication(models.Model):
     )  # the incident (see Drift) that may be written over
     repairs = models.IntegerField(_("repairs in the window"), default=0)
     repairs_since = models.DateTimeField(_("window of repairs since"), null=True, blank=True)
+
+    guards: Mapping[str, int] = MappingProxyType({})  # in a registrar: what was known of retirements when this row was read (guarding.py)
 
     objects = PublicationQuerySet.as_manager()
 

@@ -111,7 +111,7 @@ class Observer:
                 self._to_compare.add(event.path)
             elif event.kind == "interrupted":
                 self._watched.discard(event.path)
-            else:
+            elif event.path not in ROOTS:  # their versions count retirements (guarding.py)
                 self._touched.add(event.path)
 
     # --- single nodes ---------------------------------------------------------------------------------------------------

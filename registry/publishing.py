@@ -30,12 +30,13 @@ from kazoo.handlers.threading import KazooTimeoutError
 
 from registry import protection, rendering, repairs
 from registry.deciding import decide
+from registry.guarding import ROOTS, Guards, root_of
 from registry.models import Publication
 from registry.repairs import Sighting
 from registry.statements import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from kazoo.security import ACL
 
@@ -78,6 +79,8 @@ class Batch:
     """Writes of one `multi`; `answer` is None until it is sent."""
 
     writes: list[Write]
+    outdated: list[Write] = field(default_factory=list)  # others have retired something since these rows were read
+    guards: list[str] = field(default_factory=list)
     required: list[str] = field(default_factory=list)
     answer: Any = None
 
@@ -112,6 +115,7 @@ class Publisher:
         self._name = name
         self._prefers = prefers
         self._acl = acl  # of a node that is created
+        self._guards = Guards(zookeeper, acl)
         self._parents: set[str] = set()
         self._operations = MAX_OPERATIONS  # shrinks when the connection breaks over a request: one bad item must end up alone
         self._in_flight = 0
@@ -121,11 +125,16 @@ class Publisher:
         """Believe no longer that parent nodes exist; to be called after a reconnection."""
         self._parents.clear()
 
+    def interrupted(self) -> None:
+        """The connection has changed; safe in any thread. What was read before is read again before it is written."""
+        self._guards.forget()
+
     def publish_due(self) -> Round:
         """Write all that is due. Raises kazoo's exception when the connection is lost; the rows stay due."""
         result, self._in_flight = Round(), 0
         while True:
-            rows = list(Publication.objects.raw(sql("due"), {"limit": ROWS_A_ROUND, "ids": None}))
+            self._guards.learn()
+            rows = self._read(Publication.objects.raw(sql("due"), {"limit": ROWS_A_ROUND, "ids": None}))
             mine = [row for row in rows if not getattr(row, "fresh", False) or self._prefers(row.path)]
             result.skipped_fresh = result.skipped_fresh or len(mine) < len(rows)
             if len(rows) == ROWS_A_ROUND:
@@ -154,7 +163,8 @@ class Publisher:
             try:
                 recording: Future[None] | None = None
                 for start in range(0, len(turns), ROWS_A_ROUND):
-                    rows = list(Publication.objects.raw(sql("due"), {"limit": ROWS_A_ROUND, "ids": turns[start : start + ROWS_A_ROUND]}))
+                    turn = {"limit": ROWS_A_ROUND, "ids": turns[start : start + ROWS_A_ROUND]}
+                    rows = self._read(Publication.objects.raw(sql("due"), turn))
                     sent = self._send(self._wanted(rows, result))
                     moved = self._land_all(flying, result) or moved
                     if recording is not None:
@@ -166,6 +176,14 @@ class Publisher:
             finally:
                 recorder.submit(connection.close)  # its thread's own
         return moved
+
+    def _read(self, lazy: Iterable[Publication]) -> list[Publication]:
+        """Read rows, and keep with each what was known of retirements before."""
+        versions = self._guards.versions()
+        rows = list(lazy)
+        for row in rows:
+            row.guards = versions
+        return rows
 
     def _wanted(self, rows: Sequence[Publication], result: Round) -> list[Write]:
         """The writes that these rows need; the nodes of those in doubt are read first."""
@@ -235,7 +253,8 @@ class Publisher:
     def _send(self, writes: Sequence[Write]) -> list[Batch]:
         """Send in batches, all at once: the server takes them in this order, and which rows depend on others was asked before."""
         batches = [Batch(batch) for batch in self._batches(writes)]
-        if not self._one_by_one:
+        # What comes after a retirement is sent when that is answered: it names the version that the retirement makes.
+        if not self._one_by_one and not any(write.action == "delete" for write in writes):
             for batch in batches:
                 self._commit(batch)
         return batches
@@ -266,7 +285,7 @@ class Publisher:
             cost = 1 + len(write.row.requires)
             if not batches or operations + cost > self._operations or size + write.size > MAX_BYTES:
                 batches.append([])
-                operations = size = 0
+                operations, size = len(ROOTS), 0
             batches[-1].append(write)
             operations += cost
             size += write.size
@@ -275,36 +294,60 @@ class Publisher:
     def _land(self, batch: Batch, again: list[Publication], result: Round) -> bool:
         """See a `multi` through; repeat it without the item that the server names as failed until the rest is done."""
         moved = False
-        while batch.writes:
+        while True:
             if batch.answer is None:
                 self._commit(batch)
-                continue  # it may have lost writes whose parents cannot be made
+            again += self._read(Publication.objects.filter(pk__in=[write.row.pk for write in batch.outdated])) if batch.outdated else ()
+            batch.outdated = []
+            if not batch.writes:
+                return moved
             answers = self._answers(batch)
             failed = next((i for i, answer in enumerate(answers) if _is_cause(answer)), None)
+            conditions = len(batch.guards) + len(batch.required)
             if failed is None:
-                for write, answer in zip(batch.writes, answers[len(batch.required) :], strict=True):
+                for write, answer in zip(batch.writes, answers[conditions:], strict=True):
                     version = None if write.action == "delete" else 0 if write.action == "create" else answer.version
                     result.done.append((write.row, version, True))
+                for root in {root_of(write.row.path) for write in batch.writes if write.action == "delete"} - {None}:
+                    self._guards.retired(str(root))
                 self._operations = min(MAX_OPERATIONS, self._operations * 2)
                 self._one_by_one = self._one_by_one and self._operations < MAX_OPERATIONS
                 return True
-            if failed < len(batch.required):
+            if failed < len(batch.guards):
+                self._guarded(batch, batch.guards[failed], answers[failed])
+            elif failed < conditions:
                 # What these rows need is gone from ZooKeeper: have it looked at, and leave them due.
-                gone = batch.required[failed]
+                gone = batch.required[failed - len(batch.guards)]
                 moved = bool(Publication.objects.filter(path=gone, drifted_at=None).update(drifted_at=Now())) or moved
                 batch.writes = [write for write in batch.writes if gone not in write.row.requires]
             else:
-                self._failed(batch.writes.pop(failed - len(batch.required)), answers[failed], again)
+                self._failed(batch.writes.pop(failed - conditions), answers[failed], again)
             batch.answer = None
-        return moved
+
+    def _guarded(self, batch: Batch, root: str, error: object) -> None:
+        """The condition of a tree does not hold: its rows are older than somebody's retirement, or we may not write there."""
+        if isinstance(error, BadVersionError | NoNodeError):
+            self._guards.refresh(root)
+            return  # the rows are found to be outdated before they are sent again
+        for write in [write for write in batch.writes if root_of(write.row.path) == root]:
+            self._failed(write, error, [])
+            batch.writes.remove(write)
 
     def _commit(self, batch: Batch) -> None:
         """Send a `multi`, unless nothing is left of it."""
-        batch.writes = self._make_parents(batch.writes)
+        holding: list[Write] = []
+        for write in batch.writes:
+            (holding if self._guards.holds(write.row.path, write.row.guards) else batch.outdated).append(write)
+        batch.writes = self._make_parents(holding)
         if not batch.writes:
             return
         batch.required = sorted({path for write in batch.writes if write.action != "delete" for path in write.row.requires})
+        retires: dict[str, bool] = {}
+        for write in batch.writes:
+            if (root := root_of(write.row.path)) is not None:
+                retires[root] = retires.get(root, False) or write.action == "delete"
         transaction = self._zookeeper.transaction()
+        batch.guards = self._guards.add(transaction, retires)
         for path in batch.required:
             transaction.check(path, -1)
         for write in batch.writes:
@@ -336,11 +379,11 @@ class Publisher:
     def _failed(self, write: Write, error: object, again: list[Publication]) -> None:
         row = write.row
         if isinstance(error, BadVersionError | NodeExistsError):
-            again.append(_reread(row))
+            again += self._read(Publication.objects.filter(pk=row.pk))  # meanwhile another registrar may have recorded more
         elif isinstance(error, NoNodeError):
             if write.action == "create":
                 self._parents.discard(row.path.rsplit("/", 1)[0])
-            again.append(_reread(row))
+            again += self._read(Publication.objects.filter(pk=row.pk))
         elif isinstance(error, NotEmptyError):
             self.fail(row, _("Instances are still online below this node; it goes when they are gone."))
         elif isinstance(error, NoAuthError):
@@ -419,8 +462,3 @@ def _write_of(row: Publication, decision: Decision) -> Write:
 def _is_cause(answer: object) -> bool:
     """Whether an item failed by itself and not because another one did."""
     return isinstance(answer, KazooException) and not isinstance(answer, RolledBackError | RuntimeInconsistency)
-
-
-def _reread(row: Publication) -> Publication:
-    """Return the row as it is now; meanwhile another registrar may have recorded more."""
-    return Publication.objects.get(pk=row.pk)

@@ -224,6 +224,7 @@ class Registrar:
         logger.info("zookeeper_state", state=state, session=f"{self._zookeeper.session:x}")
         if state == KazooState.CONNECTED:
             self._prepared = False
+        self._publisher.interrupted()
         self.wake()
 
     def _prefers(self, path: str) -> bool:

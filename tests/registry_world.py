@@ -28,8 +28,11 @@ def wait_for(condition, seconds: float = 40.0, what: str = "the condition"):
 class Lines:
     """A process whose lines are read as they come."""
 
-    def __init__(self, argv: list[str], env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=CHECKOUT)
+    def __init__(self, argv: list[str], env: dict[str, str], *, stdin: bool = False) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            argv, stdin=pipe if stdin else None, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=env, cwd=CHECKOUT
+        )
         self.seen: list[str] = []
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -45,9 +48,12 @@ class Lines:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
-                line = self._lines.get(timeout=left)
+                line = self._lines.get(timeout=min(left, 1.0))
                 if part in line:
                     return line
+                continue
+            if self.process.poll() is not None and not self._reader.is_alive() and self._lines.empty():
+                break
         raise AssertionError(f"no line with {part!r} within {seconds} s; it said:\n" + "\n".join(self.seen[-40:]))
 
     def signal(self, number: int) -> None:
@@ -65,6 +71,8 @@ class Lines:
             code = self.process.wait()
         self._reader.join(5)
         self.process.stdout.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         return code
 
 

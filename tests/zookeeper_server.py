@@ -20,6 +20,7 @@ class ZooKeeperServer:
     def __init__(self, directory: Path, **settings: str) -> None:
         self.directory = directory
         self.port = free_port()
+        self.number = 0  # in an ensemble
         self.process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "zoo.cfg").write_text(
@@ -32,8 +33,13 @@ class ZooKeeperServer:
     def hosts(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self, *options: str) -> "ZooKeeperServer":
+    def launch(self, *options: str) -> None:
+        """Start the process; whether it serves is another matter."""
         found = packages.find()
+        data = self.directory / "data"
+        data.mkdir(exist_ok=True)
+        if self.number:
+            (data / "myid").write_text(str(self.number))
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -47,18 +53,31 @@ class ZooKeeperServer:
                     *options,
                     "-cp",
                     found.zookeeper,
-                    "org.apache.zookeeper.server.ZooKeeperServerMain",
+                    f"org.apache.zookeeper.server.{'quorum.QuorumPeerMain' if self.number else 'ZooKeeperServerMain'}",
                     str(self.directory / "zoo.cfg"),
                 ],
                 stdout=log,
                 stderr=log,
             )
-        until = time.monotonic() + 30
+
+    def mode(self) -> str:
+        """`standalone`, `leader` or `follower`; empty if it does not serve."""
+        answer = b""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as sock:
+            sock.sendall(b"srvr")
+            while chunk := sock.recv(4096):
+                answer += chunk
+        return answer.partition(b"Mode: ")[2].split(b"\n")[0].decode()
+
+    def start(self, *options: str) -> "ZooKeeperServer":
+        self.launch(*options)
+        return self.serving()
+
+    def serving(self) -> "ZooKeeperServer":
+        until = time.monotonic() + 60
         while time.monotonic() < until:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as sock:
-                sock.sendall(b"srvr")
-                if sock.recv(100).startswith(b"Zookeeper version"):
-                    return self
+            if self.mode():
+                return self
             if self.process.poll() is not None:
                 break
             time.sleep(0.05)
@@ -80,6 +99,47 @@ class ZooKeeperServer:
     def wipe(self) -> None:
         self.kill()
         shutil.rmtree(self.directory / "data")
+
+
+class Ensemble:
+    """Three servers that elect a leader."""
+
+    def __init__(self, directory: Path) -> None:
+        peers = {f"server.{number}": f"127.0.0.1:{free_port()}:{free_port()}" for number in (1, 2, 3)}
+        more = {"initLimit": "20", "syncLimit": "10", **peers}
+        self.servers = [ZooKeeperServer(directory / str(number), **more) for number in (1, 2, 3)]
+        for number, server in enumerate(self.servers, 1):
+            server.number = number
+
+    @property
+    def hosts(self) -> str:
+        return ",".join(server.hosts for server in self.servers)
+
+    def start(self) -> "Ensemble":
+        for server in self.servers:
+            if server.process is None or server.process.poll() is not None:
+                server.launch()
+        for server in self.servers:
+            server.serving()
+        return self
+
+    def leader(self) -> ZooKeeperServer:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            for server in self.servers:
+                if server.mode() == "leader":
+                    return server
+            time.sleep(0.05)
+        raise AssertionError("no leader was elected")
+
+    def kill(self) -> None:
+        for server in self.servers:
+            server.kill()
+
+    def wipe(self) -> None:
+        self.kill()
+        for server in self.servers:
+            server.wipe()
 
 
 def free_port() -> int:
