@@ -68,7 +68,7 @@ class NewGateSerializer(serializers.Serializer[Any]):
 
     topic = serializers.CharField(max_length=120, required=False, help_text="a topic, or")
     group = serializers.CharField(max_length=120, required=False, help_text="a consumer group")
-    cluster = serializers.CharField(max_length=120, required=False, default="")
+    cluster = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
     ips = serializers.ListField(
         child=serializers.CharField(max_length=64), required=False, default=list, help_text="addresses of instances"
     )

@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.api import parameters
-from core.errors import conflict
+from core.errors import Problem
 from registry import convergence
 from registry.convergence import Convergence, Goal
 from registry.models import Publication
@@ -105,7 +105,8 @@ class WithPublication:
         self.seen = None  # the version is the thing's, not that of this document
         publication = Publication.objects.filter(path=thing.zookeeper_path).only("path", "generation").first()
         if publication is None:
-            raise conflict("not_published", _("Nothing has been published for this yet."), hint=_("It is when the request is approved."))
+            hint = _("It is when the request is approved.")
+            raise Problem("not_published", _("Nothing has been published for this yet."), status=404, hint=hint)
         return Response(show(request, publication))
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ from clusters import services as clusters
 from clusters.models import Cluster
 from consumers import services as consumers
 from consumers import shadow as shadows
-from registry.models import Drift, Instance, Publication, RegistrarHeartbeat
+from registry.models import Drift, Gate, Instance, Publication, RegistrarHeartbeat
 from topics import services as topics
 
 PASSWORD = "correct horse battery"
@@ -87,6 +87,10 @@ def make_world():
         wanted_generation=1, outcome="waiting",
     )  # fmt: skip
     Drift.objects.create(path="/zms/topic/theirs", edit="unknown", incident="2", data=b"\x00", size=1, session="abc", outcome="left")
+    Gate.objects.create(
+        publication=Publication.objects.get(path="/zms/consumergroup/suspended_group"), cluster="kfk-a", main_cluster="builtin",
+        ips=["10.0.0.9"], opened_by="alice", reason="a try",
+    )  # fmt: skip
     instance(order)
     instance(order, number=2, applied_generation=0)
     instance(order, number=3, plain=True, applied_generation=None, app="", sdk="")

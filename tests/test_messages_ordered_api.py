@@ -8,6 +8,7 @@ from store_world import counts, pull, settle, sql
 from consumers import services as consumers
 from core.audit.models import AuditEntry
 from messages import services
+from registry.releases import Change
 from topics import services as topics
 from topics.models import Topic
 
@@ -61,7 +62,7 @@ def test_without_the_policy_the_message_becomes_a_dead_letter(world):  # noqa: F
 def test_a_change_of_the_policy_reaches_the_store(world):  # noqa: F811
     _topic, group = made(world, on_exhausted="dead_letter")
     with transaction.atomic():
-        consumers.alter(group=group, values={"on_exhausted": "stop_key"}, wanted=None)
+        consumers.alter(group=group, values={"on_exhausted": "stop_key"}, wanted=None, change=Change(author=None, message="x"))
     assert sql("SELECT stop_key FROM mq_group WHERE group_id = %s", group.pk) is True
 
 

@@ -10,6 +10,7 @@ from store_world import Threads, counts, sql, until
 from consumers import services as consumers
 from messages import services
 from messages.api import lookup
+from registry.releases import Change
 
 pytestmark = pytest.mark.usefixtures("_committed")
 KEYS = [f"k{i}" for i in range(30)]
@@ -141,7 +142,7 @@ def test_a_change_of_the_group_switches_it_while_it_runs(world):  # noqa: F811
     send(world, topic)
     first = pull(world, group, "one").body
     with transaction.atomic():
-        consumers.alter(group=group, values={"balance": "shared"}, wanted=None)
+        consumers.alter(group=group, values={"balance": "shared"}, wanted=None, change=Change(author=None, message="x"))
     lookup._groups.clear()
     rest = world.api("POST", f"consumer-groups/{group.name}/pull", {"max": 100}).body
     assert len(first["messages"]) + len(rest["messages"]) == 30

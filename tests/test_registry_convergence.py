@@ -203,7 +203,7 @@ def test_who_runs_the_newest_change(api, active, number):
 def test_what_was_never_published_says_so(api, topic_fields, watching):
     api("POST", "topics", {"name": "order_topic", **topic_fields})
     answer = api("GET", "topics/order_topic/applied")
-    assert (answer.status_code, answer.body["code"]) == (409, "not_published")
+    assert (answer.status_code, answer.body["code"]) == (404, "not_published")
     assert api("GET", "topics/none/applied").status_code == 404
 
 

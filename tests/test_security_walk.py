@@ -407,11 +407,13 @@ def test_a_key_reaches_its_own_application_only(world, whose):
             assert "walkown" not in response.text_now.replace(url, "").replace("walkown_topic", "").replace("walkown_group", "").replace(
                 "walkown-app", ""
             ), url
-    shared = {"me", "topic-list", "consumer-group-list", "bulk"}
+    shared = {"me", "topic-list", "consumer-group-list", "manifest", "bulk"}
     data = {"send", "pull", "acks", "next", "extension", "half-prepare", "half-open", "half-commit", "half-rollback"}
     data |= {"epochs", "transactions", "push", "clients", "client", "client-heartbeat"}
     allowed = (
-        data | {"topic-detail", "topic-retention", "consumer-group-detail", "consumption", "broadcast-instances", "workers"}
+        data
+        | {"topic-detail", "topic-applied", "topic-retention", "consumer-group-detail", "consumer-group-applied"}
+        | {"consumption", "broadcast-instances", "workers"}
         if whose == "own"
         else set()
     )
