@@ -405,18 +405,20 @@ class Filler:
         # One in fifty was gated once; of those every tenth still is, by label, so that its members are looked for.
         self.insert(
             Gate,
-            "registry_publication p WHERE p.root IN ('/zms/topic', '/zms/consumergroup') AND NOT p.deleted AND p.id % 50 = 0",
+            # Numbered anew: ids go on where an earlier data set has left them.
+            """(SELECT *, row_number() OVER (ORDER BY id) AS n FROM registry_publication) p
+               WHERE p.root IN ('/zms/topic', '/zms/consumergroup') AND NOT p.deleted AND p.n % 50 = 0""",
             publication="p.id",
             cluster="'builtin'",
             main_cluster="'kafka-1'",
             ips="'{}'::varchar[]",
             labels="""'{"zone": "a"}'::jsonb""",
-            state="CASE WHEN p.id % 500 = 0 THEN 'open' ELSE 'abandoned' END",
+            state="CASE WHEN p.n % 500 = 0 THEN 'open' ELSE 'abandoned' END",
             generation="p.generation",
-            opened_by="'person-' || p.id % 20",
+            opened_by="'person-' || p.n % 20",
             reason="'try it first'",
             opened_at="p.changed_at",
-            closed_at="CASE WHEN p.id % 500 = 0 THEN NULL ELSE p.changed_at + interval '1 day' END",
+            closed_at="CASE WHEN p.n % 500 = 0 THEN NULL ELSE p.changed_at + interval '1 day' END",
         )
         # Busy topics and groups have many, most have one or none.
         gone = "pg_temp.u(i, 'gone') < 0.15"
