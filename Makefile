@@ -25,8 +25,8 @@ bench:  ## the benchmarks, each beside its floor
 fuzz:  ## throw what the schema allows and forbids at every endpoint, an hour or ARGS seconds
 	@$(SUPERVISOR) fuzz $(ARGS)
 
-soak:  ## kill, stop and freeze everything under load: 50 rounds or ARGS, then the store's and the registrars' tortures at length
-	@MQADMIN_SOAK=$(or $(ARGS),50) $(SUPERVISOR) test -s -k "under_load or torture or model or kill_9_of_senders or sdk_sessions" tests/test_sdk_sessions.py tests/test_system_faults.py tests/test_messages_store_torture.py tests/test_messages_store_model.py tests/test_registry_torture.py
+soak:  ## kill, stop and freeze everything under load: 50 rounds or ARGS, then the tortures of the store, the registrars and a fleet of applications at length
+	@MQADMIN_SOAK=$(or $(ARGS),50) $(SUPERVISOR) test -s -k "under_load or torture or model or fleet_receives or kill_9_of_senders or sdk_sessions" tests/test_sdk_sessions.py tests/test_sdk_following.py tests/test_system_faults.py tests/test_messages_store_torture.py tests/test_messages_store_model.py tests/test_registry_torture.py tests/test_sdk_fleet.py
 
 demo:  ## fill the running instance with life; Ctrl-C ends it
 	@$(SUPERVISOR) demo $(ARGS)

@@ -108,6 +108,10 @@ TABLE: dict[str, Row] = {
     "registry.add_gate": Row("write", ALL, NONE, NONE),
     "registry.change_gate": Row("write", ALL, NONE, NONE),
     "registry.view_instance": Row("read", ALL, OWN, ALL),
+    # Service registries: what an own application provides or uses, with all who do
+    "registry.view_service": Row("read", ALL, OWN, ALL),
+    "registry.view_registration": Row("read", ALL, OWN, ALL),
+    "registry.view_workerid": Row("read", ALL, OWN, ALL),
     "registry.view_zookeeper": Row("read", ALL, NONE, ALL),
     "registry.view_registrarheartbeat": Row("read", ALL, NONE, ALL),
     "registry.view_deployment": Row("read", ALL, NONE, ALL),

@@ -12,7 +12,19 @@ import django
 from django.core.management import call_command
 
 NAMES = ("publication", "store", "rest")
-LARGE = ("console", "fleet", "footprint", "peers", "scale", "spiral")  # only by name: they fill a large data set, or install other software
+LARGE = (
+    "console",
+    "fleet",
+    "footprint",
+    "imports",
+    "metadata",
+    "peers",
+    "scale",
+    "sdk_send",
+    "sdk_consume",
+    "spiral",
+    "tree",
+)  # only by name: they fill a large data set, or install other software
 
 
 def main(names: list[str]) -> int:

@@ -82,6 +82,66 @@ def requests(filler: "Filler") -> None:
     )
 
 
+def service_registries(filler: "Filler") -> None:
+    """A fifth as many services as topics, each with twenty registrations; applications, jobs, worker ids."""
+    from registry.discovery_models import Registration, Service, ServiceEvent, WorkerId
+
+    size = max(8, filler.size.topics // 5)
+    source = f"generate_series(1, {size}) i CROSS JOIN LATERAL (SELECT (ARRAY['dubbo','dubbo','messages','jobs'])[1 + i % 4] AS layout) l"
+    filler.insert(
+        Service,
+        source,
+        id=f"{ROOT} + i",
+        path="'/' || layout || '/com.shop.Service' || i",
+        root="'/' || layout",
+        layout="layout",
+        role="CASE WHEN layout = 'messages' THEN 'producer' ELSE '' END",
+        name="'com.shop.order.Service' || i",
+        providers="10",
+        consumers="CASE WHEN layout = 'dubbo' THEN 5 ELSE 0 END",
+        online="true",
+        online_since="now() - i * interval '1 minute'",
+        leader="CASE WHEN layout = 'jobs' THEN '10.0.0.1@-@' || i ELSE '' END",
+        details="""jsonb_build_object('group', 'PID' || i, 'servers', '10.0.0.9:9876', 'config', '{}', 'candidates', 2,
+                   'resharding', false, 'shards', jsonb_build_array(jsonb_build_object('item', '0', 'state', 'idle', 'instance', '',
+                   'running', '', 'failover', '')))""",
+    )
+    filler.insert(
+        Registration,
+        f"{Service._meta.db_table} s, generate_series(1, 20) i",
+        service="s.id",
+        kind="CASE WHEN s.layout = 'dubbo' THEN CASE WHEN i > 13 THEN 'consumer' ELSE 'provider' END"
+        " WHEN s.layout = 'jobs' THEN 'instance' ELSE 'host' END",
+        key="md5(s.id || '/' || i)",
+        znode="s.path || '/' || i",
+        name="'dubbo://10.0.0.' || i || ':20880/' || s.name",
+        app="'order-service-' || s.id % 100",
+        address="'10.0.0.' || i || ':20880'",
+        session="to_hex(s.id * 20 + i)",
+        polite="i % 2 = 0",
+        czxid="s.id * 20 + i",
+        mzxid="s.id * 20 + i",
+        online="i <= 10 OR i > 15",
+        departure="CASE WHEN i BETWEEN 11 AND 15 THEN (ARRAY['goodbye','lost','removed','unknown'])[1 + i % 4] ELSE '' END",
+        offline_at="CASE WHEN i BETWEEN 11 AND 15 THEN now() - i * interval '1 hour' END",
+    )
+    filler.insert(
+        ServiceEvent,
+        f"{Service._meta.db_table} s, generate_series(1, 30) i",
+        service="s.id",
+        kind="(ARRAY['registered','left','online','offline','leader'])[1 + i % 5]",
+        name="'10.0.0.' || i || ':20880'",
+    )
+    filler.insert(
+        WorkerId,
+        f"generate_series(1, {size}) i",
+        znode="'/paascloud/registry/id/order-service-' || i % 100 || '/10.0.0.' || i",
+        app="'order-service-' || i % 100",
+        host="'10.0.0.' || i",
+        number="i / 2",
+    )
+
+
 def operations(filler: "Filler") -> None:
     """As many as redrives, each with items, some of which failed."""
     from core.operations.models import Operation, OperationItem, OperationStep
@@ -164,4 +224,4 @@ def credentials(filler: "Filler") -> None:
     )
 
 
-ALL = [requests, operations, credentials]
+ALL = [requests, operations, credentials, service_registries]

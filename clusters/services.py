@@ -46,7 +46,7 @@ def create(
     standing: Standing | None = None,
     **limits: int | None,
 ) -> Cluster:
-    """Add a cluster; `standing`: its node, which others have written and which stays as it is.
+    """Add a cluster; `standing`: the node that others have written for it, which stays as it is if it is our own ZooKeeper's.
 
     Raises `invalid_name`, `invalid_kind`, `invalid_address`, `duplicate_name`.
     """
@@ -57,13 +57,10 @@ def create(
     address = check_address(kind, address)
     try:
         with transaction.atomic():
-            cluster = Cluster.objects.create(name=name, kind=kind, address=address, description=description, **_limits(limits))
+            cluster = Cluster.objects.create(name=name, kind=kind, address=address, description=description, **checked_limits(limits))
             record(actor=actor, action="create", kind="cluster", name=name, after=_audited(cluster))
             change = Change(author=actor, message=f"Cluster “{name}” added.")
-            if standing is not None:
-                registry.adopt(node_of(cluster), standing, change=change)
-            else:
-                _publish(cluster, change)
+            registry.bring_many([(node_of(cluster), standing)], change=change)
     except IntegrityError:
         raise conflict(
             "duplicate_name", _("There is a cluster “{name}” already.").format(name=name), hint=_("Choose another name.")
@@ -86,7 +83,7 @@ def change(*, actor: User, cluster: Cluster, address: str, description: str, cha
         cluster = found
         before = _audited(cluster)
         moved = address != cluster.address
-        columns = {"address": address, "description": description, **_limits(limits)}
+        columns = {"address": address, "description": description, **checked_limits(limits)}
         if all(getattr(cluster, name) == value for name, value in columns.items()):
             return cluster
         Cluster.objects.filter(pk=cluster.pk).update(version=F("version") + 1, changed_at=timezone.now(), **columns)
@@ -132,7 +129,7 @@ def _publish(cluster: Cluster, change: Change) -> None:
     registry.publish_many([node_of(cluster)], change=change)
 
 
-def _limits(limits: Mapping[str, int | None]) -> dict[str, int | None]:
+def checked_limits(limits: Mapping[str, int | None]) -> dict[str, int | None]:
     """The limits if they are numbers that make sense. Problem: `invalid`."""
     if unknown := set(limits) - set(LIMITS):
         raise TypeError(f"no such limits: {sorted(unknown)}")

@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.models import User
-from consumers import imports, services  # noqa: F401 - the first registers its kind of operation
+from consumers import imports_work, services  # noqa: F401 - the first registers its kind of operation
 from consumers.models import ConsumerGroup
 from core.api.fields import OptionalReasonSerializer, ReasonSerializer
 from core.approvals.models import State

@@ -13,28 +13,36 @@ from django.utils.translation import gettext_lazy
 from accounts import choices
 from accounts.models import Application, User
 from consumers import imports, manifests
+from consumers.imports_known import Owners
 from consumers.manifests import Entry
 from core.console.pages import FormPage, ReasonForm, attach, person
 from core.errors import Problem
 from registry import trees
 
-MANIFEST, TREE = "manifest", "tree"
+MANIFEST, TREE, EXPORT = "manifest", "tree", "export"
 
 
 class ImportForm(ReasonForm):
     """What is imported, and whose it is."""
 
     source = forms.ChoiceField(
-        choices=[(TREE, gettext_lazy("The tree in ZooKeeper, as ZMS has left it")), (MANIFEST, gettext_lazy("A manifest"))],
-        label=gettext_lazy("From"),
+        choices=[
+            (TREE, gettext_lazy("The tree in ZooKeeper, as ZMS has left it")),
+            (MANIFEST, gettext_lazy("A manifest")),
+            (EXPORT, gettext_lazy("An exported tree")),
+        ],
+        label=gettext_lazy("Source"),
     )
     manifest = forms.CharField(
         required=False,
         strip=False,
         max_length=2_000_000,
         widget=forms.Textarea(attrs={"rows": 10, "spellcheck": "false", "class": "mono"}),
-        label=gettext_lazy("Manifest"),
-        help_text=gettext_lazy("YAML or JSON with clusters, topics and consumer_groups, as “Export” gives it."),
+        label=gettext_lazy("Manifest or exported tree"),
+        help_text=gettext_lazy(
+            "YAML or JSON with clusters, topics and consumer_groups, as “Export” above gives it; or the lines that “Export” of the"
+            " ZooKeeper tree gives."
+        ),
     )
     application = forms.ModelChoiceField(
         queryset=Application.objects.none(),
@@ -57,7 +65,12 @@ class ImportForm(ReasonForm):
         label=gettext_lazy("Owner"),
         help_text=gettext_lazy("Empty: the owner of the application."),
     )
-    field_order = ["source", "manifest", "application", "applications", "owner", "reason"]
+    accept_warnings = forms.BooleanField(
+        required=False,
+        label=gettext_lazy("Do it in spite of the warnings"),
+        help_text=gettext_lazy("Limits of clusters, what they do not know, messages that groups lose with a topic."),
+    )
+    field_order = ["source", "manifest", "application", "applications", "owner", "accept_warnings", "reason"]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,8 +92,11 @@ class ImportForm(ReasonForm):
     def clean(self) -> Any:
         """A manifest where one is meant."""
         cleaned = super().clean()
-        if self.cleaned_data.get("source") == MANIFEST and not self.cleaned_data.get("manifest", "").strip():
+        source, text = self.cleaned_data.get("source"), self.cleaned_data.get("manifest", "").strip()
+        if source == MANIFEST and not text:
             self.add_error("manifest", _("Paste the manifest."))
+        if source == EXPORT and not text:
+            self.add_error("manifest", _("Paste the lines of the exported tree."))
         return cleaned
 
 
@@ -100,13 +116,13 @@ class Import(FormPage):
         """The plan, if there is one."""
         if self.planned is None:
             return {"manifest_url": "/api/v1/manifest?as=yaml"}
-        counts = {action: sum(one.action == action for one in self.planned) for action in ("create", "differs", "same", "refused")}
+        counts = imports.counts(self.planned)
         return {
             "manifest_url": "/api/v1/manifest?as=yaml",
             "plan": counts,
             "to_do": counts["create"] + counts["differs"],
             "told": imports.telling(self.planned),
-            "shown": _shown(self.planned),
+            "shown": imports.digest(self.planned),
         }
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -115,11 +131,11 @@ class Import(FormPage):
         if not form.is_valid():
             return self.page(form)
         try:
-            self.planned = imports.plan(_entries(form), _owners(form))
+            self.planned = imports.plan(_entries(form), _owners(form), accept_warnings=form.cleaned_data["accept_warnings"])
         except Problem as problem:
             attach(form, problem)
             return self.page(form)
-        if "confirm" in request.POST and request.POST.get("shown") == _shown(self.planned):
+        if "confirm" in request.POST and request.POST.get("shown") == imports.digest(self.planned):
             return super().post(request, *args, **kwargs)
         return self.page(form)
 
@@ -127,7 +143,12 @@ class Import(FormPage):
         """Start it and show how far it is."""
         data = form.cleaned_data
         started = imports.start(
-            actor=person(self.request), planned=self.planned or [], owners=_owners(form), source=data["source"], reason=data["reason"]
+            actor=person(self.request),
+            planned=self.planned or [],
+            owners=_owners(form),
+            source=data["source"],
+            reason=data["reason"],
+            accept_warnings=data["accept_warnings"],
         )
         return reverse("admin:operations_detail", args=[started.uid])
 
@@ -138,22 +159,19 @@ class Import(FormPage):
 
 def _entries(form: ImportForm) -> list[Entry]:
     if form.cleaned_data["source"] == TREE:
-        return manifests.from_nodes(trees.read(settings.ZOOKEEPER_HOSTS), standing=True)
+        return manifests.from_nodes(trees.read(settings.ZOOKEEPER_HOSTS))
+    if form.cleaned_data["source"] == EXPORT:
+        return manifests.from_export(form.cleaned_data["manifest"])
     return manifests.from_text(form.cleaned_data["manifest"])
 
 
-def _owners(form: ImportForm) -> imports.Owners:
+def _owners(form: ImportForm) -> Owners:
     application, owner = form.cleaned_data["application"], form.cleaned_data["owner"]
-    return imports.Owners(
+    return Owners(
         application=application.name if application else "",
         prefixes=form.cleaned_data["applications"],
         owner=owner.get_username() if owner else "",
     )
-
-
-def _shown(planned: list[imports.Planned]) -> str:
-    """What a plan comes to: when it is another one than was shown, it is shown again."""
-    return "=".join(str(sum(one.action == action for one in planned)) for action in ("create", "differs", "same", "refused"))
 
 
 urlpatterns = [path("import/", Import.as_view(), name="consumers_import")]

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from accounts.fields import application_field, owner_field
 from consumers import imports, manifests
+from consumers.imports_known import Owners
 from consumers.manifests import Entry
 from core.api.conventions import View
 from core.api.fields import ReasonSerializer
@@ -22,27 +23,33 @@ from core.errors import FieldError, Problem
 from core.operations.api import OperationSerializer, operation_url
 from registry import trees
 
-SOURCES = ["manifest", "tree"]
+SOURCES = ["manifest", "tree", "export"]
 
 
 class ImportSerializer(ReasonSerializer):
     """What is imported, and whose it is."""
 
     source = serializers.ChoiceField(  # type: ignore[assignment]  # a field of the document, not DRF's own
-        choices=SOURCES, help_text="manifest: what the body holds. tree: what stands in our own ZooKeeper."
+        choices=SOURCES, help_text="manifest, export: what the body holds. tree: what stands in our own ZooKeeper."
     )
     manifest = serializers.JSONField(required=False, help_text="As GET /manifest gives it, or a string with it in YAML or JSON.")
+    export = serializers.CharField(
+        required=False, trim_whitespace=False, help_text="A tree as GET /zookeeper/export gives it: a line of JSON for each node."
+    )
     application = application_field(required=False)
     applications = serializers.DictField(
         child=serializers.CharField(max_length=250), required=False, help_text="Application by prefix of a name; the longest counts."
     )
     owner = owner_field(required=False)
+    accept_warnings = serializers.BooleanField(
+        default=False, help_text="Do also what confirmation_needed speaks against: limits of a cluster, messages that are lost."
+    )
 
 
 class PlannedSerializer(serializers.Serializer[Any]):
     """What becomes of one item."""
 
-    kind = serializers.CharField(help_text="clusters, topics or consumer_groups")
+    kind = serializers.CharField(help_text="clusters, topics or consumer_groups; lines for what of an export could not be read")
     name = serializers.CharField()
     action = serializers.CharField(help_text="create, differs or refused; what is the same is only counted")
     changes = serializers.DictField(help_text="Of what differs: field, and its value now and then.")
@@ -89,7 +96,7 @@ class ImportsView(View):
         """A tree is read before any transaction begins."""
         super().initial(request, *args, **kwargs)
         if isinstance(request.data, dict) and request.data.get("source") == "tree":
-            self.entries = manifests.from_nodes(trees.read(settings.ZOOKEEPER_HOSTS), standing=True)
+            self.entries = manifests.from_nodes(trees.read(settings.ZOOKEEPER_HOSTS))
 
     @extend_schema(
         operation_id="imports_create",
@@ -100,30 +107,40 @@ class ImportsView(View):
         """Import clusters, topics and groups. With dry_run only the plan; nothing is written that is so already."""
         fields = validated(ImportSerializer, request)
         entries = self._entries(fields)
-        owners = imports.Owners(
+        owners = Owners(
             application=fields["application"].name if "application" in fields else "",
             prefixes=fields.get("applications", {}),
             owner=fields["owner"].get_username() if "owner" in fields else "",
         )
-        planned = imports.plan(entries, owners)
-        operation = imports.start(actor=actor(request), planned=planned, owners=owners, source=fields["source"], reason=fields["reason"])
+        accept = fields["accept_warnings"]
+        planned = imports.plan(entries, owners, accept_warnings=accept)
+        operation = imports.start(
+            actor=actor(request),
+            planned=planned,
+            owners=owners,
+            source=fields["source"],
+            reason=fields["reason"],
+            accept_warnings=accept,
+        )
         document = {"plan": document_of(planned), "operation": OperationSerializer(operation, context={"request": request}).data}
         return Response(document, status=202, headers={"Location": operation_url(request, operation)})
 
     def _entries(self, fields: Mapping[str, Any]) -> Sequence[Entry]:
-        if (fields["source"] == "manifest") != ("manifest" in fields):
-            detail = _("A manifest goes with the source “manifest”, and only with it.")
-            raise Problem("invalid", detail, errors=[FieldError("/manifest", detail)])
+        for name in ("manifest", "export"):
+            if (fields["source"] == name) != (name in fields):
+                detail = _("“{name}” goes with the source “{name}”, and only with it.").format(name=name)
+                raise Problem("invalid", detail, errors=[FieldError(f"/{name}", detail)])
         if fields["source"] == "tree":
             return self.entries
+        if fields["source"] == "export":
+            return manifests.from_export(fields["export"])
         given = fields["manifest"]
         return manifests.from_text(given) if isinstance(given, str) else manifests.from_document(given)
 
 
 def document_of(planned: Sequence[imports.Planned]) -> dict[str, Any]:
     """A plan as it is told."""
-    counts = {action: sum(one.action == action for one in planned) for action in ("create", "differs", "same", "refused")}
-    return {**counts, "items": [_item(one) for one in imports.telling(planned)]}
+    return {**imports.counts(planned), "items": [_item(one) for one in imports.telling(planned)]}
 
 
 def _item(one: imports.Planned) -> dict[str, Any]:

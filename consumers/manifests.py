@@ -1,9 +1,11 @@
-"""What clusters, topics and groups are, apart from any deployment: a manifest, or the nodes of a tree; read strictly, item by item.
+"""What clusters, topics and groups are, apart from any deployment: a manifest, the nodes of a tree, or an exported tree; read strictly.
 
 An item that is wrong carries its problem and is refused with it; the others go on.
 """
 
+import base64
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +20,14 @@ from consumers.models import ConsumerGroup
 from consumers.requests import FIELDS as GROUP_FIELDS
 from core.approvals.models import State
 from core.errors import FieldError, Problem
+from registry import trees
 from registry.trees import Standing
 from topics.models import Topic
 from topics.requests import CreateTopic
 from topics.requests import values_of as topic_values
 
 KINDS = ("clusters", "topics", "consumer_groups")  # in the order in which one depends on the other
+LINES = "lines"  # the kind of what of an exported tree could not be read
 MAX_ITEMS = 100_000
 #: The fields of an item besides its name, with their JSON types; a limit may be null as well.
 FIELDS: Mapping[str, Mapping[str, type]] = {
@@ -31,6 +35,7 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     "topics": {"cluster": str, **{name: field.type for name, field in CreateTopic.fields.items()}, "purpose": str},
     "consumer_groups": {**{name: field.type for name, field in GROUP_FIELDS.items()}, "suspended": bool, "purpose": str},
 }
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _WORDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list"}
 _KNOWN = {  # the keys of ZMS in the nodes of each kind
     "clusters": ("bootAddr", "brokerType"),
@@ -42,7 +47,7 @@ _TYPES = {"topics": "topic", "consumer_groups": "consumergroup"}
 
 @dataclass(slots=True)
 class Entry:
-    """One thing that shall be there: what is said of it, the node that stands if there is one, and what is wrong with it."""
+    """One thing that shall be there: what is said of it, the node that says it if it was one, and what is wrong with it."""
 
     kind: str
     name: str
@@ -54,6 +59,11 @@ class Entry:
     def key(self) -> str:
         """Its name for people, with what it is."""
         return f"{self.kind}/{self.name}"
+
+    @property
+    def order(self) -> int:
+        """The number of its kind among `KINDS`: what it depends on has a lower one."""
+        return KINDS.index(self.kind) if self.kind in KINDS else 0
 
 
 def from_text(text: str) -> list[Entry]:
@@ -81,18 +91,55 @@ def from_document(document: Any) -> list[Entry]:
     return _once(entries)
 
 
-def from_nodes(nodes: Iterable[Standing], *, standing: bool) -> list[Entry]:
-    """The items that the nodes of a tree describe; `standing`: they stand in our ZooKeeper, so they need not be written."""
+def from_nodes(nodes: Iterable[Standing]) -> list[Entry]:
+    """The items that the nodes of a tree describe."""
+    return _once([_of_node(node) for node in nodes])
+
+
+def from_export(text: str) -> list[Entry]:
+    """The items of a tree as it is exported: a line of JSON for each node. Shadow groups are left out: they end by themselves."""
     entries = []
-    for node in nodes:
-        kind = {"cluster": "clusters", "topic": "topics", "consumergroup": "consumer_groups"}[node.root.rpartition("/")[2]]
-        entry = Entry(kind, node.name, node=node if standing else None)
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            entry.fields = _fields_of(kind, node)
-        except Problem as problem:
-            entry.problem = problem
-        entries.append(entry)
-    return _once(entries)
+            node = _node_in(line)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:  # what is no JSON, no base64 or no Unicode is a ValueError
+            problem = Problem("broken_line", _("Line {n} is no node: {why}").format(n=number, why=str(error)[:200]))
+            entries.append(Entry(LINES, f"#{number}", problem=_storable(problem)))
+            continue
+        if node is not None:
+            entries.append(_of_node(node))
+    if not entries:
+        detail = _("There is no node in it.")
+        raise Problem("invalid_export", detail, errors=[FieldError("/export", detail)])
+    return _once(sorted(entries, key=lambda entry: entry.order))
+
+
+def _node_in(line: str) -> Standing | None:
+    """The node of a line; None for one that is not imported. Raises ValueError or TypeError."""
+    row = json.loads(line)
+    path, text = row["path"], row.get("data")
+    if not isinstance(path, str) or ("base64" in row) == isinstance(text, str):
+        raise ValueError(_("It needs a path, and either data or base64."))
+    if path.startswith(trees.SHADOWS):
+        return None
+    if path.rpartition("/")[0] not in trees.IMPORTED or _UNSTORABLE.search(path):
+        raise ValueError(_("“{path}” is not a path of a cluster, topic or group.").format(path=path[:200]))
+    data = text.encode() if isinstance(text, str) else base64.b64decode(row["base64"], validate=True)
+    return trees.parsed(path, data, 0, elsewhere=True)
+
+
+def _of_node(node: Standing) -> Entry:
+    kind = {"cluster": "clusters", "topic": "topics", "consumergroup": "consumer_groups"}[node.root.rpartition("/")[2]]
+    entry = Entry(kind, node.name, node=node)
+    try:
+        entry.fields = _fields_of(kind, node)
+        for name, value in entry.fields.items():
+            _check_text(name, value)
+    except Problem as problem:
+        entry.problem = _storable(problem)
+    return entry
 
 
 def document_of(user: User) -> dict[str, list[dict[str, Any]]]:
@@ -152,7 +199,7 @@ class _Loader(yaml.SafeLoader):
 
 def _entry(kind: str, row: Any, number: int) -> Entry:
     name = row.get("name") if isinstance(row, dict) else None
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or _UNSTORABLE.search(name):
         named = Entry(kind, f"#{number + 1}")
         named.problem = Problem("invalid", _("An item is an object with a name."), errors=[FieldError(f"/{kind}/{number}/name", "?")])
         return named
@@ -160,7 +207,7 @@ def _entry(kind: str, row: Any, number: int) -> Entry:
     try:
         _check_types(kind, entry.fields)
     except Problem as problem:
-        entry.problem = problem
+        entry.problem = _storable(problem)
     return entry
 
 
@@ -177,9 +224,29 @@ def _check_types(kind: str, fields: Mapping[Any, Any]) -> None:
         if type(value) is not known[name] and not (value is None and name in LIMITS):
             detail = _("“{name}” must be {kind}.").format(name=name, kind=_WORDS[known[name]])
             raise Problem("invalid", detail, errors=[FieldError(f"/{name}", detail)])
-        if "\x00" in json.dumps(value, ensure_ascii=False) or "\\u0000" in json.dumps(value):
-            detail = _("Null characters are not allowed.")
-            raise Problem("invalid", detail, errors=[FieldError(f"/{name}", detail)])
+        _check_text(name, value)
+
+
+def _check_text(name: str, value: Any) -> None:
+    """Refuse what Postgres does not store: NUL, and half of a surrogate pair."""
+    if _UNSTORABLE.search(_texts(value)):
+        detail = _("Null characters, and halves of characters, are not allowed.")
+        raise Problem("invalid", detail, errors=[FieldError(f"/{name}", detail)])
+
+
+def _storable(problem: Problem) -> Problem:
+    """It may quote what cannot be stored."""
+    problem.detail = _UNSTORABLE.sub("\ufffd", str(problem.detail))
+    return problem
+
+
+def _texts(value: Any) -> str:
+    """All text within, keys included."""
+    if isinstance(value, Mapping):
+        return "".join(_texts(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return "".join(map(_texts, value))
+    return value if isinstance(value, str) else ""
 
 
 def _once(entries: list[Entry]) -> list[Entry]:

@@ -92,19 +92,20 @@ def _check_start(payload: Mapping[str, Any]) -> None:
 
 def dropped_warnings(group: ConsumerGroup, topics: list[str]) -> list[str]:
     """What is lost with topics that a group drops: messages that wait or are to be tried again."""
-    found = []
-    for topic in Topic.objects.filter(name__in=topics).order_by("name"):
-        left = builtin.backlog_of(group_id=group.pk, topic_id=topic.pk)
-        number = left.waiting + left.later
-        if number:
-            found.append(
-                ngettext(
-                    "{topic}: {n} message that waits will be skipped or given up.",
-                    "{topic}: {n} messages that wait will be skipped or given up.",
-                    number,
-                ).format(topic=topic.name, n=f"{number:,}")
-            )
-    return found
+    rows = list(Topic.objects.filter(name__in=topics).order_by("name").only("name"))
+    left = builtin.backlogs_of([(group.pk, topic.pk) for topic in rows])
+    return [text for topic in rows if (text := dropped_warning(topic, left[group.pk, topic.pk]))]
+
+
+def dropped_warning(topic: Topic, left: builtin.Backlog) -> str:
+    """What is lost with one of them, in words; empty: nothing."""
+    number = left.waiting + left.later
+    text = ngettext(
+        "{topic}: {n} message that waits will be skipped or given up.",
+        "{topic}: {n} messages that wait will be skipped or given up.",
+        number,
+    )
+    return text.format(topic=topic.name, n=f"{number:,}") if number else ""
 
 
 class GroupKind(Kind):

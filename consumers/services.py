@@ -23,7 +23,6 @@ from core.errors import FieldError, Problem, conflict
 from registry import gates
 from registry import services as registry
 from registry.releases import Change
-from registry.trees import Standing
 from topics.models import Topic
 from topics.services import check_nobody_uses, named, request_of, validate
 
@@ -130,30 +129,22 @@ def _again(group: ConsumerGroup) -> ConsumerGroup:
     return group
 
 
-def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: int | None, standing: Standing | None = None) -> None:
-    """Make a pending group known to the store and publish it; in the transaction of its approval. Actor None: a policy.
-
-    Request None: it is imported; its node may be `standing` there already, and stays as it is.
-    """
+def activate(*, actor: User | None, group: ConsumerGroup, reason: str, request: int) -> None:
+    """Make a pending group known to the store and publish it; in the transaction of its approval. Actor None: a policy."""
     approvals.move(thing=group, expected=State.PENDING, to=State.ACTIVE, values=approvals.decision(actor=actor, reason=reason))
     subscriptions = list(group.subscriptions.select_related("topic"))
     _lock_clusters(lock_active([subscription.topic.name for subscription in subscriptions]))
     # The store knows every group, wherever its topics are: delayed and dead messages of all of them live in it.
     builtin.create_group(group_id=group.pk, max_attempts=group.max_attempts, backoff_ms=group.backoffs_ms, suspended=group.suspended)
     builtin.set_ceiling(group_id=group.pk, max_outstanding=group.max_outstanding)
-    _set_broadcast(group)
+    set_broadcast(group)
     builtin.set_exhaustion(group_id=group.pk, stop_key=group.on_exhausted == OnExhausted.STOP_KEY)
     builtin.set_balance(group_id=group.pk, sticky=group.balance == Balance.STICKY)
     for subscription in subscriptions:
         _subscribe(group, subscription.topic_id, subscription.tags)
     push.ensure_secret(group)
-    action = "import" if request is None else "approve"
-    record(actor=actor, action=action, kind="consumer group", name=group.name, after={"request": request}, reason=reason)
-    change = Change(author=actor, message=reason or f"Request {request} approved.")
-    if standing is not None:
-        registry.adopt(nodes_of([group.name])[0], standing, change=change)
-    else:
-        publish(group, change)
+    record(actor=actor, action="approve", kind="consumer group", name=group.name, after={"request": request}, reason=reason)
+    publish(group, Change(author=actor, message=reason or f"Request {request} approved."))
 
 
 def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple[Topic, str]] | None, change: Change) -> None:
@@ -175,7 +166,7 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
         suspended=group.suspended,
         max_outstanding=group.max_outstanding,
     )
-    _set_broadcast(group)
+    set_broadcast(group)
     builtin.set_exhaustion(group_id=group.pk, stop_key=group.on_exhausted == OnExhausted.STOP_KEY)
     builtin.set_balance(group_id=group.pk, sticky=group.balance == Balance.STICKY)
     if wanted is not None:
@@ -191,17 +182,19 @@ def alter(*, group: ConsumerGroup, values: Mapping[str, Any], wanted: list[tuple
     publish(group, change)
 
 
-def _start(group: ConsumerGroup) -> Literal["earliest", "latest"]:
+def start_in_store(group: ConsumerGroup) -> Literal["earliest", "latest"]:
+    """Where the group begins on a topic, in the store's words."""
     return "latest" if group.consume_from == ConsumeFrom.LATEST else "earliest"
 
 
-def _set_broadcast(group: ConsumerGroup) -> None:
+def set_broadcast(group: ConsumerGroup) -> None:
+    """Tell the store of a broadcast group that it is one, before its first subscription."""
     if group.mode == ConsumerGroup.Mode.BROADCAST:
-        builtin.set_broadcast(group_id=group.pk, instance_ttl_hours=group.instance_ttl_hours, consume_from=_start(group))
+        builtin.set_broadcast(group_id=group.pk, instance_ttl_hours=group.instance_ttl_hours, consume_from=start_in_store(group))
 
 
 def _subscribe(group: ConsumerGroup, topic_id: int, expression: str) -> None:
-    builtin.subscribe(group_id=group.pk, topic_id=topic_id, tag_expression=expression, consume_from=_start(group))
+    builtin.subscribe(group_id=group.pk, topic_id=topic_id, tag_expression=expression, consume_from=start_in_store(group))
 
 
 def _lock_clusters(topics: Mapping[str, Topic]) -> None:
@@ -315,6 +308,14 @@ def _set_suspended(*, actor: User, group: ConsumerGroup, suspended: bool, reason
 
 def check_subscriptions(subscriptions: Wanted) -> list[tuple[Topic, str]]:
     """The topics with their filters, locked against being retired; refused with a pointer to the row that is wrong."""
+    check_rows(subscriptions)
+    topics = lock_active([name for name, _expression in subscriptions])
+    check_expressions(subscriptions, topics)
+    return [(topics[name], expression.strip() or "*") for name, expression in subscriptions]
+
+
+def check_rows(subscriptions: Wanted) -> None:
+    """Check what subscriptions say by themselves, whatever topics there are."""
     if not subscriptions:
         detail = _("Name at least one topic.")
         raise Problem("invalid", detail, errors=[FieldError("/subscriptions", detail)])
@@ -327,13 +328,15 @@ def check_subscriptions(subscriptions: Wanted) -> list[tuple[Topic, str]]:
             detail = _("The topic “{name}” is there twice.").format(name=name)
             raise Problem("duplicate_subscription", detail, errors=[FieldError(f"/subscriptions/{position}/topic", detail)])
         tags.parse(expression, pointer=f"/subscriptions/{position}/tags")
-    topics = lock_active(names)
+
+
+def check_expressions(subscriptions: Wanted, topics: Mapping[str, Topic]) -> None:
+    """Refuse what the clusters of these topics do not know."""
     for position, (name, expression) in enumerate(subscriptions):
         if expression.strip().startswith("~") and not _built_in(topics[name]):
             hint = _("Only the built-in store knows regular expressions; “{name}” lies elsewhere. Use a list of tags.").format(name=name)
             detail = _("“{expression}” is not a valid tag expression.").format(expression=expression[:300])
             raise Problem("invalid_tag_expression", detail, hint=hint, errors=[FieldError(f"/subscriptions/{position}/tags", hint)])
-    return [(topics[name], expression.strip() or "*") for name, expression in subscriptions]
 
 
 def _built_in(topic: Topic) -> bool:
@@ -362,9 +365,9 @@ def store_subscriptions(group: ConsumerGroup, wanted: list[tuple[Topic, str]]) -
     )
 
 
-def check_fields(group: ConsumerGroup) -> None:
-    """Check the fields of a group; raises `invalid` with a pointer for each."""
-    validate(group)
+def check_fields(group: ConsumerGroup, *, but_for: Collection[str] = ()) -> None:
+    """Check the fields of a group, but for these; raises `invalid` with a pointer for each."""
+    validate(group, but_for=but_for)
     push.check_form(group.push_url)
     if group.push_url and group.mode == ConsumerGroup.Mode.BROADCAST:
         detail = _("A webhook is one receiver; a broadcast group has instances that pull.")

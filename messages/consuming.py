@@ -13,7 +13,7 @@ from core.errors import FieldError, Problem, conflict, not_found
 from messages import balancing
 from messages import broadcast as broadcasts
 from messages.db import fetch
-from messages.names import topic_name
+from messages.names import topic_name, topic_order
 from messages.types import NO_HEADERS, STATUS_WORDS, Batch, Delivery, Outcome, Settled
 
 log = structlog.get_logger(__name__)
@@ -208,7 +208,8 @@ def _batch(group_id: int, rows: list[Any]) -> tuple[Batch, int]:
         )
         for r in rows[:-1]
     ]
-    return Batch(broadcasts.lease_name(group_id, token), until, messages), 0
+    ordered = {name: order for topic_id, name in topics.items() if (order := topic_order(topic_id))}
+    return Batch(broadcasts.lease_name(group_id, token), until, messages, ordered=ordered), 0
 
 
 def _check_pull(limit: int, visibility_ms: int) -> None:

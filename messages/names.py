@@ -10,6 +10,7 @@ from topics.models import Topic
 
 UNKNOWN_FOR = 5.0  # seconds before a topic that is not there is looked for again
 _names: dict[int, str] = {}
+_orders: dict[int, str | None] = {}  # of the topics whose names are known; fixed from a topic's request on
 _unknown: dict[int, float] = {}
 _private: dict[int, int] = {}
 
@@ -28,25 +29,35 @@ def topic_name(topic_id: int) -> str:
     topic_id = topic_of(topic_id)
     name = _names.get(topic_id)
     if name is None and _unknown.get(topic_id, 0.0) < time.monotonic():
-        name = Topic.objects.filter(pk=topic_id).values_list("name", flat=True).first()
-        if name is not None:
-            _names[topic_id] = name
-        else:
-            _unknown[topic_id] = time.monotonic() + UNKNOWN_FOR
+        _look_up({topic_id})
+        name = _names.get(topic_id)
     return name or str(topic_id)
+
+
+def topic_order(topic_id: int) -> str | None:
+    """Which messages of the topic are in one order: those with the same sharding key (`key`), all (`topic`), or none."""
+    topic_name(topic_id)
+    return _orders.get(topic_of(topic_id))
 
 
 def topic_names(topic_ids: Iterable[int]) -> None:
     """Have the names of these topics at hand: one query for all that are not known yet, before a page asks for each."""
     wanted = set(map(topic_of, topic_ids)) - set(_names)
     if wanted:
-        _names.update(Topic.objects.filter(pk__in=wanted).values_list("pk", "name"))
-        _unknown.update(dict.fromkeys(wanted - set(_names), time.monotonic() + UNKNOWN_FOR))
+        _look_up(wanted)
+
+
+def _look_up(wanted: set[int]) -> None:
+    for pk, name, ordered, scope in Topic.objects.filter(pk__in=wanted).values_list("pk", "name", "ordered", "order_scope"):
+        _orders[pk] = scope if ordered else None
+        _names[pk] = name
+    _unknown.update(dict.fromkeys(wanted - set(_names), time.monotonic() + UNKNOWN_FOR))
 
 
 def forget() -> None:
     """Know no names; for tests, which roll topics back."""
     _names.clear()
+    _orders.clear()
     _unknown.clear()
     _private.clear()
     broadcast.forget_all()

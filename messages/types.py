@@ -72,6 +72,7 @@ class Batch:
 
     empty, suspended, not_subscribed, retired, or outstanding: as many are in the workers' hands as may be; of a sticky group also
     parked: what comes next belongs to other workers, for whom as much is parked as may be. `worker` is who asked, in a sticky group.
+    `ordered` names the ordered topics among the messages', and what is in one order: `key` or `topic`.
     """
 
     lease: str | None
@@ -79,6 +80,7 @@ class Batch:
     messages: list[Delivery]
     reason: str | None = None
     worker: int | None = None
+    ordered: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -81,6 +81,19 @@ def zookeeper_access(**_kwargs: Any) -> list[CheckMessage]:
     return []
 
 
+@register("security")
+def registry_roots(**_kwargs: Any) -> list[CheckMessage]:
+    """E024: roots of service registries that registrars cannot follow."""
+    from registry import discovery_layouts
+
+    try:
+        discovery_layouts.trees(settings.REGISTRY_DUBBO, settings.REGISTRY_MESSAGES, settings.REGISTRY_JOBS)
+    except ValueError as error:
+        how = "MQADMIN_REGISTRY_DUBBO, _MESSAGES and _JOBS name nodes beside mqadmin's own, none of them inside another: /dubbo,/jobs/shop"
+        return [Error(str(error), hint=how, id="mqadmin.E024")]
+    return []
+
+
 @register("database", deploy=True)
 def audit_search(*, databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """W015: without trigrams a search of the audit reads it entry by entry."""

@@ -39,9 +39,25 @@ GAUGES = [
     ),
     (
         "mqadmin_instances_online",
-        "SDK instances online",
+        "SDK instances online; none of them while no registrar watches ZooKeeper, since nobody knows then",
         "role",
-        "SELECT role, count(*) FROM registry_instance WHERE online GROUP BY role",
+        """SELECT o.role, count(i.id) FROM unnest(ARRAY['producer', 'consumer', 'shadow']) AS o(role)
+             LEFT JOIN registry_instance i ON i.online AND i.role = o.role
+            WHERE EXISTS (SELECT FROM registry_registrarheartbeat r
+                           WHERE r.beat_at > now() - interval '6 seconds' AND r.zookeeper = 'connected' AND r.watch = 'live')
+            GROUP BY o.role""",
+    ),
+    (
+        "mqadmin_registrations_online",
+        "Registrations in service registries, by kind",
+        "kind",
+        "SELECT kind, count(*) FROM registry_registration WHERE online GROUP BY kind",
+    ),
+    (
+        "mqadmin_services_wanted",
+        "Services of service registries that are used and that nobody provides",
+        "",
+        "SELECT '', count(*) FROM registry_service WHERE providers = 0 AND consumers > 0",
     ),
     (
         "mqadmin_registrar_heartbeat_age_seconds",

@@ -151,6 +151,10 @@ ZOOKEEPER_ACL = env.str("ZOOKEEPER_ACL", default="").strip() or ("protected" if 
 ZOOKEEPER_TLS_CA = env.str("ZOOKEEPER_TLS_CA", default="").strip()
 ZOOKEEPER_TLS_CERT = env.str("ZOOKEEPER_TLS_CERT", default="").strip()
 ZOOKEEPER_TLS_KEY = env.str("ZOOKEEPER_TLS_KEY", default="").strip()
+# Service registries of other programs that registrars follow: the nodes below which each stands, by layout.
+REGISTRY_DUBBO = env.list("MQADMIN_REGISTRY_DUBBO", default=["/dubbo"])
+REGISTRY_MESSAGES = env.list("MQADMIN_REGISTRY_MESSAGES", default=["/paascloud/registry"])
+REGISTRY_JOBS = env.list("MQADMIN_REGISTRY_JOBS", default=[])
 
 # --- Celery: a task is only a wake-up call, the work to do is a row in Postgres ----------------------------------------
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="redis://127.0.0.1:6379/0").strip()
@@ -349,6 +353,11 @@ SPECTACULAR_SETTINGS = {
         "ReleaseKind": "registry.models.Release.Kind",
         "GateState": "registry.models.Gate.State",
         "ForeignEdit": "registry.models.Edit",
+        "ProducerOrConsumer": "registry.discovery_models.Service.Role",
+        "ServiceLayout": "registry.discovery_models.Service.Layout",
+        "ServiceEventKind": "registry.discovery_models.ServiceEvent.Kind",
+        "RegistrationKind": "registry.discovery_models.Registration.Kind",
+        "Departure": "registry.discovery_models.Departure",
     },
 }
 

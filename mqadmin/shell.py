@@ -19,6 +19,7 @@ from consumers.models import ConsumerGroup, ShadowTask
 from core.approvals.models import Request, State
 from core.console.counting import count_all
 from core.operations.models import Operation
+from registry.discovery_models import Service
 from registry.models import Drift, Gate, Instance, Publication, RegistrarHeartbeat
 from topics.models import Topic
 
@@ -155,6 +156,47 @@ SECTIONS: list[tuple[Any, list[Entry]]] = [
                 count=lambda user: Gate.objects.restrict(user).standing(),
             ),
             Entry("storage", "folder", gettext_lazy("Storage"), "messages_storage", "b", "mq_messages.view_storage"),
+        ],
+    ),
+    (
+        gettext_lazy("Registry"),
+        [
+            Entry(
+                "services",
+                "branch",
+                gettext_lazy("Services"),
+                "registry_services",
+                "r",
+                "registry.view_service",
+                count=lambda user: Service.objects.restrict(user).laid_out("dubbo"),
+            ),
+            Entry(
+                "producers",
+                "send",
+                gettext_lazy("Messaging apps"),
+                "registry_producers",
+                "u",
+                "registry.view_service",
+                count=lambda user: Service.objects.restrict(user).laid_out("messages"),
+            ),
+            Entry(
+                "jobs",
+                "operation",
+                gettext_lazy("Jobs and leaders"),
+                "registry_jobs",
+                "x",
+                "registry.view_service",
+                count=lambda user: Service.objects.restrict(user).laid_out("jobs"),
+            ),
+            Entry(
+                "registrations",
+                "instance",
+                gettext_lazy("Registrations"),
+                "registry_registrations",
+                "n",
+                "registry.view_registration",
+            ),
+            Entry("worker-ids", "key", gettext_lazy("Worker ids"), "registry_worker_ids", "w", "registry.view_workerid"),
         ],
     ),
     (

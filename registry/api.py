@@ -14,7 +14,7 @@ from rest_framework.routers import BaseRouter
 
 from core.api import parameters
 from core.api.views import ReadViewSet
-from registry import api_tree, convergence, services
+from registry import api_discovery, api_tree, convergence, services
 from registry.api_drift import DriftPolicyViewSet, DriftViewSet
 from registry.api_gates import GateViewSet
 from registry.api_releases import ReleaseViewSet
@@ -249,10 +249,11 @@ class RegistrarSerializer(serializers.ModelSerializer[RegistrarHeartbeat]):
 
     alive = serializers.BooleanField(source="is_alive", help_text="Its heart has beaten within the last 6 seconds.")
     watching = serializers.BooleanField(source="is_watching", help_text="It sees every change in ZooKeeper as it happens.")
+    discovery = serializers.CharField(help_text="Its watch on the service registries: live, comparing, none, or off where it follows none.")
 
     class Meta:
         model = RegistrarHeartbeat
-        fields = ["id", "host", "pid", "session", "zookeeper", "watch", "alive", "watching", "error", "started_at", "beat_at"]
+        fields = ["id", "host", "pid", "session", "zookeeper", "watch", "discovery", "alive", "watching", "error", "started_at", "beat_at"]
 
 
 class RegistrarViewSet(ReadViewSet):
@@ -276,6 +277,7 @@ def register(router: BaseRouter) -> None:
     router.register("drift-policies", DriftPolicyViewSet, basename="drift-policy")
     router.register("registrars", RegistrarViewSet, basename="registrar")
     router.register("instances", InstanceViewSet, basename="instance")
+    api_discovery.register(router)
 
 
 urlpatterns = api_tree.urlpatterns

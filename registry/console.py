@@ -19,7 +19,17 @@ from core.console.lists import ListPage, View
 from core.console.pages import Page, get, person
 from core.console.slots import Column
 from mqadmin_sdk.zk import properties
-from registry import console_drift, console_gates, console_instances, console_releases, console_tree, convergence, rendering, services
+from registry import (
+    console_discovery,
+    console_drift,
+    console_gates,
+    console_instances,
+    console_releases,
+    console_tree,
+    convergence,
+    rendering,
+    services,
+)
 from registry.models import Drift, Instance, Publication
 
 
@@ -174,4 +184,5 @@ urlpatterns = [
     *console_instances.urlpatterns,
     *console_releases.urlpatterns,
     *console_gates.urlpatterns,
+    *console_discovery.urlpatterns,
 ]

@@ -6,10 +6,12 @@ import time
 import uuid
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 from kazoo.exceptions import KazooException
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.hosts import collect_hosts
 
+from core.errors import Problem
 from mqadmin_sdk.zk import Access, Client
 
 
@@ -26,6 +28,17 @@ def access() -> Access:
 def connect(hosts: str, *, timeout: float) -> Client:
     """A client of ours, not yet started. Whatever of the server touches ZooKeeper gets it here."""
     return Client(hosts, timeout=timeout, access=access())
+
+
+def away(why: str) -> Problem:
+    """The problem of a look into ZooKeeper that comes to nothing."""
+    return Problem(
+        "zookeeper_away",
+        _("ZooKeeper does not answer: {why}.").format(why=why),
+        status=503,
+        hint=_("What mqadmin wants there stands among the publications; ask again when ZooKeeper is back."),
+        headers={"Retry-After": "2"},
+    )
 
 
 def ask(host: str, port: int, word: bytes, timeout: float = 3.0) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kazoo.exceptions import NoNodeError
 
-from mqadmin_sdk.zk import paths
+from registry.roots import PATHS, root_path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from kazoo.security import ACL
 
     from mqadmin_sdk.zk import Client
-
-ROOTS = (paths.CLUSTERS, paths.TOPICS, paths.GROUPS, paths.SHADOW)
 
 
 @dataclass(slots=True)
@@ -46,7 +44,7 @@ class Guards:
 
     def learn(self) -> None:
         """Know all of them."""
-        for root in ROOTS:
+        for root in PATHS:
             if root not in self._known:
                 self.refresh(root)
 
@@ -66,7 +64,7 @@ class Guards:
 
     def holds(self, path: str, versions: Mapping[str, int]) -> bool:
         """Whether nobody else is known to have retired anything in the path's tree since these versions stood."""
-        root = root_of(path)
+        root = root_path_of(path)
         if root is None:
             return True
         known = self._known.get(root)
@@ -86,8 +84,3 @@ class Guards:
         """A retirement of our own is done."""
         if (known := self._known.get(root)) is not None:
             known.version += 1
-
-
-def root_of(path: str) -> str | None:
-    """The root whose version guards a path; None for a path in no tree of ours."""
-    return next((root for root in ROOTS if path.startswith(f"{root}/")), None)

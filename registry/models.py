@@ -1,9 +1,7 @@
 """What should stand in ZooKeeper (publications), who runs it (instances), and the registrars that see to both."""
 
 import uuid
-from collections.abc import Mapping
 from datetime import timedelta
-from types import MappingProxyType
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -14,6 +12,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from registry import discovery_models as discovery_models  # noqa: PLC0414 - Django finds it here
 from registry import rendering
 from registry.drift_models import DriftPolicy as DriftPolicy  # noqa: PLC0414 - Django, and others, find it here
 from registry.drift_models import TreeCheck as TreeCheck  # noqa: PLC0414 - as above
@@ -72,8 +71,6 @@ class Publication(models.Model):
     )  # the incident (see Drift) that may be written over
     repairs = models.IntegerField(_("repairs in the window"), default=0)
     repairs_since = models.DateTimeField(_("window of repairs since"), null=True, blank=True)
-
-    guards: Mapping[str, int] = MappingProxyType({})  # in a registrar: what was known of retirements when this row was read (guarding.py)
 
     objects = PublicationQuerySet.as_manager()
 
@@ -443,6 +440,7 @@ class RegistrarHeartbeat(models.Model):
     beat_at = models.DateTimeField(_("last heartbeat"), default=timezone.now)
     zookeeper = models.CharField(_("ZooKeeper"), max_length=16, default="", blank=True)  # connected, suspended, lost, refused
     watch = models.CharField(_("watch"), max_length=16, default="", blank=True)  # live, comparing, none
+    discovery = models.CharField(_("service registries"), max_length=16, db_default="", default="", blank=True)  # or off
     error = models.TextField(_("error"), default="", blank=True)
 
     objects = RegistrarQuerySet.as_manager()

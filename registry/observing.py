@@ -16,8 +16,8 @@ from django.utils.dateparse import parse_datetime
 from mqadmin_sdk.zk import paths
 from registry import repairs, surveying
 from registry.models import Instance, Publication
+from registry.roots import PATHS, is_place_of_ours, root_of
 from registry.roots import ROOTS as TREES
-from registry.roots import is_place_of_ours, root_of
 from registry.statements import sql
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-ROOTS = (paths.CLUSTERS, paths.TOPICS, paths.GROUPS, paths.SHADOW, paths.SHADOW_INSTANCES)
+WATCHED = (*PATHS, paths.SHADOW_INSTANCES)
 #: Names on the way from a root to an instance's node; 0: no instances there.
 _DEPTH = {paths.TOPICS: 2, paths.GROUPS: 2, paths.SHADOW_INSTANCES: 4, paths.CLUSTERS: 0, paths.SHADOW: 0}
 _OURS = dict(TREES.values())
@@ -48,7 +48,7 @@ class Observer:
         self._woken = woken  # there is new work for the publisher
         self._events: queue.SimpleQueue[TreeEvent | None] = queue.SimpleQueue()
         self._touched: set[str] = set()
-        self._to_compare: set[str] = set(ROOTS)
+        self._to_compare: set[str] = set(WATCHED)
         self._watched: set[str] = set()
         self._next_compare = time.monotonic() + COMPARE_EVERY
         self._again: set[str] = set()  # nodes to look at once more, when their publication has been recorded
@@ -56,7 +56,7 @@ class Observer:
 
     def start(self) -> None:
         """Set the watches; each root is compared as a whole when its watch stands."""
-        for root in ROOTS:
+        for root in WATCHED:
             self._zookeeper.watch_tree(root, self._events.put)
 
     def stop(self) -> None:
@@ -66,7 +66,7 @@ class Observer:
     @property
     def state(self) -> str:
         """`none`: no watch stands. `comparing`: it does, the state before it is being read. `live`: every change is seen."""
-        if self._watched != set(ROOTS):
+        if self._watched != set(WATCHED):
             return "none"
         return "comparing" if self._to_compare else "live"
 
@@ -94,7 +94,7 @@ class Observer:
 
     def compare_all(self) -> None:
         """Ask for a full comparison at the next step."""
-        self._to_compare |= set(ROOTS)
+        self._to_compare |= set(WATCHED)
 
     def _collect(self, timeout: float) -> None:
         waiting = 0.0 if self._touched else timeout
@@ -111,7 +111,7 @@ class Observer:
                 self._to_compare.add(event.path)
             elif event.kind == "interrupted":
                 self._watched.discard(event.path)
-            elif event.path not in ROOTS:  # their versions count retirements (guarding.py)
+            elif event.path not in WATCHED:  # their versions count retirements (guarding.py)
                 self._touched.add(event.path)
 
     # --- single nodes ---------------------------------------------------------------------------------------------------

@@ -30,13 +30,15 @@ from kazoo.handlers.threading import KazooTimeoutError
 
 from registry import protection, rendering, repairs
 from registry.deciding import decide
-from registry.guarding import ROOTS, Guards, root_of
+from registry.due import Due, due_of, read_due, turns
+from registry.guarding import Guards
 from registry.models import Publication
 from registry.repairs import Sighting
+from registry.roots import PATHS, root_path_of
 from registry.statements import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kazoo.security import ACL
 
@@ -57,14 +59,14 @@ BROKE = "The connection to ZooKeeper broke while this node was written; is it la
 DISCONNECTED = (ConnectionLoss, SessionExpiredError, ConnectionClosedError, KazooTimeoutError)
 
 
-Done = tuple[Publication, int | None, bool]  # row, version of its node, written by us
+Done = tuple[Due, int | None, bool]  # row, version of its node, written by us
 
 
 @dataclass
 class Write:
     """One conditional operation."""
 
-    row: Publication
+    row: Due
     action: Literal["create", "set", "delete"]
     version: int = -1
 
@@ -134,8 +136,8 @@ class Publisher:
         result, self._in_flight = Round(), 0
         while True:
             self._guards.learn()
-            rows = self._read(Publication.objects.raw(sql("due"), {"limit": ROWS_A_ROUND, "ids": None}))
-            mine = [row for row in rows if not getattr(row, "fresh", False) or self._prefers(row.path)]
+            rows = read_due(self._guards.versions(), limit=ROWS_A_ROUND)
+            mine = [row for row in rows if not row.fresh or self._prefers(row.path)]
             result.skipped_fresh = result.skipped_fresh or len(mine) < len(rows)
             if len(rows) == ROWS_A_ROUND:
                 moved = self._publish_backlog(mine, result)
@@ -144,52 +146,44 @@ class Publisher:
             if not moved:
                 return result
 
-    def _publish_backlog(self, first: Sequence[Publication], result: Round) -> bool:
-        """Much is due: what else is asked once; then a slice is read while the one before is on its way and the one before that recorded.
+    def _publish_backlog(self, first: Sequence[Due], result: Round) -> bool:
+        """Much is due: what else is asked once; then a slice is read while the one before is on its way and those before that recorded.
 
-        Each slice is looked at again when it is read. What another registrar prefers comes last: it is at it, and both would be in each
-        other's way all the time.
+        Nodes do not wait for the recording. Each slice is looked at again when it is read. What another registrar prefers comes last: it
+        is at it, and both would be in each other's way all the time.
         """
         moved, flying = False, self._send(self._wanted(first, result))
-        with connection.cursor() as cursor:
-            cursor.execute(f"SELECT id, path, fresh FROM ({sql('due')}) AS due", {"limit": BACKLOG, "ids": None})  # noqa: S608 - our own
-            due = cursor.fetchall()
+        waiting = turns(BACKLOG)
         seen = {row.pk for row in first}
-        mine = [pk for pk, path, _fresh in due if pk not in seen and self._prefers(path)]
+        mine = [pk for pk, path, _fresh in waiting if pk not in seen and self._prefers(path)]
         known = seen | set(mine)
-        theirs = [pk for pk, _path, fresh in due if pk not in known and not fresh]
-        turns = [*mine, *theirs]
+        theirs = [pk for pk, _path, fresh in waiting if pk not in known and not fresh]
+        ids, recordings = [*mine, *theirs], list[Future[None]]()
         with ThreadPoolExecutor(1, thread_name_prefix="recorder") as recorder:
             try:
-                recording: Future[None] | None = None
-                for start in range(0, len(turns), ROWS_A_ROUND):
-                    turn = {"limit": ROWS_A_ROUND, "ids": turns[start : start + ROWS_A_ROUND]}
-                    rows = self._read(Publication.objects.raw(sql("due"), turn))
+                for start in range(0, len(ids), ROWS_A_ROUND):
+                    rows = read_due(self._guards.versions(), limit=ROWS_A_ROUND, ids=ids[start : start + ROWS_A_ROUND])
                     sent = self._send(self._wanted(rows, result))
                     moved = self._land_all(flying, result) or moved
-                    if recording is not None:
-                        recording.result()
-                    recording, flying = recorder.submit(self._record, result.taken()), sent
+                    recordings.append(recorder.submit(self._record, result.taken()))
+                    flying = sent
                 moved = self._settle(flying, result) or moved
-                if recording is not None:
+                for recording in recordings:
                     recording.result()
             finally:
                 recorder.submit(connection.close)  # its thread's own
         return moved
 
-    def _read(self, lazy: Iterable[Publication]) -> list[Publication]:
-        """Read rows, and keep with each what was known of retirements before."""
-        versions = self._guards.versions()
-        rows = list(lazy)
-        for row in rows:
-            row.guards = versions
-        return rows
+    def _again(self, ids: Sequence[int]) -> list[Due]:
+        """Read rows once more: meanwhile another registrar may have recorded more."""
+        guards = self._guards.versions()
+        return [due_of(row, guards) for row in Publication.objects.filter(pk__in=ids)]
 
-    def _wanted(self, rows: Sequence[Publication], result: Round) -> list[Write]:
+    def _wanted(self, rows: Sequence[Due], result: Round) -> list[Write]:
         """The writes that these rows need; the nodes of those in doubt are read first."""
         blind, doubtful = [], []
         for row in rows:
-            if row.drifted_at is not None or (row.deleted and row.node_version is None):
+            if row.in_doubt:
                 doubtful.append(row)
             elif row.deleted:
                 blind.append(Write(row, "delete", row.node_version or 0))
@@ -201,44 +195,52 @@ class Publisher:
 
     # --- reading and deciding ------------------------------------------------------------------------------------------
 
-    def _examine(self, rows: Sequence[Publication], result: Round) -> list[Write]:
+    def _examine(self, doubtful: Sequence[Due], result: Round) -> list[Write]:
         """Read the nodes of rows whose state is in doubt and return the writes that they need."""
-        if not rows:
+        if not doubtful:
             return []
         denied: set[str] = set()
+        guards = {due.pk: due.guards for due in doubtful}
+        # One that has changed since stays due: whether the order across paths allows what it wants now was not asked yet.
+        generations = {due.pk: due.generation for due in doubtful}
+        rows = [row for row in Publication.objects.filter(pk__in=guards) if row.generation == generations[row.pk]]
+        if not rows:
+            return []
         # A server of an ensemble may be behind what another registrar has written and recorded: it would look like a foreign edit.
         self._zookeeper.sync_async(rows[0].path).get(timeout=WRITE_TIMEOUT)
         _zxid, nodes = self._zookeeper.multi_read([row.path for row in rows], timeout=WRITE_TIMEOUT, denied=denied)
         writes: list[Write] = []
         sightings: list[Sighting] = []
         for row, node in zip(rows, nodes, strict=True):
+            due = due_of(row, guards[row.pk])
             if row.path in denied:
-                self.fail(row, protection.refused())
+                self.fail(due, protection.refused())
                 continue
-            with self._not_holding_up_others(row):
+            with self._not_holding_up_others(due):
                 decision = decide(row, node)
                 if decision.verdict == "published":
-                    result.done.append((row, decision.version, False))
+                    result.done.append((due, decision.version, False))
                 elif decision.foreign_edit:
                     sightings.append(Sighting(row, node, decision))
                 else:
-                    writes.append(_write_of(row, decision))
+                    writes.append(_write_of(due, decision))
         allowed = repairs.take(sightings)
         for sighting in sightings:
             if sighting.row.pk not in allowed:
                 continue
-            with self._not_holding_up_others(sighting.row):
+            due = due_of(sighting.row, guards[sighting.row.pk])
+            with self._not_holding_up_others(due):
                 match sighting.decision.verdict:
                     case "behind":
                         repairs.jump_ahead(sighting)
                     case "absorb":
                         repairs.absorb(sighting)
                     case _:
-                        writes.append(_write_of(sighting.row, sighting.decision))
+                        writes.append(_write_of(due, sighting.decision))
         return writes
 
     @contextlib.contextmanager
-    def _not_holding_up_others(self, row: Publication) -> Iterator[None]:
+    def _not_holding_up_others(self, row: Due) -> Iterator[None]:
         """Whatever somebody put into a node, its row steps back and the others go on."""
         try:
             yield
@@ -271,7 +273,7 @@ class Publisher:
         moved, rounds = False, 0
         while batches and rounds < 4:
             rounds += 1
-            again: list[Publication] = []
+            again: list[Due] = []
             for batch in batches:
                 moved = self._land(batch, again, result) or moved
             moved = moved or bool(again)
@@ -285,20 +287,21 @@ class Publisher:
             cost = 1 + len(write.row.requires)
             if not batches or operations + cost > self._operations or size + write.size > MAX_BYTES:
                 batches.append([])
-                operations, size = len(ROOTS), 0
+                operations, size = len(PATHS), 0
             batches[-1].append(write)
             operations += cost
             size += write.size
         return batches
 
-    def _land(self, batch: Batch, again: list[Publication], result: Round) -> bool:
+    def _land(self, batch: Batch, again: list[Due], result: Round) -> bool:
         """See a `multi` through; repeat it without the item that the server names as failed until the rest is done."""
         moved = False
         while True:
             if batch.answer is None:
                 self._commit(batch)
-            again += self._read(Publication.objects.filter(pk__in=[write.row.pk for write in batch.outdated])) if batch.outdated else ()
-            batch.outdated = []
+            if batch.outdated:
+                again += self._again([write.row.pk for write in batch.outdated])
+                batch.outdated = []
             if not batch.writes:
                 return moved
             answers = self._answers(batch)
@@ -308,7 +311,7 @@ class Publisher:
                 for write, answer in zip(batch.writes, answers[conditions:], strict=True):
                     version = None if write.action == "delete" else 0 if write.action == "create" else answer.version
                     result.done.append((write.row, version, True))
-                for root in {root_of(write.row.path) for write in batch.writes if write.action == "delete"} - {None}:
+                for root in {root_path_of(write.row.path) for write in batch.writes if write.action == "delete"} - {None}:
                     self._guards.retired(str(root))
                 self._operations = min(MAX_OPERATIONS, self._operations * 2)
                 self._one_by_one = self._one_by_one and self._operations < MAX_OPERATIONS
@@ -329,7 +332,7 @@ class Publisher:
         if isinstance(error, BadVersionError | NoNodeError):
             self._guards.refresh(root)
             return  # the rows are found to be outdated before they are sent again
-        for write in [write for write in batch.writes if root_of(write.row.path) == root]:
+        for write in [write for write in batch.writes if root_path_of(write.row.path) == root]:
             self._failed(write, error, [])
             batch.writes.remove(write)
 
@@ -344,7 +347,7 @@ class Publisher:
         batch.required = sorted({path for write in batch.writes if write.action != "delete" for path in write.row.requires})
         retires: dict[str, bool] = {}
         for write in batch.writes:
-            if (root := root_of(write.row.path)) is not None:
+            if (root := root_path_of(write.row.path)) is not None:
                 retires[root] = retires.get(root, False) or write.action == "delete"
         transaction = self._zookeeper.transaction()
         batch.guards = self._guards.add(transaction, retires)
@@ -352,9 +355,9 @@ class Publisher:
             transaction.check(path, -1)
         for write in batch.writes:
             if write.action == "create":
-                transaction.create(write.row.path, bytes(write.row.data), acl=self._acl(write.row.path))
+                transaction.create(write.row.path, write.row.data, acl=self._acl(write.row.path))
             elif write.action == "set":
-                transaction.set_data(write.row.path, bytes(write.row.data), write.version)
+                transaction.set_data(write.row.path, write.row.data, write.version)
             else:
                 transaction.delete(write.row.path, write.version)
         batch.answer = transaction.commit_async()
@@ -376,14 +379,14 @@ class Publisher:
         self._in_flight = max(0, self._in_flight - 1)
         return answers
 
-    def _failed(self, write: Write, error: object, again: list[Publication]) -> None:
+    def _failed(self, write: Write, error: object, again: list[Due]) -> None:
         row = write.row
         if isinstance(error, BadVersionError | NodeExistsError):
-            again += self._read(Publication.objects.filter(pk=row.pk))  # meanwhile another registrar may have recorded more
+            again += self._again([row.pk])
         elif isinstance(error, NoNodeError):
             if write.action == "create":
                 self._parents.discard(row.path.rsplit("/", 1)[0])
-            again += self._read(Publication.objects.filter(pk=row.pk))
+            again += self._again([row.pk])
         elif isinstance(error, NotEmptyError):
             self.fail(row, _("Instances are still online below this node; it goes when they are gone."))
         elif isinstance(error, NoAuthError):
@@ -420,7 +423,7 @@ class Publisher:
                     "ids": [row.pk for row, _version, _written in done],
                     "generations": [row.generation for row, _version, _written in done],
                     "versions": [version for _row, version, _written in done],
-                    "digests": ["" if row.deleted else rendering.digest(bytes(row.data)) for row, _version, _written in done],
+                    "digests": ["" if row.deleted else rendering.digest(row.data) for row, _version, _written in done],
                     "written": [written for _row, _version, written in done],
                     "drifted": [row.drifted_at for row, _version, _written in done],
                 },
@@ -431,7 +434,7 @@ class Publisher:
         for row, _version, written in done:
             logger.info("published", path=row.path, generation=row.generation, retired=row.deleted, written=written)
 
-    def fail(self, row: Publication, error: str) -> None:
+    def fail(self, row: Due, error: str) -> None:
         """Push a row forward, so that it does not stop the others: it is tried again after 0.5 s, 1 s, … 60 s."""
         backoff = min(60.0, 0.5 * 2 ** min(row.attempts, 10)) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         Publication.objects.filter(pk=row.pk, generation=row.generation).update(
@@ -452,7 +455,7 @@ class Publisher:
             return waiting.update(last_error=error, last_attempt_at=Now(), attempts=F("attempts") + 1)
 
 
-def _write_of(row: Publication, decision: Decision) -> Write:
+def _write_of(row: Due, decision: Decision) -> Write:
     """Return the operation that brings the node to what the row wants."""
     if row.deleted:
         return Write(row, "delete", decision.version or 0)

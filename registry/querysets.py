@@ -248,3 +248,7 @@ class RegistrarQuerySet(models.QuerySet["RegistrarHeartbeat"]):
     def watching(self) -> Self:
         """Those alive that see every instance come and go."""
         return self.alive().filter(zookeeper="connected", watch="live")
+
+    def discovering(self) -> Self:
+        """Those alive that see everything in the service registries."""
+        return self.alive().filter(zookeeper="connected", discovery="live")

@@ -25,9 +25,9 @@ from kazoo.exceptions import BadVersionError, KazooException, NoAuthError, NodeE
 from kazoo.protocol.states import KazooState
 
 from mqadmin_sdk.zk import ServerTooOldError, paths
-from registry import ensemble, protection
+from registry import discovering, discovery_records, ensemble, protection
 from registry.models import HEARTBEAT_LIMIT, Deployment, Publication, RegistrarHeartbeat
-from registry.observing import ROOTS, Observer, forget_old
+from registry.observing import WATCHED, Observer, forget_old
 from registry.publishing import AWAY, DISCONNECTED, Publisher
 from registry.services import CHANNEL, sweeps
 
@@ -59,6 +59,7 @@ class Registrar:
         self._keeper = protection.Keeper(self._zookeeper, self._protection)
         self._publisher = Publisher(self._zookeeper, name=self.name, prefers=self._prefers, acl=self._protection.acl)
         self._observer = Observer(self._zookeeper, name=self.name, woken=self.wake)
+        self._discoverer = discovering.Discoverer(self._zookeeper, discovering.trees())
         self._take_over = take_over
         self._wake_out, self._wake_in = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -78,9 +79,11 @@ class Registrar:
         """Publish and watch until `stop`."""
         logger.info("registrar_started", id=str(self.id), zookeeper=settings.ZOOKEEPER_HOSTS)
         self._observer.start()
+        self._discoverer.start()
         self._zookeeper.start_async()
         threads = [
             threading.Thread(target=self._repeat, args=("observer", self._observer.step), daemon=True),
+            threading.Thread(target=self._repeat, args=("discovery", self._discover), daemon=True),
             threading.Thread(target=self._repeat, args=("heartbeat", self._beat), daemon=True),
             threading.Thread(target=self._repeat, args=("protection", self._keeper.step), daemon=True),
             threading.Thread(target=self._repeat, args=("housekeeping", self._keep_house), daemon=True),
@@ -104,6 +107,7 @@ class Registrar:
 
     def _end(self, threads: list[threading.Thread]) -> None:
         self._observer.stop()
+        self._discoverer.stop()
         self._keeper.ask()
         for thread in threads:
             thread.join(timeout=5)
@@ -165,7 +169,7 @@ class Registrar:
             self._zookeeper.check_server()
             self._zookeeper.ensure_chroot(self._protection.acl("/"))
             self._own()
-            for root in ROOTS:
+            for root in WATCHED:
                 self._zookeeper.ensure_path(root, acl=self._protection.acl(root))
                 self._may_write(root)
         except (RefusedError, ServerTooOldError, NoAuthError) as error:
@@ -231,6 +235,13 @@ class Registrar:
         """Whether this registrar is the one that takes new rows of this path first: saves double work, decides nothing."""
         return max(self._peers, key=lambda peer: hashlib.blake2b(peer.bytes + path.encode(), digest_size=8).digest()) == self.id
 
+    def _discover(self) -> None:
+        """Follow the service registries, which may be large: after one's own trees, which others wait for."""
+        if self._observer.state == "live":
+            self._discoverer.step()
+        else:
+            self._stopping.wait(0.1)
+
     # --- waking ---------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
@@ -272,7 +283,8 @@ class Registrar:
         session = f"{self._zookeeper.session:x}" if self._zookeeper.session else ""
         failing = next((text for text in list(self._failing.values()) if text), "")
         error = self._refusal or self._zookeeper.trouble or failing or self._keeper.trouble
-        now = {"beat_at": Now(), "session": session, "zookeeper": state, "watch": self._observer.state, "error": error}
+        watches = {"watch": self._observer.state, "discovery": self._discoverer.state}
+        now = {"beat_at": Now(), "session": session, "zookeeper": state, **watches, "error": error}
         if not RegistrarHeartbeat.objects.filter(pk=self.id).update(**now):
             RegistrarHeartbeat.objects.create(id=self.id, host=socket.gethostname(), pid=os.getpid())
             RegistrarHeartbeat.objects.filter(pk=self.id).update(**now)
@@ -289,6 +301,7 @@ class Registrar:
             sweep()
         if time.monotonic() >= self._forget_at:
             forget_old()
+            discovery_records.forget_old()
             self._forget_at = time.monotonic() + FORGET
         self._stopping.wait(SWEEP)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Count, F, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
@@ -40,6 +40,8 @@ class Node:
     zms: Mapping[str, str]
     own: Mapping[str, str]
     requires: Sequence[str] = ()
+    #: Keys of others that it is to begin with where its path was never published; those of a path that was are kept as they are.
+    foreign: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class _Wanted:
     kind: str
     render: Callable[[Publication, int], bytes]
     requires: Sequence[str]
+    foreign: Sequence[Sequence[str]] = ()
 
 
 def publish_properties(
@@ -69,30 +72,63 @@ def publish_many(nodes: Sequence[Node], *, change: Change) -> list[Publication]:
     return _publish([_of_properties(node) for node in nodes], change)
 
 
-def adopt(node: Node, standing: Standing, *, change: Change) -> Publication:
-    """Take over a node that others have written, with the bytes that stand: nothing is written until something really changes.
+def adopt_many(nodes: Sequence[tuple[Node, Standing]], *, change: Change) -> None:
+    """Take over nodes that others have written, with the bytes that stand: nothing is written until something really changes.
 
-    `node` is what we would write; what its keys do not include are foreign keys, which are kept. Generations go on above the embedded one.
-    Problems: already_published, node_too_large, and those of `publish_properties`.
+    Each `node` is what we would write; what its keys do not include are foreign keys, which are kept. Generations go on above the embedded
+    one. All or none. Problems: already_published, node_too_large, and those of `publish_properties`.
     """
-    wanted = _of_properties(node)
-    _check_path(node.path)
+    for node, _standing in nodes:
+        _check_path(node.path)
     with transaction.atomic():
-        Publication.objects.bulk_create([Publication(path=node.path, root=_root(wanted), format=wanted.kind)], ignore_conflicts=True)
-        row = _locked([node.path]).get()
-        if row.published_digest and not row.deleted:
-            raise conflict("already_published", _("mqadmin publishes {path} already.").format(path=node.path))
-        embedded = rendering.generation_in(wanted.kind, standing.data) or 0
-        row.generation = row.published_generation = max(row.generation + 1 if row.generation else 0, embedded)
-        row.foreign_keys = rendering.foreign_in(wanted.kind, standing.data, wanted.render(row, row.generation), [])
-        row.data, row.published_digest, row.node_version = standing.data, rendering.digest(standing.data), standing.version
-        _check_size(row)
-        row.format, row.root, row.requires, row.deleted = wanted.kind, _root(wanted), list(node.requires), False
-        row.drifted_at, row.attempts, row.last_error = None, 0, ""
-        row.changed_at = row.published_at = Now()
-        row.save()
-        releases.record(change=change, paths=[node.path])
-    return row
+        rows = {row.path: row for row in _locked([node.path for node, _standing in nodes])}
+        made = []
+        for node, standing in sorted(nodes, key=lambda one: one[0].path):
+            wanted = _of_properties(node)
+            row = rows.get(node.path) or Publication(path=node.path)
+            if row.published_digest and not row.deleted:
+                raise _already_published(node.path)
+            embedded = rendering.generation_in(wanted.kind, standing.data) or 0
+            row.generation = row.published_generation = max(row.generation + 1 if row.generation else 0, embedded)
+            row.foreign_keys = _foreign_in(node, standing)
+            row.data, row.published_digest, row.node_version = standing.data, rendering.digest(standing.data), standing.version
+            _check_size(row)
+            row.format, row.root, row.requires, row.deleted = wanted.kind, _root(wanted), list(node.requires), False
+            row.drifted_at, row.attempts, row.last_error = None, 0, ""
+            row.changed_at = row.published_at = Now()
+            if row.pk:
+                row.save()  # a path that was retired: there are few of them
+            else:
+                made.append(row)
+        try:
+            with transaction.atomic():
+                Publication.objects.bulk_create(made)
+        except IntegrityError:
+            raise _already_published(made[0].path) from None
+        releases.record(change=change, paths=[node.path for node, _standing in nodes])
+
+
+def bring_many(nodes: Sequence[tuple[Node, Standing | None]], *, change: Change) -> None:
+    """Publish what comes from elsewhere: what stands in our own ZooKeeper is adopted, of other nodes the foreign keys come along."""
+    standing = [(node, there) for node, there in nodes if there is not None and not there.elsewhere]
+    fresh = [
+        node if there is None else replace(node, foreign=_foreign_in(node, there))
+        for node, there in nodes
+        if there is None or there.elsewhere
+    ]
+    if standing:
+        adopt_many(standing, change=change)
+    if fresh:
+        publish_many(fresh, change=change)
+
+
+def _foreign_in(node: Node, standing: Standing) -> list[list[str]]:
+    wanted = _of_properties(node)
+    return rendering.foreign_in(wanted.kind, standing.data, wanted.render(Publication(path=node.path), 0), [])
+
+
+def _already_published(path: str) -> Problem:
+    return conflict("already_published", _("mqadmin publishes {path} already.").format(path=path))
 
 
 def data_at(paths: Sequence[str]) -> dict[str, bytes]:
@@ -116,7 +152,7 @@ def _of_properties(node: Node) -> _Wanted:
         except properties.PropertiesError as error:
             raise Problem("invalid_value", str(error), hint=_("Leave out signs that are not valid Unicode text.")) from error
 
-    return _Wanted(node.path, Publication.Format.PROPERTIES, render, node.requires)
+    return _Wanted(node.path, Publication.Format.PROPERTIES, render, node.requires, node.foreign)
 
 
 def publish_json(*, path: str, document: Mapping[str, object], requires: Sequence[str] = (), change: Change) -> Publication:
@@ -216,6 +252,11 @@ def instances_known() -> bool:
     return RegistrarHeartbeat.objects.watching().exists()
 
 
+def services_known() -> bool:
+    """Whether a registrar has had its watch on the service registries within the last seconds; if not, nobody knows who is registered."""
+    return RegistrarHeartbeat.objects.discovering().exists()
+
+
 def notify(path: str) -> None:
     """Wake the registrars when the transaction commits; an empty path stands for several. The sweep each second needs no call of this."""
     with connection.cursor() as cursor:
@@ -244,7 +285,10 @@ def _publish(wanted: Sequence[_Wanted], change: Change) -> list[Publication]:
         # Of thousands of rows the times that nobody asks for would cost more than all the rest.
         rows = {row.path: row for row in _locked([one.path for one in wanted]).defer(*_UNASKED)}
         if missing := sorted((one for one in wanted if one.path not in rows), key=lambda one: one.path):
-            made = [Publication(path=one.path, root=_root(one), format=one.kind) for one in missing]
+            made = [
+                Publication(path=one.path, root=_root(one), format=one.kind, foreign_keys=[list(pair) for pair in one.foreign])
+                for one in missing
+            ]
             Publication.objects.bulk_create(made, ignore_conflicts=True)
             rows |= {row.path: row for row in _locked([one.path for one in missing])}
         changed: list[Publication] = []

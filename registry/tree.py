@@ -162,7 +162,7 @@ def look(*, path: str, after: str = "", limit: int = PAGE) -> Look:
         detail = _("ZooKeeper does not let mqadmin read {path}: the ACL of the node does not allow it.").format(path=path)
         raise conflict("zookeeper_denies", detail, hint=_("Look with the credentials of its owner.")) from None
     except (KazooException, KazooTimeoutError) as error:
-        raise _away(repr(error)) from None
+        raise ensemble.away(repr(error)) from None
     shown = [name for name, stat in zip(names[:limit], stats, strict=True) if stat is not None]
     paths = [child_of(path, name) for name in shown]
     wanted = {row.path: row for row in Publication.objects.filter(path__in=[path, *paths]).defer("foreign_keys", "requires")}
@@ -200,19 +200,9 @@ def _connected(until: float) -> Client:
     client = _client(settings.ZOOKEEPER_HOSTS).get()
     while not client.connected:
         if time.monotonic() > until:
-            raise _away(_("no connection within {n} s").format(n=f"{LIMIT:.0f}"))
+            raise ensemble.away(_("no connection within {n} s").format(n=f"{LIMIT:.0f}"))
         time.sleep(0.02)
     return client
-
-
-def _away(why: str) -> Problem:
-    return Problem(
-        "zookeeper_away",
-        _("ZooKeeper does not answer: {why}.").format(why=why),
-        status=503,
-        hint=_("What mqadmin wants there stands among the publications; ask again when ZooKeeper is back."),
-        headers={"Retry-After": "2"},
-    )
 
 
 @cache

@@ -8,6 +8,7 @@ os.environ.setdefault("MQADMIN_ACCESS_LOG_LEVEL", "ERROR")
 os.environ.setdefault("MQADMIN_RATE_LIMIT", "")  # tests ask faster than people; those of the limits set their own
 os.environ.setdefault("MQADMIN_ANONYMOUS_RATE_LIMIT", "")
 os.environ.setdefault("MQADMIN_DATA_RATE_LIMIT", "")
+os.environ["MQADMIN_CACHE_DIR"] = ""  # no file remembers what other tests read at the same port
 
 import contextlib
 import gc
@@ -22,7 +23,7 @@ from pytest_django.plugin import blocking_manager_key
 LONGEST = (
     "console_browser", "registry_registrar", "system_operations", "supervisor_run", "api_fuzz", "registry_faults", "system_faults",
     "security_walk", "system_quickstart", "mqadmin_openapi", "console_pages", "supervisor_services", "messages_store_torture",
-    "registry_instances", "sdk_example", "messages_store_model", "console_sorts", "query_counts", "benchmarks_dataset",
+    "registry_instances", "sdk_mqctl", "sdk_example", "messages_store_model", "console_sorts", "query_counts", "benchmarks_dataset",
 )  # fmt: skip
 
 

@@ -2,11 +2,14 @@
 
 from types import SimpleNamespace
 
+from django.utils import timezone
+
 from accounts.models import Application, User
 from clusters import services as clusters
 from clusters.models import Cluster
 from consumers import services as consumers
 from consumers import shadow as shadows
+from registry.discovery_models import Registration, Service, WorkerId
 from registry.models import Drift, Gate, Instance, Publication, RegistrarHeartbeat
 from topics import services as topics
 
@@ -64,6 +67,23 @@ def instance(thing, *, number=1, **changes):
     return Instance.objects.create(**{**values, **changes})
 
 
+def registered(name, *, app, layout="dubbo", number=1, **changes):
+    """A service, application or job of a registry with one who is registered and one who left, and a worker id of the application."""
+    root = {"dubbo": "/dubbo", "messages": "/paascloud/registry", "jobs": "/jobs"}[layout]
+    kind = {"dubbo": "provider", "messages": "host", "jobs": "instance"}[layout]
+    values = {"path": f"{root}/{name}", "root": root, "layout": layout, "name": name, "providers": 1, "online": True}
+    service = Service.objects.create(**{**values, **changes})
+    rows = []
+    for number_of, (host, online, departure) in enumerate([("10.0.0.1:20880", True, ""), ("10.0.0.2:20880", False, "lost")]):
+        znode = f"{service.path}/{host}"
+        values = {"kind": kind, "key": znode, "znode": znode, "name": f"dubbo://{host}/{name}", "app": app, "address": host}
+        values |= {"session": "abc", "polite": True, "czxid": number_of, "mzxid": number_of, "online": online, "departure": departure}
+        rows.append(Registration.objects.create(service=service, offline_at=None if online else timezone.now(), **values))
+    service.events.create(kind="registered", member=kind, app=app, name="10.0.0.1:20880")
+    worker = WorkerId.objects.create(znode=f"/paascloud/registry/id/{app}/{number}", app=app, host=f"10.0.0.{number}", number=number)
+    return service, rows[0], worker
+
+
 def make_world():
     """A bit of everything."""
     people = make_people()
@@ -91,6 +111,10 @@ def make_world():
         publication=Publication.objects.get(path="/zms/consumergroup/suspended_group"), cluster="kfk-a", main_cluster="builtin",
         ips=["10.0.0.9"], opened_by="alice", reason="a try",
     )  # fmt: skip
+    registered("com.shop.Stock", app="order-service")
+    registered("order-service", app="order-service", layout="messages", number=2, role="producer", details={"group": "PID", "servers": ""})
+    shards = [{"item": "0", "state": "running", "instance": "a", "running": "a", "failover": ""}]
+    registered("nightly", app="", layout="jobs", number=3, leader="a", leader_token=7, details={"config": "{}", "shards": shards})
     instance(order)
     instance(order, number=2, applied_generation=0)
     instance(order, number=3, plain=True, applied_generation=None, app="", sdk="")

@@ -24,8 +24,8 @@ class Block:
         return [".*".join(re.escape(part) for part in line.split("…")) for line in self.text.splitlines()]
 
 
-def blocks(readme: Path) -> list[Block]:
-    section = readme.read_text().split("\n## Quick start\n", 1)[1].split("\n## ", 1)[0]
+def blocks(readme: Path, heading: str = "Quick start") -> list[Block]:
+    section = readme.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     return [Block(*found) for found in FENCE.findall(section)]
 
 

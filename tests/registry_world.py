@@ -138,10 +138,11 @@ def committed(django_db_setup, django_db_blocker):
     """The database with real commits, as other processes see it; the room's tables are empty meanwhile, and afterwards as before."""
     from django.db import connection
 
+    from registry.discovery_models import Service, WorkerId
     from registry.models import Deployment, Drift, DriftPolicy, Instance, Publication, RegistrarHeartbeat
 
     def empty():
-        for model in (Publication, Instance, RegistrarHeartbeat, Deployment, Drift):
+        for model in (Publication, Instance, RegistrarHeartbeat, Deployment, Drift, Service, WorkerId):
             model.objects.all().delete()
         DriftPolicy.objects.update(policy="repair")
 

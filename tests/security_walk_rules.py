@@ -140,6 +140,12 @@ zookeeper-export: GET=registry.view_publication
 registrar-list: GET=registry.view_registrarheartbeat
 registrar-detail: GET=registry.view_registrarheartbeat
 instance-list: GET=registry.view_instance
+service-list: GET=registry.view_service
+service-detail: GET=registry.view_service
+registration-list: GET=registry.view_registration
+registration-detail: GET=registry.view_registration
+worker-id-list: GET=registry.view_workerid
+worker-id-detail: GET=registry.view_workerid
 instance-detail: GET=registry.view_instance
 schema: any
 api-docs: any
@@ -209,6 +215,12 @@ admin:registry_drift_repair: GET=registry.change_drift POST=registry.change_drif
 admin:registry_drift_policies: GET=registry.view_driftpolicy
 admin:registry_drift_policy: GET=registry.change_driftpolicy POST=registry.change_driftpolicy
 admin:registry_instances: GET=registry.view_instance
+admin:registry_services: GET=registry.view_service
+admin:registry_service: GET=registry.view_service
+admin:registry_producers: GET=registry.view_service
+admin:registry_jobs: GET=registry.view_service
+admin:registry_registrations: GET=registry.view_registration
+admin:registry_worker_ids: GET=registry.view_workerid
 admin:registry_instance: GET=registry.view_instance
 admin:clusters_list: GET=clusters.view_cluster
 admin:clusters_add: GET=clusters.add_cluster POST=clusters.add_cluster

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.django_db
 LISTS = ["topics_list", "consumers_list", "consumers_shadow", "clusters_list", "registry_publications", "registry_instances", "audit_list"]
 LISTS += ["registry_releases", "registry_gates"]
 LISTS += ["registry_drifts"]
+LISTS += ["registry_services", "registry_producers", "registry_jobs", "registry_registrations", "registry_worker_ids"]
 
 
 def as_person(person):

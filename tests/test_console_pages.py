@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Application
+from registry.discovery_models import Service
 from registry.models import Drift, Publication, Release
 from topics.models import Topic
 
@@ -20,6 +21,7 @@ LISTS = ["topics_list", "consumers_list", "consumers_shadow", "clusters_list", "
 LISTS += ["registry_releases", "registry_gates"]
 LISTS += ["requests"]
 LISTS += ["registry_drifts"]
+LISTS += ["registry_services", "registry_producers", "registry_jobs", "registry_registrations", "registry_worker_ids"]
 FORMS = ["topics_apply", "consumers_apply", "consumers_shadow_add", "consumers_shadow_stop_all", "clusters_add"]
 TOPIC_TABS = ["topics_detail", "topics_groups", "topics_instances", "topics_publication", "topics_releases", "topics_audit"]
 GROUP_TABS = ["consumers_detail", "consumers_instances", "consumers_publication", "consumers_releases", "consumers_audit"]
@@ -54,6 +56,7 @@ def every_page(world):
     yield from (page(verb, world.shadow.pk) for verb in ("consumers_shadow_start", "consumers_shadow_stop"))
     yield from (page("registry_publication", pk) for pk in Publication.objects.values_list("pk", flat=True))
     yield from (page("registry_release", pk) for pk in Release.objects.values_list("pk", flat=True))
+    yield from (page("registry_service", pk) for pk in Service.objects.values_list("pk", flat=True))
     yield from (page("registry_drift", pk) for pk in Drift.objects.values_list("pk", flat=True))
     waiting = Drift.objects.waiting().values_list("pk", flat=True)
     yield from (page(name, pk) for name in ("registry_drift_repair", "registry_drift_adopt") for pk in waiting)

@@ -1,13 +1,18 @@
 """Adopting what exists: a tree that ZMS has written, and a manifest; a plan before, a result for each item, nothing written that is so."""
 
+import base64
+import json
 from datetime import timedelta
 
 import pytest
 import yaml
 from conftest import Api, token_for
 from console_world import group, make_people, topic
+from django.core.management import CommandError, call_command
+from django.db import connection
 from django.db.models.functions import Now
 from django.test import Client as HttpClient
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from kazoo.client import KazooClient
 from operations_world import run
@@ -276,3 +281,171 @@ def test_the_page_shows_the_plan_and_then_the_operation(client, people, applicat
     assert run(operation).done == 3
     client.force_login(people.reader)
     assert client.get(page).status_code == 403
+
+
+def test_a_plan_that_has_changed_since_it_was_shown_is_shown_again_even_with_the_same_counts(client, people, applications):
+    client.force_login(people.alice)
+    page, text = reverse("admin:consumers_import"), "clusters: [{{name: kafka-m, kind: kafka, address: '{address}:9092'}}]"
+    fields = {"source": "manifest", "manifest": text.format(address="10.0.0.1"), "reason": "as agreed"}
+    shown = client.post(page, fields).context["shown"]
+    other = {**fields, "manifest": text.format(address="10.6.6.6"), "confirm": "1", "shown": shown}
+    assert (client.post(page, other).status_code, Operation.objects.count()) == (200, 0)
+    assert client.post(page, {**fields, "confirm": "1", "shown": shown}).status_code == 302
+
+
+LIMITED = """
+clusters:
+  - {name: kafka-m, kind: kafka, address: "10.0.0.1:9092", max_topics: 1}
+topics:
+  - {name: l_first, application: payment, cluster: kafka-m, expected_rate: 10, message_bytes: 200}
+  - {name: l_second, application: payment, cluster: kafka-m, expected_rate: 10, message_bytes: 200}
+consumer_groups:
+  - {name: l_bills, application: payment, subscriptions: [{topic: l_second}]}
+"""
+
+
+def test_what_a_cluster_does_not_take_is_refused_in_the_plan_and_when_it_is_done_until_warnings_are_accepted(api):
+    answer = send(api, LIMITED)
+    refused = {one["name"]: one["code"] for one in answer.body["plan"]["items"] if one["action"] == "refused"}
+    assert refused == {"l_second": "confirmation_needed", "l_bills": "unknown_topic"}
+    ended(answer)
+    assert failures() == refused
+    again = send(api, LIMITED, accept_warnings=True)
+    told = {one["name"]: one for one in again.body["plan"]["items"]}
+    assert (told["l_second"]["action"], "2 of at most 1" in told["l_second"]["warnings"][0]) == ("create", True)
+    assert ended(again).state == "succeeded"
+    kinds = dict(Release.objects.values_list("publication__path", "kind"))
+    assert (kinds["/zms/topic/l_first"], kinds["/zms/topic/l_second"]) == ("normal", "emergency")
+
+
+def test_a_topic_that_would_lose_something_by_its_move_or_take_too_much_is_not_changed_unless_warnings_are_accepted(api):
+    rows = [
+        {"name": name, "application": "payment", "cluster": "builtin", "expected_rate": 1, "message_bytes": 1, "ttl_seconds": 60}
+        for name in ("d_moves", "d_grows", "d_both")
+    ]
+    ended(send(api, {"clusters": [{"name": "kafka-m", "kind": "kafka", "address": "h:1", "max_rate": 10}], "topics": rows}))
+    ended(send(api, {"topics": [{"name": "d_grows", "cluster": "kafka-m"}]}, accept_warnings=True))
+    changes = {
+        "topics": [
+            {"name": "d_moves", "cluster": "kafka-m"},
+            {"name": "d_grows", "expected_rate": 11},
+            {"name": "d_both", "cluster": "kafka-m", "expected_rate": 5},
+        ]
+    }
+    answer = send(api, changes)
+    assert {one["code"] for one in answer.body["plan"]["items"]} == {"confirmation_needed"}
+    assert (ended(answer).state, set(failures().values())) == ("failed", {"confirmation_needed"})
+    assert ended(send(api, changes, accept_warnings=True)).state == "succeeded"
+    assert dict(Topic.objects.filter(name__startswith="d_").values_list("name", "expected_rate")) == {
+        "d_moves": 1, "d_grows": 11, "d_both": 5,
+    }  # fmt: skip
+    assert set(Topic.objects.filter(name__startswith="d_").values_list("cluster__name", flat=True)) == {"kafka-m"}
+
+
+def test_a_group_that_drops_a_topic_with_waiting_messages_is_not_changed_unless_warnings_are_accepted(api):
+    row = {"application": "payment", "cluster": "builtin", "expected_rate": 1, "message_bytes": 1}
+    groups = [{"name": "w_bills", "application": "payment", "subscriptions": [{"topic": "w_old"}, {"topic": "w_new"}]}]
+    ended(send(api, {"topics": [{"name": "w_old", **row}, {"name": "w_new", **row}], "consumer_groups": groups}))
+    assert api("POST", "topics/w_old/messages", {"body": "still to be paid"}).status_code == 201
+    changes = {"consumer_groups": [{"name": "w_bills", "subscriptions": [{"topic": "w_new"}]}]}
+    answer = send(api, changes)
+    [told] = answer.body["plan"]["items"]
+    assert (told["code"], "1 message that waits" in told["detail"]) == ("confirmation_needed", True)
+    assert ended(answer).state == "failed"
+    assert ended(send(api, changes, accept_warnings=True)).state == "succeeded"
+    assert list(ConsumerGroup.objects.get(name="w_bills").subscriptions.values_list("topic__name", flat=True)) == ["w_new"]
+
+
+def test_what_cannot_be_is_refused_in_the_plan_already(api, zms):
+    zms.create("/zms/cluster/zms-b", b"bootAddr=10.0.0.9\\:9092\nbrokerType=kafka\n")
+    zms.create("/zms/consumergroup/pay_far", b"clusterName=zms-b\ntype=consumergroup\nbindingTopic=pay_orders\n")
+    zms.create("/zms/topic/half", b"clusterName=zms-a\\ud800\ntype=topic\n")
+    ended(send(api, MANIFEST))
+    told = api("POST", "imports?dry_run=true", BODY).body["result"]["plan"]["items"]
+    refused = {one["name"]: one["code"] for one in told if one["action"] == "refused"}
+    assert (refused["pay_far"], refused["half"]) == ("cluster_differs", "invalid")
+    changes = {
+        "clusters": [{"name": "kafka-m", "max_topics": -1}, {"name": "half\ud800", "\ud800": 1}, {"name": "null", "description": "\x00"}],
+        "topics": [{"name": "m_orders", "expected_rate": -1}, {"name": "m_new", "application": "payment", "owner": ""}],
+        "consumer_groups": [{"name": "m_bills", "subscriptions": []}, {"name": "m_bill2", "push_url": "nowhere"}],
+    }
+    assert send(api, changes).body["plan"]["refused"] == 7
+
+
+def lines_of(*nodes):
+    return "\n".join(json.dumps({"path": path, "data": data.decode(), "generation": 3}, ensure_ascii=False) for path, data in nodes)
+
+
+def test_an_exported_tree_is_imported_into_another_deployment_with_the_keys_of_others(api, people, applications):
+    text = "\n".join([
+        lines_of(
+            ("/zms/consumergroup/e_bills", b"clusterName=kafka-e\ntype=consumergroup\nbindingTopic=e_orders\nsuspend=true\n"),
+            ("/zms/cluster/kafka-e", ZMS["/zms/cluster/zms-a"]),
+            ("/zms/topic/e_orders", "clusterName=kafka-e\ntype=topic\nmqadmin.generation=7\nteam=blue\u2028\n".encode()),
+            ("/zpt/payment/stress-1/e_bills", b"switch=on\n"),
+            ("/elsewhere/x", b""),
+        ),
+        "no json", '{"path": "/zms/topic/e_two"}', '["/zms/topic/e_three"]', "",
+        json.dumps({"path": "/zms/topic/e_base64", "base64": base64.b64encode(b"clusterName=kafka-e\ntype=topic\n").decode()}),
+    ])  # fmt: skip
+    body = {"source": "export", "export": text, "application": "payment", "reason": "a new data centre"}
+    answer = api("POST", "imports", body)
+    assert [one["code"] for one in answer.body["plan"]["items"] if one["kind"] == "lines"] == ["broken_line"] * 4
+    done = ended(answer)
+    assert (done.state, done.done, done.failed) == ("partial", 4, 4)
+    row = Publication.objects.get(path="/zms/topic/e_orders")
+    assert (row.state, row.generation, row.foreign_keys) == ("pending", 1, [["team", "blue\u2028".encode().decode("latin-1")]])
+    assert Publication.objects.get(path="/zms/cluster/kafka-e").foreign_keys == [["region", "north"]]
+    made = ConsumerGroup.objects.get(name="e_bills")
+    assert (made.suspended, made.suspend_reason, made.reason) == (True, "a new data centre", "a new data centre")
+    assert (Topic.objects.get(name="e_orders").expected_rate, Topic.objects.get(name="e_orders").owner) == (0, people.bob)
+    again = api("POST", "imports", body).body["plan"]
+    assert (again["create"], again["differs"], again["same"], again["refused"]) == (0, 0, 4, 4)
+    assert api("POST", "imports", {**body, "export": " "}).body["code"] == "invalid_export"
+    assert api("POST", "imports", {**body, "manifest": {}}).body["code"] == "invalid"
+
+
+def many(count, prefix):
+    row = {"application": "payment", "cluster": "kafka-m", "expected_rate": 1, "message_bytes": 1}
+    topics = [{"name": f"{prefix}_t{n}", "ordered": n % 2 == 0, "ttl_seconds": n % 3, **row} for n in range(count)]
+    groups = [
+        {"name": f"{prefix}_g{n}", "application": "payment", "owner": "bob", "max_outstanding": n % 2,
+         "subscriptions": [{"topic": f"{prefix}_t{n}", "tags": "paid"}]}
+        for n in range(count)
+    ]  # fmt: skip
+    return {
+        "clusters": [{"name": "kafka-m", "kind": "kafka", "address": "h:1", "max_rate": 100_000}],
+        "topics": topics,
+        "consumer_groups": groups,
+    }
+
+
+def test_the_number_of_statements_does_not_grow_with_the_items(api):
+    ended(send(api, many(1, "warm")))
+    ended(send(api, {"clusters": [{"name": "kafka-n", "kind": "kafka", "address": "h:1"}]}))
+    numbers = []
+    for count in (5, 60):
+        made = many(count, f"n{count}")
+        moved = {"topics": [{**row, "cluster": "kafka-n"} for row in made["topics"]]}
+        for document in (made, made, moved):
+            with CaptureQueriesContext(connection) as queries:
+                assert ended(send(api, document)).state == "succeeded"
+            numbers.append(len(queries))
+    # How far an operation has come is written down once a second: one or two may be more, 55 items would be 55.
+    assert all(abs(few - many_) < 10 for few, many_ in zip(numbers[:3], numbers[3:], strict=True)), numbers
+    assert set(Topic.objects.filter(name__startswith="n60_").values_list("cluster__name", flat=True)) == {"kafka-n"}
+
+
+def test_a_file_is_imported_by_a_command(people, applications, tmp_path, capsys):
+    file = tmp_path / "tree.jsonl"
+    file.write_text(lines_of(("/zms/cluster/kafka-f", ZMS["/zms/cluster/zms-a"]), ("/zms/topic/f_x", b"clusterName=kafka-f\n")))
+    given = ["import_file", str(file), "--source", "export", "--as", "alice", "--reason", "as agreed"]
+    with pytest.raises(CommandError, match="no active person"):
+        call_command(*[*given[:5], "nobody-at-all", *given[6:]])
+    call_command(*given, "--prefix", "f_=payment", "--dry-run")
+    assert "create: topics/f_x\ncreate 2, differs 0, same 0, refused 0" in capsys.readouterr().out
+    with pytest.raises(CommandError, match="1 items are not imported"):
+        call_command(*given)
+    call_command(*given, "--prefix", "f_=payment")
+    assert "Everything is imported." in capsys.readouterr().out
+    assert Topic.objects.get(name="f_x").application.name == "payment"

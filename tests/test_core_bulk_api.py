@@ -7,6 +7,7 @@ from operations_world import run
 from accounts.models import User
 from clusters.models import Cluster
 from core import bulk
+from core.approvals.models import Request
 from core.audit.models import AuditEntry
 from core.operations.models import Operation
 from topics.models import Topic
@@ -272,3 +273,11 @@ def test_a_dry_run_shows_no_change_of_an_item_that_fails(api2, pending, monkeypa
     body = {"action": "approve", "items": [{"name": "t0"}, {"name": "t1"}], "values": {"cluster": "builtin"}}
     answer = api2("POST", "bulk/topics?dry_run=true", body)
     assert (answer.body["status"], [change["name"] for change in answer.body["changes"]]) == (207, ["t0"])
+
+
+def test_it_does_not_wait_and_says_who_does(api2, pending):
+    body = {"action": "approve", "items": [{"name": "t0"}], "values": {"cluster": "builtin"}}
+    for address in ("bulk/topics", f"requests/{Request.objects.get(target='t0').pk}/approval"):
+        answer = api2("POST", f"{address}?wait=applied&timeout=5s", body)
+        assert (answer.status_code, answer.body["code"], "/applied" in answer.body["hint"]) == (400, "unknown_parameter", True)
+    assert set(Topic.objects.values_list("state", flat=True)) == {"pending"}

@@ -30,3 +30,17 @@ def test_files_can_be_loaded_again_and_tables_only_once() -> None:
         statements = re.findall(r"^(?:CREATE|ALTER|DROP|INSERT|UPDATE|DELETE)\b.*", path.read_text(), re.MULTILINE)
         once = [line for line in statements if not re.match("CREATE OR REPLACE (FUNCTION|TRIGGER) ", line)]
         assert bool(once) == (path.stem == "tables"), path.stem
+
+
+@pytest.mark.django_db
+def test_a_web_process_of_before_migration_0034_claims_producers_ids_until_it_is_restarted() -> None:
+    old = "SELECT claim, prior_ids, prior_due FROM mq_claim_ids(%s::bigint, %s::text[])"
+    with connection.cursor() as cursor:
+        cursor.execute(old, (7, ["b", None, "a"]))
+        claim, prior, _due = cursor.fetchone()
+        assert prior is None
+        cursor.execute("INSERT INTO mq_claim (claim, ids) VALUES (%s, ARRAY[11, 12, 14])", (claim,))
+        cursor.execute(old, (7, ["new", "a", None, "b"]))
+        assert cursor.fetchone()[1] == [None, 14, None, 11]
+        cursor.execute("SELECT prior_ids FROM mq_claim_ids(7, ARRAY['a', 'newer'], ARRAY[1, 2])")
+        assert cursor.fetchone()[0] == [14, None]

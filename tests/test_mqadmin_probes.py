@@ -4,8 +4,10 @@ import threading
 
 import pytest
 from django.db import connection
+from django.db.models.functions import Now
 
 from mqadmin import health
+from registry.models import RegistrarHeartbeat
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -92,6 +94,18 @@ def test_metrics_are_in_prometheus_format(client):
     answer = client.get("/metrics")
     names = {family.name for family in text_string_to_metric_families(answer.content.decode())}
     assert {"mqadmin_topics", "mqadmin_publications_dirty", "mqadmin_horizon_age_seconds"} <= names
+
+
+def test_instances_online_are_counted_down_to_none_while_somebody_watches_and_unknown_otherwise(client):
+    def told():
+        return [line for line in client.get("/metrics").content.decode().splitlines() if line.startswith("mqadmin_instances_online{")]
+
+    RegistrarHeartbeat.objects.all().delete()
+    assert told() == []
+    RegistrarHeartbeat.objects.create(host="h", pid=1, zookeeper="connected", watch="live", beat_at=Now())
+    roles = ("consumer", "producer", "shadow")
+    assert sorted(line.split()[0] for line in told()) == [f'mqadmin_instances_online{{role="{role}"}}' for role in roles]
+    assert {line.split()[1] for line in told()} == {"0.0"}
 
 
 def test_the_schema_is_valid_openapi_and_needs_a_login(api, client):

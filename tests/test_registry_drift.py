@@ -4,11 +4,13 @@ import uuid
 
 import pytest
 from django.db import connection
+from django.db.models.functions import Now
 from registry_world import committed, published, put_cluster, put_topic, wait_for, world  # noqa: F401
 
 from accounts.models import User
 from core.errors import Problem
-from registry import drift, repairs
+from registry import drift, publishing, repairs
+from registry.due import read_due
 from registry.models import Drift, DriftPolicy, Publication
 from registry.observing import Observer
 from registry.publishing import Publisher
@@ -236,3 +238,23 @@ def test_the_history_is_bounded(world):  # noqa: F811
     left = list(Drift.objects.order_by("id").values_list("incident", flat=True))
     assert len(left) == repairs.KEEP_OF_PATH
     assert (left[-1], "53" in left, "54" in left) == ("w", False, False)
+
+
+def test_a_row_in_doubt_that_changes_while_it_is_looked_at_is_left_to_the_next_look(world, zookeeper, monkeypatch):  # noqa: F811
+    cluster = put_cluster()
+    publisher, raw = Publisher(zookeeper, name="here"), world.raw()
+    publisher.publish_due()
+    before = raw.get(cluster.path)[0]
+    Publication.objects.filter(pk=cluster.pk).update(drifted_at=Now())
+
+    def then_changed(*arguments, **more):
+        rows = read_due(*arguments, **more)
+        monkeypatch.setattr(publishing, "read_due", read_due)
+        put_cluster(address="ours")
+        return rows
+
+    monkeypatch.setattr(publishing, "read_due", then_changed)
+    publisher.publish_due()  # whether the order across paths allows what it wants now was not asked
+    assert raw.get(cluster.path)[0] == before
+    publisher.publish_due()
+    assert b"ours" in raw.get(cluster.path)[0]

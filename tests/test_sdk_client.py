@@ -243,7 +243,7 @@ def test_changes_during_a_lost_connection_are_not_missed_and_the_instance_is_bac
     topic(raw, 1)
     client.watch_topic("orders", lambda now: seen.append(now.generation))
     before = wait_for(lambda: (found := instance(raw)) and found[1]["generation"] == 1 and found)[2]
-    zookeeper = client._connection.get()
+    zookeeper = client._follower.connection.get()
     zookeeper._queue.append((blow, None))
     zookeeper._connection._write_sock.send(b"\0")
     topic(raw, 2)
@@ -364,9 +364,9 @@ def test_a_shadow_watch_that_is_closed_while_its_callback_runs_leaves_no_instanc
     followed = client.watch_shadow(lambda _now: started.set() or release.wait(10), groups=["billing"])
     assert started.wait(10)
     followed.close()
-    wait_for(lambda: followed not in client._shadow)
+    wait_for(lambda: followed not in client._follower._shadow)
     release.set()
-    wait_for(lambda: client._inbox.empty() and client._work.empty())
+    wait_for(lambda: client._follower._inbox.empty() and client._follower._work.empty())
     time.sleep(0.5)
     assert not running(raw)
 
@@ -447,5 +447,5 @@ def test_an_instance_whose_topic_came_back_before_it_was_looked_at_is_made_anew(
     name, _said, _stat = wait_for(lambda: (found := instance(raw)) and found[1]["generation"] == 1 and found)
     raw.delete(f"/zms/topic/orders/{name}")
     followed.report.lost()  # as after a report that found no topic to stand under
-    client._inbox.put(("node", followed))
+    client._follower._inbox.put(("changed", followed.path))
     assert wait_for(lambda: instance(raw))[0] == name

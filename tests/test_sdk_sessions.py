@@ -18,8 +18,8 @@ PROGRAM = """
 import sys, threading, time
 from mqadmin_sdk import Client
 
-client = Client(zookeeper=sys.argv[1], app="order-service", session_timeout=2, ip="10.0.0.1")
-zookeeper = client._connection.get()
+client = Client(zookeeper=sys.argv[1], app="order-service", session_timeout=float(sys.argv[2]), ip="10.0.0.1")
+zookeeper = client._follower.connection.get()
 
 
 def state(now):
@@ -38,9 +38,9 @@ threading.Event().wait()
 class Process:
     """An application on the SDK, and what an independent client sees of it."""
 
-    def __init__(self, server):
+    def __init__(self, server, session_timeout=2):
         self.server = server
-        self.lines = Lines([sys.executable, "-c", PROGRAM, server.hosts], dict(os.environ))
+        self.lines = Lines([sys.executable, "-c", PROGRAM, server.hosts, str(session_timeout)], dict(os.environ))
         self.lines.expect("ready")
         self.raw = None
 
@@ -107,9 +107,9 @@ def shadow(raw, seconds):
 
 
 @pytest.fixture
-def program(zookeeper_server):  # noqa: F811
-    """A process that follows a topic in its first generation."""
-    found = Process(zookeeper_server)
+def program(request, zookeeper_server):  # noqa: F811
+    """A process that follows a topic in its first generation; the parameter is its session's time-out."""
+    found = Process(zookeeper_server, getattr(request, "param", 2))
     topic(found.look(), 1)
     found.lines.expect("applied 1")
     found.settled(1)
@@ -142,11 +142,17 @@ def test_a_session_that_is_ended_for_it(program):
     """As an administrator, or a server that counts differently, may do it."""
     number, password, _at = program.session()
     name = program.instance()[0]
-    thief = KazooClient(program.server.hosts, timeout=2, client_id=(number, password))
-    thief.start(timeout=30)
+
+    def ended():  # the process takes its session back within moments: then once more
+        thief = KazooClient(program.server.hosts, timeout=2, client_id=(number, password))
+        with contextlib.suppress(thief.handler.timeout_exception):
+            thief.start(timeout=30)
+        thief.stop()
+        thief.close()
+        return program.session()[0] != number
+
+    wait_for(ended, what="the end of the session")
     topic(program.raw, 2)
-    thief.stop()
-    thief.close()
     seen = program.settled(2, after=number)
     assert seen[0] == name
     program.lines.expect("applied 2")
@@ -170,7 +176,9 @@ def test_frozen_past_its_session_and_resumed(program):
     wait_for(lambda: not running(program.raw), what="the shadow consumer to be gone")
 
 
-@pytest.mark.parametrize("longer", [False, True], ids=["for a moment", "for longer than its session"])
+@pytest.mark.parametrize(
+    ("program", "longer"), [(30, False), (2, True)], ids=["for a moment", "for longer than its session"], indirect=["program"]
+)
 def test_the_server_stops_and_starts(program, longer):
     number, _password, at = program.session()
     program.close_raw()

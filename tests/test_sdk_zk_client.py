@@ -147,6 +147,19 @@ def test_the_watch_is_set_again_after_a_reconnection(client, raw, blow):
     assert events(seen, 1) == [("created", "/zms")]
 
 
+def test_a_thousand_watches_are_set_again_after_a_reconnection(client, raw):
+    """More than the pipe to kazoo's connection thread holds, which sets them."""
+    heard = [queue.Queue() for _ in range(1000)]
+    for number, told in enumerate(heard):
+        client.watch_tree(f"/tree-{number}", told.put)
+    wait_for(lambda: all(told.qsize() == 1 for told in heard))
+    hit(client, _CONNECTION_DROP)
+    wait_for(lambda: all(told.qsize() == 3 for told in heard))
+    assert all([event.kind for event in told.queue] == ["established", "interrupted", "established"] for told in heard)
+    raw.create("/tree-999", b"")
+    wait_for(lambda: heard[999].qsize() == 4)
+
+
 def test_established_comes_before_the_first_event_however_late_answers_are_looked_at(client, raw, monkeypatch):
     seen, late = queue.Queue(), []
     with monkeypatch.context() as busy:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 from conftest import token_for
-from console_world import group, instance, make_people, topic
+from console_world import group, instance, make_people, registered, topic
 from django.conf import settings
 from django.db import connection, transaction
 from django.template import Template
@@ -120,11 +120,12 @@ def things(made, word, owner):
         opened_by="alice",
         reason=word,
     )
+    service, registration, worker = registered(f"com.{word}.Service", app=application.name, number=secrets.randbelow(10**6))
     [sent] = store.send(topic_id=own_topic.pk, messages=[NewMessage(body=word.encode(), key=f"{word}-key")])
     edit = Drift.objects.create(path=own_topic.zookeeper_path, edit="changed", incident=word, data=word.encode(), outcome="waiting")
     return SimpleNamespace(
         application=application, topic=own_topic, group=own_group, shadow=shadow, instance=online, message=sent.id,
-        half=half.id, callback=callback, client=client, gate=gate,
+        half=half.id, callback=callback, client=client, gate=gate, service=service, registration=registration, worker=worker,
         request=Request.objects.filter(target=f"{word}_pending").first(),
         reset=Reset.objects.create(group_id=own_group.pk, topic_id=own_topic.pk, kind="rewind", position_before=2, position=1, era=9,
                                    repeated=1, first_time=0, skipped=0, reason=word),
@@ -151,7 +152,7 @@ def arguments(name, route, team):
         "instance": team.instance.pk, "token": team.token.pk,
         "request": team.request.pk if team.request else 1, "messages": team.message, "delayed": team.message,
         "half-messages/check-backs": team.callback.pk, "release": team.publication.releases.get().pk,
-        "gates": team.gate.pk,
+        "gates": team.gate.pk, "services": team.service.pk, "registrations": team.registration.pk, "worker-ids": team.worker.pk,
     }  # fmt: skip
     part = route.replace("api/v1/^", "").replace("admin/", "")
     pk = next((value for word, value in number.items() if part.startswith(word)), 10**9)
@@ -306,7 +307,7 @@ def test_developers_of_another_team_find_nothing(world):
         asked = url.split("?")[0]
         if (
             SECRET in asked
-            or any(f"/{getattr(world.other, k).pk}" in asked for k in ("shadow", "publication", "instance"))
+            or any(f"/{getattr(world.other, k).pk}" in asked for k in ("shadow", "publication", "instance", "service", "registration"))
             or str(world.other.message) in asked
         ):
             # PUT would make it: its empty body is refused as for a name that is free; a good one finds the name taken (below).

@@ -16,10 +16,10 @@ from mqadmin.supervisor.commands import web_port
 from mqadmin.supervisor.home import CannotContinueError, Home, read_env, write_private
 from mqadmin.supervisor.output import Output
 
-NOTHING = packages.Found(postgres=[], java="", zookeeper="", redis="", gettext="", chromium="", curl="", javac="")
+NOTHING = packages.Found(postgres=[], java="", zookeeper="", redis="", gettext="", chromium="", curl="", javac="", maven="")
 EVERYTHING = packages.Found(
     postgres=[(15, Path("/pg"))], java="/java", zookeeper="/zk.jar", redis="/redis", gettext="/msgfmt", chromium="/chromium", curl="/curl",
-    javac="/javac",
+    javac="/javac", maven="/mvn",
 )  # fmt: skip
 
 

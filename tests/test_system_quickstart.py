@@ -24,10 +24,16 @@ def running(tmp_path):
 
 
 def test_the_quick_start_does_what_the_readme_says(running):
-    shell, terminal = Shell(CHECKOUT, running), None
+    follow(running, blocks(CHECKOUT / "README.md"))
+    follow(running, blocks(CHECKOUT / "sdk" / "README.md", "In ten minutes"))
+
+
+def follow(running, page):
+    """Type what a page says, and look for what it says that comes."""
+    shell, terminals = Shell(CHECKOUT, running), []
     printed = []
     try:
-        for block in blocks(CHECKOUT / "README.md"):
+        for block in page:
             match block.kind:
                 case "bash":
                     printed = shell.type(block.text)
@@ -39,12 +45,12 @@ def test_the_quick_start_does_what_the_readme_says(running):
                             f"README promises {pattern!r}; printed was:\n" + "\n".join(printed)
                         )
                 case "sh":
-                    terminal = Terminal(block.text, CHECKOUT, running)
-                case "log":
+                    terminals.append(Terminal(block.text, CHECKOUT, running))
+                case "log":  # of the terminal that was opened last
                     for pattern in block.patterns:
-                        terminal.expect(pattern)
+                        terminals[-1].expect(pattern, 30)
     finally:
-        if terminal:
-            print("third terminal:", *terminal.lines, sep="\n")
+        for terminal in terminals:
+            print("another terminal:", *terminal.lines, sep="\n")
             terminal.close()
         shell.close()

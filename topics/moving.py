@@ -98,35 +98,51 @@ class Verdict:
 
 def judge(*, topics: Sequence[Topic], cluster: Cluster, accept_warnings: bool, versions: Mapping[int, int] | None = None) -> list[Verdict]:
     """Whether they can be moved, taken in this order; `versions` are those that stand now, None: as they were read."""
-    ids = [topic.pk for topic in topics]
-    obstacles: dict[int, Problem] = {}
-    for follower in followers:
-        obstacles |= follower.obstacles(ids, cluster)
-    gated = gates.standing_at([topic.zookeeper_path for topic in topics])
-    plain = _plain_clients(topics, cluster)
-    used = placement.promised(cluster)
+    look = Look(topics, cluster, versions)
+    used: Mapping[str, int] = placement.promised(cluster)
     verdicts: list[Verdict] = []
     for topic in topics:
         try:
-            approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="move")
-            if topic.cluster_id == cluster.pk:
-                raise conflict("same_cluster", _("The topic is on “{name}” already.").format(name=cluster.name))
-            if versions is not None and versions.get(topic.pk) != topic.version:
-                raise approvals.changed(State.ACTIVE)
-            if topic.zookeeper_path in gated:
-                raise gated[topic.zookeeper_path]
-            if topic.pk in obstacles:
-                raise obstacles[topic.pk]
-            place = placement.added(cluster, used, topic)
-            warnings = [*place.excess, *_lost(topic, cluster), *plain.get(topic.pk, [])]
+            warnings, after = look.at(topic, used)
             if not accept_warnings:
                 workflow.confirm(warnings)
         except Problem as problem:
             verdicts.append(Verdict(problem))
         else:
-            used = used | place.after
+            used = after
             verdicts.append(Verdict(None, warnings))
     return verdicts
+
+
+class Look:
+    """What stands in the way of topics that shall go to one cluster, which need not be saved yet; looked up for all of them at once."""
+
+    def __init__(self, topics: Sequence[Topic], cluster: Cluster, versions: Mapping[int, int] | None = None) -> None:
+        self.cluster, self._versions = cluster, versions
+        ids = [topic.pk for topic in topics]
+        self._obstacles: dict[int, Problem] = {}
+        for follower in followers:
+            self._obstacles |= follower.obstacles(ids, cluster)
+        self._gated = gates.standing_at([topic.zookeeper_path for topic in topics])
+        self._plain = _plain_clients(topics, cluster)
+
+    def at(self, topic: Topic, used: Mapping[str, int]) -> tuple[list[str], Mapping[str, int]]:
+        """What speaks against the move of one, and what the cluster, of which so much is `used`, has promised with it.
+
+        Raises what forbids it.
+        """
+        approvals.require_state(thing=topic, allowed=(State.ACTIVE,), what="move")
+        if topic.cluster_id is not None and topic.cluster_id == self.cluster.pk:
+            raise conflict("same_cluster", _("The topic is on “{name}” already.").format(name=self.cluster.name))
+        if self._versions is not None and self._versions.get(topic.pk) != topic.version:
+            raise approvals.changed(State.ACTIVE)
+        if topic.zookeeper_path in self._gated:
+            raise self._gated[topic.zookeeper_path]
+        if topic.pk in self._obstacles:
+            raise self._obstacles[topic.pk]
+        place = placement.added(self.cluster, used, topic)
+        warnings = [*place.excess, *_lost(topic, self.cluster), *self._plain.get(topic.pk, [])]
+        return warnings, {**used, **place.after}
 
 
 def touched(topics: Collection[int]) -> list[str]:

@@ -4,7 +4,7 @@ What counts is what topics were applied for, not what flows: an allocation is a 
 full nor free: such a cluster is recommended only when no cluster with limits has room.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,18 @@ def recommended(topic: Topic) -> Place | None:
 def promised(cluster: Cluster) -> dict[str, int]:
     """What the active topics of a cluster take of it already."""
     return _used(_counted(Cluster.objects.filter(pk=cluster.pk), Q(topics__state=State.ACTIVE)).get())
+
+
+def promised_by(clusters: Collection[Cluster]) -> dict[str, dict[str, int]]:
+    """The same of several, by their names and in one statement; of one that is not saved yet, nothing is promised."""
+    there = [cluster for cluster in clusters if cluster.pk]
+    counted = _counted(Cluster.objects.filter(pk__in=[cluster.pk for cluster in there]), Q(topics__state=State.ACTIVE))
+    return {cluster.name: dict.fromkeys(LABELS, 0) for cluster in clusters} | {one.name: _used(one) for one in counted}
+
+
+def without(used: Mapping[str, int], topic: Topic) -> dict[str, int]:
+    """What a cluster has promised when this topic has left it."""
+    return {key: used[key] - adds for key, adds in _adds(topic).items()}
 
 
 def added(cluster: Cluster, used: Mapping[str, int], topic: Topic) -> Place:

@@ -3,7 +3,7 @@
 Moving is in `moving`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -23,7 +23,6 @@ from registry import gates
 from registry import services as registry
 from registry.models import Release
 from registry.releases import Change
-from registry.trees import Standing
 from topics.models import OrderScope, Retention, Topic
 
 CREATE = "topic.create"  # the kind of request behind a topic that is not active yet (see topics.requests)
@@ -121,14 +120,10 @@ def activate(
     topic: Topic,
     cluster: Cluster,
     reason: str,
-    request: int | None,
+    request: int,
     forced: bool = False,
-    standing: Standing | None = None,
 ) -> None:
-    """Allocate a pending topic and publish it; in the transaction of its approval. Actor None: a policy.
-
-    Request None: it is imported; its node may be `standing` there already, and stays as it is.
-    """
+    """Allocate a pending topic and publish it; in the transaction of its approval. Actor None: a policy."""
     approvals.move(
         thing=topic,
         expected=State.PENDING,
@@ -139,13 +134,9 @@ def activate(
         builtin.set_limits(topic_id=topic.pk, ttl_seconds=topic.ttl_seconds, max_length=topic.max_length)
     if topic.retention != Retention.STORE:
         keep_messages(topic)
-    action = "import" if request is None else "approve"
-    record(actor=actor, action=action, kind="topic", name=topic.name, after={"cluster": cluster.name, "request": request}, reason=reason)
-    change = change_of(actor=actor, message=reason or f"Request {request} approved.", forced=forced)
-    if standing is not None:
-        registry.adopt(node_of(topic), standing, change=change)
-    else:
-        publish(topic, change)
+    after = {"cluster": cluster.name, "request": request}
+    record(actor=actor, action="approve", kind="topic", name=topic.name, after=after, reason=reason)
+    publish(topic, change_of(actor=actor, message=reason or f"Request {request} approved.", forced=forced))
     keep_orders([topic])
 
 
@@ -270,19 +261,19 @@ def paths_on(cluster: Cluster) -> list[str]:
     return [Topic.path_of(name) for name in Topic.objects.filter(cluster=cluster, state=State.ACTIVE).values_list("name", flat=True)]
 
 
-def validate(thing: Any) -> None:
-    """Check the fields of a model; raises `invalid` with a pointer for each."""
+def validate(thing: Any, *, but_for: Collection[str] = ()) -> None:
+    """Check the fields of a model, but for these; raises `invalid` with a pointer for each."""
     try:
-        thing.clean_fields()
+        thing.clean_fields(exclude=but_for)
     except ValidationError as error:
         errors = [FieldError(f"/{field}", " ".join(messages)) for field, messages in error.message_dict.items()]
         summary = errors[0].detail if len(errors) == 1 else _("Some fields are not right.")
         raise Problem("invalid", summary, errors=errors) from None
 
 
-def check(topic: Topic) -> None:
+def check(topic: Topic, *, but_for: Collection[str] = ()) -> None:
     """Check the fields of a topic, and that how long its messages are kept makes sense; raises `invalid` with a pointer for each."""
-    validate(topic)
+    validate(topic, but_for=but_for)
     given = [name for name in ("retention_hours", "retention_mib") if getattr(topic, name)]
     if topic.retention == Retention.STORE and given:
         detail = _("Choose when messages go: the store itself keeps them without an age or a size of the topic.")

@@ -41,6 +41,38 @@ def create_group(*, group_id: int, max_attempts: int, backoff_ms: Sequence[int],
     _call("SELECT mq_group_put(%s, %s, %s::bigint[], %s)", group_id, max_attempts, list(backoff_ms), suspended)
 
 
+@dataclass(frozen=True, slots=True)
+class NewGroup:
+    """A group as `create_group` takes it, with what else the store may be told of it."""
+
+    group_id: int
+    max_attempts: int
+    backoff_ms: Sequence[int]
+    suspended: bool = False
+    max_outstanding: int = 0
+    stop_key: bool = False
+    sticky: bool = False
+
+
+def create_groups(groups: Sequence[NewGroup]) -> None:
+    """Make several known to the store, in few statements however many they are."""
+    _each(
+        "SELECT mq_group_put(t.group_id, t.max_attempts, ARRAY(SELECT jsonb_array_elements_text(t.backoff_ms)::bigint), t.suspended)",
+        "group_id bigint, max_attempts int, backoff_ms jsonb, suspended boolean",
+        [
+            {"group_id": g.group_id, "max_attempts": g.max_attempts, "backoff_ms": list(g.backoff_ms), "suspended": g.suspended}
+            for g in groups
+        ],
+    )
+    _each(
+        "SELECT mq_group_ceiling(t.id, t.n)",
+        "id bigint, n int",
+        [{"id": g.group_id, "n": g.max_outstanding} for g in groups if g.max_outstanding],
+    )
+    _each("SELECT mq_group_policy(t.id, true)", "id bigint", [{"id": g.group_id} for g in groups if g.stop_key])
+    _each("SELECT mq_group_balance(t.id, true)", "id bigint", [{"id": g.group_id} for g in groups if g.sticky])
+
+
 def update_group(
     *, group_id: int, max_attempts: int, backoff_ms: Sequence[int], suspended: bool, max_outstanding: int | None = None
 ) -> None:
@@ -74,6 +106,12 @@ def set_ceiling(*, group_id: int, max_outstanding: int) -> None:
 def set_limits(*, topic_id: int, ttl_seconds: int, max_length: int) -> None:
     """How long a message may wait, and how many may wait for one group; 0: no limit. What is beyond becomes a dead letter."""
     _call("SELECT mq_limit_put(%s, %s, %s)", topic_id, ttl_seconds, max_length)
+
+
+def set_limits_of(limits: Mapping[int, tuple[int, int]]) -> None:
+    """The same of several topics, by their ids: time to live in seconds, and length."""
+    rows = [{"id": pk, "ttl": ttl, "length": length} for pk, (ttl, length) in sorted(limits.items())]
+    _each("SELECT mq_limit_put(t.id, t.ttl, t.length)", "id bigint, ttl bigint, length bigint", rows)
 
 
 def set_retention(*, topic_id: int, mode: Literal["done", "limit"] | None, age_seconds: int = 0, size_bytes: int = 0) -> None:
@@ -116,6 +154,13 @@ def subscribe(*, group_id: int, topic_id: int, tag_expression: str = "*", consum
     _call("SELECT mq_group_subscribe(%s, %s, %s::text[], %s)", group_id, topic_id, tags.parse(tag_expression), consume_from == "latest")
 
 
+def subscribe_many(subscriptions: Sequence[tuple[int, int, str, ConsumeFrom]]) -> None:
+    """The same for several: group, topic, tag expression, and where it begins."""
+    rows = [{"g": group, "t": topic, "tags": tags.parse(text), "latest": start == "latest"} for group, topic, text, start in subscriptions]
+    parsed = "CASE WHEN t.tags IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(t.tags)) END"
+    _each(f"SELECT mq_group_subscribe(t.g, t.t, {parsed}, t.latest)", "g bigint, t bigint, tags jsonb, latest boolean", rows)
+
+
 def change_filter(*, group_id: int, topic_id: int, tag_expression: str) -> None:
     """Change the tag filter: what has been handed out keeps the filter that it was handed out under."""
     subscribe(group_id=group_id, topic_id=topic_id, tag_expression=tag_expression)
@@ -149,14 +194,20 @@ def backlog_of(*, group_id: int, topic_id: int) -> Backlog:
 
     Of a broadcast group: all instances together.
     """
-    found = _call(
-        "SELECT coalesce(sum(mq_count(topic_id, pos, 9223372036854775807, tags) + held), 0)::bigint, coalesce(sum(processing), 0)::bigint,"
+    return backlogs_of([(group_id, topic_id)])[group_id, topic_id]
+
+
+def backlogs_of(pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Backlog]:
+    """The same of several groups with a topic each, in one statement."""
+    rows = _rows(
+        "SELECT p.g, p.t, b.* FROM unnest(%s::bigint[], %s::bigint[]) AS p(g, t) CROSS JOIN LATERAL ("
+        " SELECT coalesce(sum(mq_count(topic_id, pos, 9223372036854775807, tags) + held), 0)::bigint, coalesce(sum(processing), 0)::bigint,"
         " coalesce(sum(later), 0)::bigint, 0 FROM mq_cursor"
-        " WHERE group_id = ANY (mq_members(ARRAY[%s::bigint])) AND topic_id = %s AND active",
-        group_id,
-        topic_id,
+        " WHERE group_id = ANY (mq_members(ARRAY[p.g])) AND topic_id = p.t AND active) AS b",
+        [group for group, _topic in pairs],
+        [topic for _group, topic in pairs],
     )
-    return Backlog(*found)
+    return {(group, topic): Backlog(*found) for group, topic, *found in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +270,13 @@ def _rows(sql: str, *params: Any) -> list[Any]:
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         return list(cursor.fetchall())
+
+
+def _each(select: str, columns: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Call a function for each row, in their order."""
+    if rows:
+        with connection.cursor() as cursor:
+            cursor.execute(f"{select} FROM jsonb_to_recordset(%s) AS t({columns})", (json.dumps(rows),))
 
 
 def _call(sql: str, *params: Any) -> Any:

@@ -19,11 +19,13 @@ def invalid(name: str, detail: Any) -> Problem:
 def check_known(request: Request, known: Collection[str], repeatable: Collection[str] = ()) -> None:
     """Refuse parameters that do not exist, stand there twice or say nothing. Problems: unknown_parameter, invalid_parameter."""
     if unknown := sorted(set(request.query_params) - set(known)):
-        raise Problem(
-            "unknown_parameter",
-            _("Unknown parameters: {names}.").format(names=", ".join(unknown)[:400]),
-            hint=_("Known are: {names}.").format(names=", ".join(known)),
-        )
+        hint = _("Known are: {names}.").format(names=", ".join(known))
+        if "wait" in unknown:
+            hint = _(
+                "Here nothing waits: a write of one topic, consumer group or shadow group does. Leave it away, and ask afterwards:"
+                " GET …/applied?wait=… of each, or the operation."
+            )
+        raise Problem("unknown_parameter", _("Unknown parameters: {names}.").format(names=", ".join(unknown)[:400]), hint=hint)
     for name in request.query_params:
         if name not in repeatable and len(request.query_params.getlist(name)) > 1:
             raise invalid(name, _("“{name}” is there more than once.").format(name=name))

@@ -22,7 +22,7 @@ from core.names import PATTERN
 from core.short_way import takes_short_way
 from messages import backpressure, balancing, broadcast, services, waiting
 from messages.api import documents, wire
-from messages.api.lookup import active_group, active_topic, pulling_group, topic_lately, topic_now
+from messages.api.lookup import Pulling, active_group, active_topic, pulling_group, topic_lately, topic_now
 from messages.consuming import MAX_PULL, MAX_VISIBILITY_MS, NOBODY
 from messages.sending import TopicChangedError
 from messages.types import Accepted, Batch, NewMessage, Outcome, Settled
@@ -98,7 +98,8 @@ def _send_one(user: User, topic: str, message: NewMessage) -> Accepted:
 def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     """Hand out messages under a lease; wait for some if there are none."""
     wire.only(fields, _PULL)
-    group_id, take = _take(user, group, fields)
+    pulling, take = _take(user, group, fields)
+    group_id = pulling.group_id
     found = services.pull(group_id=group_id, **take)
     try:
         found = _wait(user, found, group_id, fields, take)
@@ -113,7 +114,7 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
         ) from None
     if found.reason == OUTSTANDING:
         raise backpressure.too_many_outstanding(group_id=group_id)
-    response = wire.respond(wire.batch(found))
+    response = wire.respond({**wire.batch(found), "moved_at": pulling.moved_at})
     if found.reason == PARKED:
         response["Retry-After"] = RETRY_AFTER
     return response
@@ -150,13 +151,14 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     outcomes = [wire.outcome(item, i) for i, item in enumerate(wire.acks_of(fields))]
     if outcomes and lease is None:
         raise wire.no_lease("/lease")
-    group_id, take = _take(user, group, fields)
+    pulling, take = _take(user, group, fields)
+    group_id = pulling.group_id
     settled, found = services.next(group_id=group_id, lease=lease, outcomes=outcomes, **take)
     try:
         found = _wait(user, found, group_id, fields, take)
     except waiting.FullError:  # what was settled is committed: the caller must learn of it
         found = replace(found, reason="crowded")
-    response = wire.respond({"acks": wire.settled(settled), **wire.batch(found)})
+    response = wire.respond({"acks": wire.settled(settled), **wire.batch(found), "moved_at": pulling.moved_at})
     if found.reason in {"crowded", PARKED, OUTSTANDING, *NOBODY}:
         response["Retry-After"] = RETRY_AFTER
     return response
@@ -175,7 +177,7 @@ def _visibility(fields: dict[str, Any]) -> int:
     return wire.integer(fields, "visibility_ms", default=DEFAULT_VISIBILITY_MS, low=1, high=MAX_VISIBILITY_MS)
 
 
-def _take(user: User, group: str, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def _take(user: User, group: str, fields: dict[str, Any]) -> tuple[Pulling, dict[str, Any]]:
     """The group and what it is asked for. Problems: those of active_group, consumer_required."""
     wire.integer(fields, "wait_ms", default=0, low=0, high=MAX_WAIT_MS)
     take = {
@@ -189,7 +191,7 @@ def _take(user: User, group: str, fields: dict[str, Any]) -> tuple[int, dict[str
         take["consumer"] = user.get_username()  # who does not say who it is would share its position, or its keys, with others
     if pulling.sticky and not take["consumer"]:
         raise balancing.consumer_required()
-    return pulling.group_id, take
+    return pulling, take
 
 
 def _wait(user: User, found: Batch, group_id: int, fields: dict[str, Any], take: dict[str, Any]) -> Batch:

@@ -151,12 +151,19 @@ class BatchSerializer(serializers.Serializer[Any]):
     lease = serializers.CharField(allow_null=True)
     lease_until = serializers.DateTimeField(allow_null=True)
     messages = DeliverySerializer(many=True)
+    ordered = serializers.DictField(
+        child=serializers.ChoiceField(["key", "topic"]),
+        help_text="The ordered topics among them: work through what has one sharding key (key), or all (topic), one after the other.",
+    )
     reason = serializers.ChoiceField(
         REASONS,
         allow_null=True,
         help_text="Why there are none. Of a sticky group: parked, what comes next belongs to other workers, for whom as much is parked as"
         " may be. Of a next only: crowded, too many long polls wait here, so this one did not; outstanding, the group is at its ceiling;"
         " a pull is refused with 429 instead, and with 400 or 409 where a sticky group gets no consumer or too many. All with Retry-After.",
+    )
+    moved_at = serializers.DateTimeField(
+        allow_null=True, help_text="When a person has moved the group's position last: messages may come again. Known after 5 s at most."
     )
 
 

@@ -249,6 +249,7 @@ def batch(found: Batch) -> dict[str, Any]:
         "lease": found.lease,
         "lease_until": found.lease_until,
         "messages": [delivery(message) for message in found.messages],
+        "ordered": found.ordered,
         "reason": found.reason,
     }
 

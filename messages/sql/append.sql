@@ -22,6 +22,20 @@ BEGIN
       LEFT JOIN mq_claim c ON c.claim = p.claim) x;
 END $$;
 
+-- The same as web processes of before migration 0034 call it, which run on until they are restarted: by place, NULL where a message has no id.
+CREATE OR REPLACE FUNCTION mq_claim_ids(p_topic bigint, p_producer_ids text[], OUT claim bigint, OUT prior_ids bigint[], OUT prior_due timestamptz[])
+LANGUAGE plpgsql AS $$
+DECLARE v_ids text[]; v_places int[]; c record;
+BEGIN
+  SELECT array_agg(u.pid ORDER BY u.pid COLLATE "C"), array_agg(u.ord::int ORDER BY u.pid COLLATE "C") INTO v_ids, v_places
+    FROM unnest(p_producer_ids) WITH ORDINALITY u(pid, ord) WHERE u.pid IS NOT NULL;
+  c := mq_claim_ids(p_topic, v_ids, v_places);
+  claim := c.claim;
+  IF c.prior_ids IS NULL THEN RETURN; END IF;
+  SELECT array_agg(x.id ORDER BY u.ord), array_agg(x.due ORDER BY u.ord) INTO prior_ids, prior_due
+    FROM generate_subscripts(p_producer_ids, 1) u(ord) LEFT JOIN unnest(v_places, c.prior_ids, c.prior_due) x(place, id, due) ON x.place = u.ord;
+END $$;
+
 CREATE OR REPLACE FUNCTION mq_record_claim(p_claim bigint, p_ids bigint[], p_due timestamptz[]) RETURNS void LANGUAGE sql AS $$ INSERT INTO mq_claim (claim, ids, due) VALUES (p_claim, p_ids, p_due) $$;
 
 -- THE append: take the lock, draw the ids, insert. Bigger batches draw with mq_draw_ids and COPY the rows themselves.

@@ -1,5 +1,7 @@
 -- Pull, settle, next, extend, expire. Every verb locks the group's row first: that is the lock order, and it makes the counters exact.
 
+-- What is in hand under one lease is looked for by its token. `coalesce(lease_until, now) > now` keeps the planner from the index of leases that
+-- end, which holds all of them: with few visible rows it thinks both the same.
 CREATE OR REPLACE FUNCTION mq_backoff(p_backoff bigint[], p_attempts int) RETURNS interval IMMUTABLE LANGUAGE sql AS $$ SELECT p_backoff[least(greatest(p_attempts, 1), cardinality(p_backoff))] * interval '1 ms' $$;
 
 -- The cursors of a group. One is updated with every pull and every ack, and while somebody holds a snapshot none of its old versions can
@@ -288,7 +290,7 @@ BEGIN
           FROM mq_exception e JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = e.msg_id
           JOIN mq_cursors(p_group) q ON q.topic_id = e.topic_id
           LEFT JOIN LATERAL mq_outcome(g, q.active, o.status, e.attempts, o.delay, v_now, false) b ON o.status <> 'S'
-         WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now),
+         WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND coalesce(e.lease_until, v_now) > v_now),
       done AS (DELETE FROM mq_exception e USING told d WHERE e.ctid = d.place AND d.ok),
       had AS (
         INSERT INTO mq_history (group_id, topic_id, lo, hi, token, pulled_at, settled_at, n, attempts, retried, era, consumer)
@@ -307,7 +309,7 @@ BEGIN
       FOR r IN SELECT * FROM (SELECT e.msg_id AS id, e.topic_id, e.attempts, e.pulled_at, e.consumer, e.okey, o.status, o.delay, o.error, q.active, q.era, q.held
                  FROM mq_exception e JOIN unnest(p_ids, p_status, p_delay_ms, p_error) o(id, status, delay, error) ON o.id = e.msg_id
                  JOIN mq_cursors(p_group) q ON q.topic_id = e.topic_id
-                WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now OFFSET 0) x ORDER BY x.id LOOP
+                WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND coalesce(e.lease_until, v_now) > v_now OFFSET 0) x ORDER BY x.id LOOP
         v_live := true;
         v_matched := v_matched || r.id;
         IF r.okey = ANY (v_broken) THEN
@@ -351,7 +353,7 @@ BEGIN
 
   -- The rest gets a problem each, never silence.
   IF cardinality(v_matched) < cardinality(p_ids) THEN
-    v_live := v_live OR EXISTS (SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now);
+    v_live := v_live OR EXISTS (SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND coalesce(e.lease_until, v_now) > v_now);
     RETURN QUERY SELECT 'S'::"char", o.id, NULL::bigint, NULL::bigint, NULL::timestamptz, NULL::int, NULL::text, NULL::text, NULL::text, NULL::text, NULL::bytea,
       CASE WHEN EXISTS (SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = o.id AND e.status = 'B' AND e.slot IS NULL) THEN 'held_back'
            WHEN EXISTS (SELECT FROM mq_exception e WHERE e.group_id = p_group AND e.msg_id = o.id AND e.token = p_token AND e.status <> 'P')
@@ -508,7 +510,7 @@ BEGIN
     SELECT l.pulled_at, l.lease_until FROM mq_lease l WHERE l.group_id = p_group AND l.token = p_token AND l.lease_until > v_now
     UNION ALL
     SELECT e.pulled_at, e.lease_until FROM mq_exception e
-     WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now) x;
+     WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND coalesce(e.lease_until, v_now) > v_now) x;
   IF v_until IS NULL THEN RETURN; END IF;
   IF v_now + p_visibility > v_pulled + p_longest THEN
     refused := true;
@@ -519,5 +521,5 @@ BEGIN
   IF until = v_until THEN RETURN; END IF;
   IF p_async THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;   -- losing it only redelivers
   UPDATE mq_lease l SET lease_until = until WHERE l.group_id = p_group AND l.token = p_token AND l.lease_until > v_now;
-  UPDATE mq_exception e SET lease_until = until WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND e.lease_until > v_now;
+  UPDATE mq_exception e SET lease_until = until WHERE e.group_id = p_group AND e.token = p_token AND e.status = 'P' AND coalesce(e.lease_until, v_now) > v_now;
 END $$;

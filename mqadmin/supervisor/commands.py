@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mqadmin.supervisor import checks, packages, processes, provision, services
+from mqadmin.supervisor import checks, jars, packages, processes, provision, services
 from mqadmin.supervisor.home import CHECKOUT, CannotContinueError, Home, port_is_free, read_env, write_private
 from mqadmin.supervisor.output import Output
 from mqadmin.supervisor.processes import Program
@@ -152,7 +152,7 @@ def _needed(extra: Sequence[str] = ()) -> set[str]:
 def _provision(output: Output, home: Home, *, tools: bool) -> packages.Found:
     log = home.logs / "install.log"
     provision.ensure_python(output, log, tools=tools)
-    extra = ["gettext", "chromium", "curl", "javac"] if tools else []
+    extra = ["gettext", "chromium", "curl", "javac", "maven"] if tools else []
     if not tools and any(not path.with_suffix(".mo").exists() for path in (CHECKOUT / "locale").glob("*/LC_MESSAGES/*.po")):
         extra = ["gettext"]
 
@@ -348,6 +348,8 @@ def test(output: Output, arguments: list[str]) -> int:
         def execute(argv: Sequence[str], extra: dict[str, str]) -> int:
             return runner.run_task(task(argv, {**environment, **extra}))
 
+        home = Path(environment["MQADMIN_HOME"])
+        jars.fetch(output, home, packages.which("mvn"), home / "test" / "log" / "install.log", tick=runner.tick)
         return checks.test(output, execute, Path(environment["MQADMIN_HOME"]) / "test" / "junit.xml", arguments)
 
 

@@ -27,6 +27,7 @@ DEBIAN = {
     "zookeeper": ["libzookeeper-java"],
     "java": ["default-jre-headless"],
     "javac": ["default-jdk-headless"],
+    "maven": ["maven"],
     "redis": ["redis-server"],
     "gettext": ["gettext"],
     "chromium": ["chromium", "fonts-noto-cjk"],
@@ -37,13 +38,14 @@ SPOKEN = {
     "zookeeper": "ZooKeeper (its jar files)",
     "java": "Java 11 or newer",
     "javac": "a Java compiler",
+    "maven": "Maven",
     "redis": "Redis",
     "gettext": "gettext",
     "chromium": "Chromium",
     "curl": "curl",
 }
 OWN_INSTEAD = {"postgres": "DATABASE_URL", "zookeeper": "ZOOKEEPER_HOSTS", "java": "ZOOKEEPER_HOSTS", "redis": "CELERY_BROKER_URL"}
-OPTIONAL = {"gettext", "chromium", "curl", "javac"}
+OPTIONAL = {"gettext", "chromium", "curl", "javac", "maven"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Found:
     chromium: str
     curl: str
     javac: str  # compiles the tests' reader of ZooKeeper
+    maven: str  # fetches the tests' Kafka
 
 
 def which(*names: str) -> str:
@@ -77,6 +80,7 @@ def find() -> Found:
         chromium=which("chromium", "chromium-browser", "google-chrome"),
         curl=which("curl"),
         javac=_find_java("javac"),
+        maven=which("mvn"),
     )
 
 

@@ -1,9 +1,8 @@
 -- The registrar's work: dirty or drifted rows whose turn it is and whose order across paths allows it now.
 -- With `ids` of these only.
 -- `fresh` rows are a few moments old: the registrar that prefers their path takes them first.
--- What a registrar seldom needs (errors, times) is left out and read when it is asked for: of thousands of rows it costs most of the time.
-SELECT p.id, p.path, p.format, p.data, p.foreign_keys, p.requires, p.deleted, p.generation, p.published_generation, p.published_digest,
-       p.node_version, p.published_at, p.attempts, p.drifted_at, p.held_at, p.overrules,
+-- The columns are those of due.Due, in its order.
+SELECT p.id, p.path, p.data, p.requires, p.deleted, p.generation, p.node_version, p.drifted_at, p.attempts,
        p.changed_at <= now() AND p.changed_at > now() - interval '300 milliseconds' AND p.drifted_at IS NULL AS fresh
   FROM registry_publication p
  WHERE (p.published_generation < p.generation OR p.drifted_at IS NOT NULL)

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
-import queue
-import threading
-import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from kazoo.exceptions import ConnectionClosedError, ConnectionLoss, NoNodeError, SessionExpiredError
-from kazoo.protocol.states import KazooState
-
-from mqadmin_sdk import metadata
-from mqadmin_sdk.subscriptions import ShadowSubscription, Subscription
-from mqadmin_sdk.zk import Access, PerProcess, paths
+from mqadmin_sdk.consuming.consumers import DRAIN, Consumers
+from mqadmin_sdk.consuming.shadows import Shadowing
+from mqadmin_sdk.errors import MqadminError, UnsupportedError
+from mqadmin_sdk.filecache import FileCache, default_directory
+from mqadmin_sdk.following import Follower
+from mqadmin_sdk.http import AppKey, ControlPlane
+from mqadmin_sdk.message import Outgoing, SendResult, seconds
+from mqadmin_sdk.producing.producer import TIMEOUT, Producer, log_failure
+from mqadmin_sdk.producing.transactions import Transaction, check_back
+from mqadmin_sdk.transports import Context, producer_transport
+from mqadmin_sdk.zk import Access, paths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
+    from datetime import datetime, timedelta
 
-    from typing_extensions import Self  # noqa: UP035 - Python 3.10
+    from typing_extensions import Self, Unpack  # noqa: UP035 - Python 3.10
 
-    from mqadmin_sdk.reports import Report
-    from mqadmin_sdk.zk import Client as ZooKeeper
+    from mqadmin_sdk import metadata
+    from mqadmin_sdk.consuming.consumers import Subscribing
+    from mqadmin_sdk.http import Balance, Credential
+    from mqadmin_sdk.message import Message
+    from mqadmin_sdk.producing.transactions import Decision
+    from mqadmin_sdk.subscriptions import ShadowSubscription, Subscription
+    from mqadmin_sdk.transports import HalfMessage
 
-log = logging.getLogger(__name__)
-
-_DISCONNECTED = (ConnectionLoss, SessionExpiredError, ConnectionClosedError)
-_AGAIN_AFTER = 0.5  # seconds, when a node cannot be understood or its cluster is not there
+    Handler = TypeVar("Handler", bound=Callable[[Message], object])
 
 
-class NotConnectedError(ConnectionError):
-    """ZooKeeper could not be reached in time."""
+class NotReadyError(MqadminError):
+    """What `Client(check=True)` found wrong: `problems`, each a sentence."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__(" ".join(problems))
 
 
 class Client:
@@ -42,7 +52,15 @@ class Client:
     `zookeeper` is `host:port[,host:port…][/chroot]`, `app` the application's name. Callbacks run one after another on a thread of the
     client's own. After a fork the child goes on with a connection, threads and instances of its own. `labels`, such as
     `{"zone": "a"}`, are reported, and a gated release may choose instances by them. `access` is for a ZooKeeper that wants TLS, or
-    credentials also from those who read.
+    credentials also from those who read. `cache_dir` is where a file remembers what was read, for a start without ZooKeeper: by default
+    MQADMIN_CACHE_DIR or the user's directory for caches; "" for no file.
+
+    For the built-in store: `url` is mqadmin's address, or several with weights (see `http.ControlPlane`), of which `balance` chooses;
+    `credential` is an `AppKey` or a `Token`; `ca` a PEM file for https with a CA of one's own.
+
+    For sending: `linger` is how many seconds asynchronous messages wait for others to share a batch; at most `buffer_messages` of
+    `buffer_bytes` are buffered. `options` are handed to brokers' own clients, by kind of broker. `shadowing` says how the traffic of
+    stress tests is kept apart. `check` makes sure that everything needed can be reached, and raises NotReadyError.
     """
 
     def __init__(
@@ -54,6 +72,18 @@ class Client:
         ip: str | None = None,
         labels: Mapping[str, str] | None = None,
         access: Access | None = None,
+        cache_dir: str | Path | None = None,
+        url: str | Sequence[str] | Mapping[str, float] | None = None,
+        credential: Credential | None = None,
+        balance: Balance = "random",
+        ca: str = "",
+        linger: float = 0.0,
+        buffer_messages: int = 10_000,
+        buffer_bytes: int = 64 * 1024 * 1024,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        transports: Mapping[str, Any] | None = None,
+        shadowing: Shadowing | None = None,
+        check: bool = False,
     ) -> None:
         if not app or "/" in app:
             raise ValueError("app is the name of the application")
@@ -62,44 +92,262 @@ class Client:
         if not all(isinstance(part, str) and part for pair in self.labels.items() for part in pair):
             raise ValueError("labels are names with values, both text that is not empty")
         self.ip = ip or paths.local_ip()
-        self._connection = PerProcess(
-            zookeeper, timeout=session_timeout, prepare=lambda client: client.add_listener(self._on_state), access=access
+        self._zookeeper = zookeeper
+        directory = default_directory() if cache_dir is None else Path(cache_dir) if cache_dir else None
+        self._follower = self._new_follower(
+            zookeeper,
+            app=app,
+            ip=self.ip,
+            labels=self.labels,
+            session_timeout=session_timeout,
+            access=access,
+            cache=FileCache(directory, app=app, ensemble=zookeeper) if directory is not None else None,
         )
-        self._subscriptions: list[Subscription] = []
-        self._shadow: list[ShadowSubscription] = []
-        self._reset()
+        self._control = ControlPlane(url, credential=credential, balance=balance, ca=ca) if url else None
+        self._options, self._transports = dict(options or {}), dict(transports or {})
+        self.producer = Producer(
+            watch=self.watch_topic,
+            read=lambda name, timeout: self.topic(name, timeout=timeout),
+            make=lambda cluster: producer_transport(cluster, self.context),
+            linger=linger,
+            buffer_messages=buffer_messages,
+            buffer_bytes=buffer_bytes,
+        )
+        self.consumers = Consumers(
+            app=app,
+            watch_group=self.watch_group,
+            watch_shadow=self.watch_shadow,
+            group=self.group,
+            cluster=self.cluster,
+            context=lambda: self.context,
+            shadowing=shadowing or Shadowing(),
+        )
+        self.producer.interceptors.append(self.consumers.shadowing.outgoing)
         myself = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forked(myself))
         atexit.register(_close, myself)
+        if check:
+            try:
+                self.check()
+            except BaseException:
+                self.close()
+                raise
+
+    def _new_follower(self, zookeeper: str, **arguments: Any) -> Follower:
+        """Return what this client follows metadata with; `testing` has another one."""
+        return Follower(zookeeper, **arguments)
 
     @classmethod
-    def from_env(cls) -> Client:
-        """Read MQADMIN_ZOOKEEPER and MQADMIN_APP, and if they are set MQADMIN_LABELS, such as `zone=a,rack=2`, and what `Access` reads."""
-        missing = [name for name in ("MQADMIN_ZOOKEEPER", "MQADMIN_APP") if not os.environ.get(name)]
+    def from_env(cls, **arguments: Any) -> Client:
+        """Read MQADMIN_ZOOKEEPER and MQADMIN_APP, and what is set of the others; `arguments` go before the environment.
+
+        MQADMIN_LABELS (`zone=a,rack=2`), MQADMIN_URL, MQADMIN_BALANCE, MQADMIN_CA, MQADMIN_APP_KEY with MQADMIN_APP_SECRET, and what
+        `Access` reads. MQADMIN_APP_SECRET_FILE names a file that holds the secret. Raises ValueError.
+        """
+        environ = os.environ
+        missing = [
+            name
+            for name, given in (("MQADMIN_ZOOKEEPER", "zookeeper"), ("MQADMIN_APP", "app"))
+            if not (given in arguments or environ.get(name))
+        ]
         if missing:
             raise ValueError(f"Set {' and '.join(missing)} in the environment.")
-        labels = _labels(os.environ.get("MQADMIN_LABELS", ""))
-        return cls(zookeeper=os.environ["MQADMIN_ZOOKEEPER"], app=os.environ["MQADMIN_APP"], labels=labels, access=Access.from_env())
+        found: dict[str, Any] = {
+            "zookeeper": environ.get("MQADMIN_ZOOKEEPER"),
+            "app": environ.get("MQADMIN_APP"),
+            "labels": _labels(environ.get("MQADMIN_LABELS", "")),
+            "access": Access.from_env(),
+            "url": environ.get("MQADMIN_URL") or None,
+            "balance": environ.get("MQADMIN_BALANCE") or "random",
+            "ca": environ.get("MQADMIN_CA", ""),
+            "credential": _credential(environ),
+        }
+        return cls(**{**found, **arguments})
+
+    @property
+    def context(self) -> Context:
+        """What the transports of this client have in common."""
+        return Context(app=self.app, instance=self.instance, control=self._control, options=self._options, transports=self._transports)
+
+    @property
+    def instance(self) -> str:
+        """This process among those of the application."""
+        return f"{self.ip}-{os.getpid()}"
+
+    @property
+    def control(self) -> ControlPlane:
+        """The REST interface of mqadmin, with this client's credential. Raises UnsupportedError without an address."""
+        if self._control is None:
+            raise UnsupportedError("the client has no address of mqadmin: give url, or MQADMIN_URL")
+        return self._control
+
+    def check(self, *, timeout: float = 10.0) -> None:
+        """Make sure that ZooKeeper and, if there is an address, mqadmin are reached and take the credential. Raises NotReadyError."""
+        problems = []
+        try:
+            self._follower.check(timeout=timeout)
+        except MqadminError as error:
+            problems.append(f"ZooKeeper at {self._zookeeper}: {error}.")
+        if self._control is not None:
+            try:
+                self._control.get("me", timeout=timeout)
+            except MqadminError as error:
+                problems.append(f"mqadmin: {error}.")
+        if problems:
+            raise NotReadyError(problems)
+
+    # --- sending --------------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        key: str | None = None,
+        tag: str = "",
+        sharding_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: timedelta | float | None = None,
+        deliver_at: datetime | None = None,
+        id: str | None = None,  # noqa: A002 - the name that the REST interface has
+        timeout: float = TIMEOUT,
+    ) -> SendResult:
+        """Store a message for good on whichever cluster the topic is now.
+
+        `body` is bytes, text, or anything that JSON can say. `key` is for people and searches, `tag` for filters; messages with one
+        `sharding_key` stay in order on an ordered topic. `delay` (seconds or a timedelta) or `deliver_at` deliver it later. It is sent
+        again under the same `id` (made up if not given) after temporary faults and back-pressure, for `timeout` seconds in all.
+
+        Raises Busy, other MqadminErrors (UnreachableError, ProblemError, NotPublishedError), ValueError.
+        """
+        message = Outgoing.of(body, key, tag, sharding_key, headers, delay, deliver_at, id)
+        return self.producer.send(topic, message, timeout=timeout)
+
+    def send_async(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        key: str | None = None,
+        tag: str = "",
+        sharding_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: timedelta | float | None = None,
+        deliver_at: datetime | None = None,
+        id: str | None = None,  # noqa: A002
+        timeout: float = TIMEOUT,
+    ) -> Future[SendResult]:
+        """Send soon, in batches with what else is sent meanwhile; in order for each sharding key. The future has what `send` returns.
+
+        While the buffer is full this call waits, up to `timeout` seconds, then raises Busy. For asyncio: `asyncio.wrap_future(…)`.
+        """
+        message = Outgoing.of(body, key, tag, sharding_key, headers, delay, deliver_at, id)
+        return self.producer.send_async(topic, message, timeout=timeout)
+
+    def send_oneway(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        key: str | None = None,
+        tag: str = "",
+        sharding_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: timedelta | float | None = None,
+        deliver_at: datetime | None = None,
+        id: str | None = None,  # noqa: A002
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """Send soon and hear no more of it: what fails is logged. Otherwise like `send_async`."""
+        message = Outgoing.of(body, key, tag, sharding_key, headers, delay, deliver_at, id)
+        self.producer.send_async(topic, message, timeout=timeout).add_done_callback(log_failure(topic))
+
+    def send_batch(self, topic: str, messages: Iterable[Any], *, timeout: float = TIMEOUT) -> list[SendResult]:
+        """Store several together: bodies, or `Outgoing`s where they need more than a body. One result for each, in their order.
+
+        The built-in store takes all or none of a batch (of up to 1,000 messages and 8 MiB; a larger one goes in parts). Raises
+        BatchError, whose `results` say which were stored.
+        """
+        return self.producer.send_batch(topic, [Outgoing.of(one) for one in messages], timeout=timeout)
+
+    def transaction(self, topic: str, *, check_after: timedelta | float | None = None, timeout: float = TIMEOUT) -> Transaction:
+        """Send together with the application's own transaction, by half messages.
+
+        What is sent in the `with` block is stored at once and seen by nobody. It is delivered when the block ends and thrown away when
+        it raises. If this process dies in between, mqadmin asks what became of it: `check_after` (a second to a day) later, or after
+        the time of its own.
+        Raises UndecidedError when the block has ended and a commit gets no answer.
+        """
+        return self.producer.transaction(topic, check_after=None if check_after is None else seconds(check_after), timeout=timeout)
+
+    def check_back(self, topic: str, judge: Callable[[HalfMessage], Decision], *, limit: int = 100, timeout: float = TIMEOUT) -> int:
+        """Decide half messages that a process of this application has left open; call it now and then. Returns how many were decided.
+
+        `judge` says "commit", "rollback" or "unknown" of each.
+        """
+        return check_back(self.producer.topic(topic), judge, limit=limit, timeout=timeout)
+
+    def flush(self, *, timeout: float = TIMEOUT) -> bool:
+        """Wait until what was sent asynchronously is stored or has failed; False if it is not within so many seconds."""
+        return self.producer.flush(timeout=timeout)
+
+    @property
+    def interceptors(self) -> list[Callable[[str, Outgoing], tuple[str, Outgoing]]]:
+        """Called with the topic and each message before it is sent; what they return is sent. To be filled before the first send."""
+        return self.producer.interceptors
+
+    # --- consuming ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def subscribe(self, group: str, handler: None = None, **options: Unpack[Subscribing]) -> Callable[[Handler], Handler]: ...
+
+    @overload
+    def subscribe(self, group: str, handler: Handler, **options: Unpack[Subscribing]) -> Handler: ...
+
+    def subscribe(self, group: str, handler: Any = None, **options: Any) -> Any:
+        """Have a group's messages handled, as a decorator or a call: from `run` or `start` on, or now if that was.
+
+        A message is settled when its handler returns. An exception is a failed attempt: it comes again after the group's backoff, and is
+        dead at the group's limit; `Later(delay)` is no attempt, `Dead(reason)` gives up at once. Messages of one sharding key are handled
+        one after the other. At least once: after a crash, or a lease that ended, a message may come again. Options: see `Subscribing`.
+        """
+        return self.consumers.subscribing(group, handler, options)
+
+    def start(self) -> None:
+        """Begin to consume what is subscribed, on threads of its own; `close` ends it."""
+        self.consumers.start()
+
+    def run(self, *, timeout: float = DRAIN) -> bool:
+        """Consume until SIGTERM, SIGINT or `stop`: then pull no more, finish what was begun within `timeout` seconds, settle, close.
+
+        What was pulled and not begun is given back. Returns whether all handlers had ended. Signals are heard on the main thread only.
+        """
+        try:
+            return self.consumers.run(timeout=timeout)
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """Have `run` return, from any thread."""
+        self.consumers.end()
 
     # --- reading --------------------------------------------------------------------------------------------------------
 
     def topic(self, name: str, *, timeout: float = 10.0) -> metadata.TopicMetadata:
-        """Read a topic: two round trips. Raises NotPublishedError, BrokenNodeError, NotConnectedError after `timeout` seconds."""
-        client = self._connected(timeout)
-        data = self._read_one(client, paths.topic(name), f"topic {name}")
-        cluster, gated = metadata.cluster_names(data, ip=self.ip, labels=self.labels, what=f"topic {name}")
-        return metadata.parse_topic(name, data, self._cluster(client, cluster), gated=gated)
+        """Return a topic: from memory if this client follows it, else read in two round trips.
+
+        While ZooKeeper cannot be reached it is what was known last, if need be as the file remembers it, and `stale`. Raises
+        NotPublishedError, BrokenNodeError, and NotConnectedError after `timeout` seconds.
+        """
+        return self._follower.topic(name, timeout=timeout)
 
     def group(self, name: str, *, timeout: float = 10.0) -> metadata.GroupMetadata:
-        """Read a consumer group; otherwise like `topic`."""
-        client = self._connected(timeout)
-        data = self._read_one(client, paths.group(name), f"group {name}")
-        cluster, gated = metadata.cluster_names(data, ip=self.ip, labels=self.labels, what=f"group {name}")
-        return metadata.parse_group(name, data, self._cluster(client, cluster), gated=gated)
+        """Return a consumer group; otherwise like `topic`."""
+        return self._follower.group(name, timeout=timeout)
 
     def cluster(self, name: str, *, timeout: float = 10.0) -> metadata.ClusterMetadata:
-        """Read a cluster; otherwise like `topic`."""
-        return self._cluster(self._connected(timeout), name)
+        """Read a cluster; it is remembered with the topics and groups on it only."""
+        return self._follower.cluster(name, timeout=timeout)
 
     # --- following ------------------------------------------------------------------------------------------------------
 
@@ -109,11 +357,11 @@ class Client:
         The last state counts: what changed twice while the callback ran is given once. When the callback returns, its generation is
         reported as applied; when it raises, the error is reported and the callback is not called again before the next change.
         """
-        return self._follow(Subscription(kind="topic", name=name, app=self.app, ip=self.ip, labels=self.labels, callback=on_change))
+        return self._follower.watch_topic(name, on_change)
 
     def watch_group(self, name: str, on_change: Callable[[metadata.GroupMetadata | None], object]) -> Subscription:
         """Follow a consumer group as a consumer; otherwise like `watch_topic`."""
-        return self._follow(Subscription(kind="group", name=name, app=self.app, ip=self.ip, labels=self.labels, callback=on_change))
+        return self._follower.watch_group(name, on_change)
 
     def watch_shadow(
         self, on_change: Callable[[metadata.ShadowGroup], object], *, groups: Collection[str] | None = None
@@ -122,294 +370,24 @@ class Client:
 
         `groups` are those that the application serves; by default those that it watches. A lease ends by itself, even without ZooKeeper.
         """
-        followed = ShadowSubscription(app=self.app, ip=self.ip, callback=on_change, groups=groups)
-        followed.on_close = lambda _: self._inbox.put(("close", followed))
-        with self._lock:
-            self._shadow.append(followed)
-        self._start()
-        self._inbox.put(("shadow", followed))
-        return followed
+        return self._follower.watch_shadow(on_change, groups=groups)
 
-    def close(self) -> None:
-        """End the session, so that the instances are offline at once, and the threads. A callback that is running is waited for."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        self._inbox.put(("stop", None))
-        self._work.put(None)
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout=10)
-        self._connection.close()
+    def close(self, *, timeout: float = DRAIN) -> None:
+        """Finish what is being handled, send what is buffered, end the session, so that the instances are offline at once, and the threads.
+
+        Handlers have so many seconds, what is buffered as many, and 10 at most. A callback that is running is waited for.
+        """
+        self.consumers.stop(timeout=timeout)
+        self.producer.close(timeout=min(timeout, 10.0))
+        self._follower.close()
+        if self._control is not None:
+            self._control.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # --- life -----------------------------------------------------------------------------------------------------------
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._work: queue.SimpleQueue[tuple[Any, Any] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._dirty: set[Subscription] = set()  # to be read
-        self._reports: dict[int, tuple[Report, bool]] = {}  # to be published, or withdrawn
-        self._dirty_shadow: set[ShadowSubscription] = set()
-        self._again: set[Subscription] = set()  # to be read once more at `_again_at`
-        self._again_at: float | None = None
-        self._server_clock: tuple[float, float] | None = None  # (ms since 1970 by the server, our monotonic seconds)
-
-    def _after_fork(self) -> None:
-        closed = self._closed.is_set()
-        self._reset()
-        if closed:
-            self._closed.set()
-            return
-        for subscription in self._subscriptions:
-            subscription.renew()
-        for shadow in self._shadow:
-            shadow.forget()
-        if self._subscriptions or self._shadow:
-            self._start()
-            for subscription in self._subscriptions:
-                self._inbox.put(("node", subscription))
-
-    def _start(self) -> None:
-        if self._closed.is_set():
-            raise RuntimeError("the client is closed")
-        with self._lock:
-            if not self._threads:
-                for name, run in (("io", self._io), ("callbacks", self._callbacks)):
-                    thread = threading.Thread(target=run, name=f"mqadmin-{name}", daemon=True)
-                    self._threads.append(thread)
-                    thread.start()
-
-    def _follow(self, subscription: Subscription) -> Subscription:
-        subscription.on_close = lambda closed: self._inbox.put(("close", closed))
-        with self._lock:
-            self._subscriptions.append(subscription)
-        self._start()
-        self._inbox.put(("node", subscription))
-        for shadow in self._shadow:  # it may serve one more group now
-            self._inbox.put(("shadow", shadow))
-        return subscription
-
-    def _connected(self, timeout: float) -> ZooKeeper:
-        if self._closed.is_set():
-            raise RuntimeError("the client is closed")
-        client = self._connection.get()
-        if not client._live.wait(timeout):  # noqa: SLF001 - kazoo's own event for it
-            why = f" ({client.trouble})" if client.trouble else ""
-            raise NotConnectedError(f"ZooKeeper was not reached within {timeout:g} s{why}")
-        return client
-
-    def _on_state(self, state: str) -> None:
-        """Kazoo's connection thread: only enqueue."""
-        self._inbox.put(("state", state))
-
-    # --- the worker: callbacks ------------------------------------------------------------------------------------------
-
-    def _callbacks(self) -> None:
-        work, inbox = self._work, self._inbox
-        while (item := work.get()) is not None:
-            followed, run = item
-            if self._closed.is_set():
-                continue
-            try:
-                if run is None:
-                    followed.deliver()
-                else:
-                    followed.deliver(run)
-            except Exception:
-                log.exception("A callback for %s failed", followed.path)
-            inbox.put(("done", (followed, run)))
-
-    # --- the I/O thread -------------------------------------------------------------------------------------------------
-
-    def _io(self) -> None:
-        inbox = self._inbox
-        self._connection.get()
-        while True:
-            try:
-                self._handle(*inbox.get(timeout=self._patience()))
-                while True:
-                    self._handle(*inbox.get_nowait())
-            except queue.Empty:
-                pass
-            if self._closed.is_set():
-                return
-            self._expire()
-            if self._again_at is not None and self._again_at <= time.monotonic():
-                self._again_at = None
-                self._dirty |= self._again
-                self._again.clear()
-            client = self._connection.get()
-            if client.connected and self._again_at is None:
-                try:
-                    self._catch_up(client)
-                except (*_DISCONNECTED, NotConnectedError):
-                    pass  # all that is left is done after the next connection
-                except Exception:
-                    log.exception("Following ZooKeeper failed; it is tried again")
-                    self._again_at = time.monotonic() + _AGAIN_AFTER
-                if self._again and self._again_at is None:
-                    self._again_at = time.monotonic() + _AGAIN_AFTER
-
-    def _patience(self) -> float | None:
-        times = [end for shadow in self._shadow if (end := shadow.next_end()) is not None]
-        if self._again_at is not None:
-            times.append(self._again_at)
-        return max(0.0, min(times) - time.monotonic()) if times else None
-
-    def _handle(self, what: str, thing: Any) -> None:
-        if what == "node":
-            self._dirty.add(thing)
-        elif what == "shadow":
-            self._dirty_shadow.add(thing)
-        elif what == "done":
-            followed, run = thing
-            if run is None:
-                if followed.present and not followed.closed:
-                    self._report(followed.report)
-            else:
-                self._report(run.report, withdraw=followed.closed or not run.running)
-        elif what == "close":
-            self._forget(thing)
-        elif what == "state" and thing == KazooState.CONNECTED:
-            # Watches are gone with the old connection, instances with the old session: look at everything again.
-            self._dirty.update(self._subscriptions)
-            self._dirty_shadow.update(self._shadow)
-            for subscription in self._subscriptions:
-                if subscription.present:
-                    self._report(subscription.report)
-            for shadow in self._shadow:
-                for run in shadow.runs.values():
-                    if run.running:
-                        self._report(run.report)
-
-    def _report(self, report: Report, *, withdraw: bool = False) -> None:
-        self._reports[id(report)] = (report, withdraw)
-
-    def _forget(self, followed: Subscription | ShadowSubscription) -> None:
-        with self._lock:
-            if isinstance(followed, Subscription) and followed in self._subscriptions:
-                self._subscriptions.remove(followed)
-                if followed.present:
-                    self._report(followed.report, withdraw=True)
-            elif isinstance(followed, ShadowSubscription) and followed in self._shadow:
-                self._shadow.remove(followed)
-                if followed.watch is not None:
-                    followed.watch.close()
-                for run in followed.runs.values():
-                    if run.running:
-                        self._report(run.report, withdraw=True)
-
-    def _expire(self) -> None:
-        for shadow in self._shadow:
-            for run in shadow.expire(time.monotonic()):
-                self._work.put((shadow, run))
-
-    def _catch_up(self, client: ZooKeeper) -> None:
-        """Bring everything up to date; what a lost connection leaves undone stays in the sets."""
-        # Instances first: after a new session they have to be back within a second.
-        while self._reports:
-            key, (report, withdraw) = next(iter(self._reports.items()))
-            if withdraw:
-                report.withdraw(client)
-            else:
-                self._publish(client, report)
-            del self._reports[key]
-        while self._dirty:
-            subscription = next(iter(self._dirty))
-            if not subscription.closed:
-                self._read(client, subscription)
-            self._dirty.discard(subscription)
-        while self._dirty_shadow:
-            shadow = next(iter(self._dirty_shadow))
-            if not shadow.closed:
-                self._read_shadow(client, shadow)
-            self._dirty_shadow.discard(shadow)
-
-    def _publish(self, client: ZooKeeper, report: Report) -> None:
-        try:
-            created = report.publish(client)
-        except NoNodeError:
-            report.lost()  # the topic is gone; when it is there again, its node is read and the instance made anew
-            return
-        if created is not None:
-            self._server_clock = (created, time.monotonic())
-            for shadow in self._shadow:
-                shadow.retime(*self._server_clock)
-
-    def _read(self, client: ZooKeeper, subscription: Subscription) -> None:
-        # A one-shot watch set by the very read that it follows: no state is missed, and the comings and goings of other instances below
-        # the node, of which a recursive watch would tell every client, stay where they are.
-        watcher = self._watcher(subscription)
-        data = None
-        while data is None:
-            try:
-                data, _ = client.get(subscription.path, watch=watcher)
-            except NoNodeError:
-                if client.exists(subscription.path, watch=watcher) is None:
-                    break
-        if data is None:
-            subscription.present = False
-            subscription.report.lost()
-            if subscription.offer(None):
-                self._work.put((subscription, None))
-            return
-        # Also when the node came back between the report that missed it and this read, as after a wipe.
-        if not subscription.present or not subscription.report.stands(client):
-            self._publish(client, subscription.report)
-            subscription.present = True
-        try:
-            state = subscription.read(data, lambda name: self._cluster(client, name))
-        except (metadata.NotPublishedError, metadata.BrokenNodeError) as error:
-            log.warning("%s: %s", subscription.path, error)
-            self._again.add(subscription)
-            return
-        if subscription.offer(state):
-            self._work.put((subscription, None))
-
-    def _watcher(self, subscription: Subscription) -> Callable[[object], None]:
-        # One function a subscription: kazoo keeps watchers in a set, and reading twice must not set two.
-        if subscription.watcher is None:
-            inbox = self._inbox
-            subscription.watcher = lambda _event: inbox.put(("node", subscription))
-        return subscription.watcher
-
-    def _read_shadow(self, client: ZooKeeper, shadow: ShadowSubscription) -> None:
-        if shadow.watch is None:
-            inbox = self._inbox
-            shadow.watch = client.watch_tree(shadow.path, lambda _event: inbox.put(("shadow", shadow)))
-        served = shadow.groups
-        if served is None:
-            served = frozenset(subscription.name for subscription in self._subscriptions if subscription.kind == "group")
-        now = time.monotonic()
-        server_now = None
-        if self._server_clock is not None:
-            server_now = self._server_clock[0] + (now - self._server_clock[1]) * 1000
-        for run in shadow.read(client, served, now=now, server_now=server_now):
-            self._work.put((shadow, run))
-
-    # --- nodes ----------------------------------------------------------------------------------------------------------
-
-    def _cluster(self, client: ZooKeeper, name: str) -> metadata.ClusterMetadata:
-        return metadata.parse_cluster(name, self._read_one(client, paths.cluster(name), f"cluster {name}"))
-
-    @staticmethod
-    def _read_one(client: ZooKeeper, path: str, what: str) -> bytes:
-        try:
-            node = client.multi_read([path])[1][0]
-        except _DISCONNECTED as error:
-            raise NotConnectedError("the connection to ZooKeeper was lost") from error
-        if node is None:
-            raise metadata.NotPublishedError(f"{what} is not published")
-        return node.data
 
 
 def _labels(text: str) -> dict[str, str]:
@@ -419,9 +397,20 @@ def _labels(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _equals, value in pairs}
 
 
+def _credential(environ: Mapping[str, str]) -> AppKey | None:
+    key, secret, file = (environ.get(f"MQADMIN_APP_{name}", "") for name in ("KEY", "SECRET", "SECRET_FILE"))
+    if file:
+        secret = Path(file).read_text("utf-8").strip()
+    if bool(key) != bool(secret):
+        raise ValueError("MQADMIN_APP_KEY goes with MQADMIN_APP_SECRET or MQADMIN_APP_SECRET_FILE")
+    return AppKey(key, secret) if key else None
+
+
 def _forked(client: weakref.ref[Client]) -> None:
     if (found := client()) is not None:
-        found._after_fork()  # noqa: SLF001
+        found.producer.after_fork()
+        found._follower.after_fork()  # noqa: SLF001
+        found.consumers.after_fork()
 
 
 def _close(client: weakref.ref[Client]) -> None:

@@ -7,17 +7,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from mqadmin_sdk.errors import MqadminError
 from mqadmin_sdk.zk import properties
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class NotPublishedError(LookupError):
+_READ = (
+    "bootAddr", "brokerType", "serverIps",
+    "clusterName", "gatedIps", "gatedCluster", "mqadmin.gatedLabels", "mqadmin.drainClusters", "mqadmin.generation",
+    "bindingTopic", "broadcast", "consumeFrom", "suspend", "mqadmin.subscriptions", "mqadmin.maxAttempts",
+)  # fmt: skip
+
+
+class NotPublishedError(MqadminError, LookupError):
     """Nothing is published under this name (yet)."""
 
 
-class BrokenNodeError(ValueError):
+class BrokenNodeError(MqadminError, ValueError):
     """A node is there but cannot be understood."""
 
 
@@ -34,7 +42,10 @@ class ClusterMetadata:
 
 @dataclass(frozen=True)
 class TopicMetadata:
-    """A topic as this instance should use it: a gated instance gets the gated cluster."""
+    """A topic as this instance should use it: a gated instance gets the gated cluster.
+
+    `stale`: it could not be held against ZooKeeper, since that cannot be reached; it is what was known last, maybe by another process.
+    """
 
     name: str
     cluster: ClusterMetadata
@@ -42,11 +53,15 @@ class TopicMetadata:
     gated: bool = False
     drain_clusters: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict, compare=False)
+    stale: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
 class GroupMetadata:
-    """A consumer group. `subscriptions` maps each topic to its tag expression; `consume_from` is earliest or latest."""
+    """A consumer group. `subscriptions` maps each topic to its tag expression; `consume_from` is earliest or latest.
+
+    `stale` means what it does in a topic.
+    """
 
     name: str
     cluster: ClusterMetadata
@@ -60,6 +75,7 @@ class GroupMetadata:
     gated: bool = False
     drain_clusters: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict, compare=False)
+    stale: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,9 +92,26 @@ class ShadowGroup:
     generation: int | None = None
 
 
-def parse_cluster(name: str, data: bytes) -> ClusterMetadata:
-    """Read a cluster's node."""
-    pairs = _pairs(data, f"cluster {name}")
+def pairs_of(data: bytes, what: str) -> dict[str, str]:
+    """Read a node of properties; raises BrokenNodeError."""
+    try:
+        return properties.loads(data)
+    except properties.PropertiesError as error:
+        raise BrokenNodeError(f"{what}: {error}") from error
+
+
+def for_the_file(pairs: Mapping[str, str]) -> dict[str, str] | None:
+    """What of a node may be kept in a file: the keys that are read here, whatever others put beside them; None: nothing.
+
+    An address with somebody's name in it may hold a password, too.
+    """
+    if "@" in pairs.get("bootAddr", ""):
+        return None
+    return {key: pairs[key] for key in _READ if key in pairs}
+
+
+def parse_cluster(name: str, pairs: Mapping[str, str]) -> ClusterMetadata:
+    """Understand a cluster's node."""
     return ClusterMetadata(
         name=name,
         boot_addr=pairs.get("bootAddr", ""),
@@ -88,9 +121,8 @@ def parse_cluster(name: str, data: bytes) -> ClusterMetadata:
     )
 
 
-def cluster_names(data: bytes, *, ip: str, what: str, labels: Mapping[str, str] | None = None) -> tuple[str, bool]:
+def cluster_names(pairs: Mapping[str, str], *, ip: str, what: str, labels: Mapping[str, str] | None = None) -> tuple[str, bool]:
     """Return the cluster that an instance with this address and these labels should use, and whether that is so because it is gated."""
-    pairs = _pairs(data, what)
     gated = pairs.get("gatedCluster", "")
     if gated and (ip in _list(pairs.get("gatedIps", "")) or _labelled(pairs.get("mqadmin.gatedLabels", ""), labels or {}, what)):
         return gated, True
@@ -100,9 +132,8 @@ def cluster_names(data: bytes, *, ip: str, what: str, labels: Mapping[str, str] 
     return name, False
 
 
-def parse_topic(name: str, data: bytes, cluster: ClusterMetadata, *, gated: bool) -> TopicMetadata:
-    """Read a topic's node."""
-    pairs = _pairs(data, f"topic {name}")
+def parse_topic(name: str, pairs: Mapping[str, str], cluster: ClusterMetadata, *, gated: bool) -> TopicMetadata:
+    """Understand a topic's node."""
     return TopicMetadata(
         name=name,
         cluster=cluster,
@@ -113,9 +144,8 @@ def parse_topic(name: str, data: bytes, cluster: ClusterMetadata, *, gated: bool
     )
 
 
-def parse_group(name: str, data: bytes, cluster: ClusterMetadata, *, gated: bool) -> GroupMetadata:
-    """Read a group's node; one written by plain ZMS has no subscriptions of ours, then the binding topic is the only one."""
-    pairs = _pairs(data, f"group {name}")
+def parse_group(name: str, pairs: Mapping[str, str], cluster: ClusterMetadata, *, gated: bool) -> GroupMetadata:
+    """Understand a group's node; one written by plain ZMS has no subscriptions of ours, then the binding topic is the only one."""
     topic = pairs.get("bindingTopic", "")
     try:
         subscriptions: Any = json.loads(pairs.get("mqadmin.subscriptions") or "{}")
@@ -161,13 +191,6 @@ def parse_shadow(app: str, task: str, group: str, data: bytes) -> ShadowGroup:
         lease_until=_moment(document.get("leaseUntil")),
         generation=generation if isinstance(generation, int) else None,
     )
-
-
-def _pairs(data: bytes, what: str) -> dict[str, str]:
-    try:
-        return properties.loads(data)
-    except properties.PropertiesError as error:
-        raise BrokenNodeError(f"{what}: {error}") from error
 
 
 def _labelled(wanted: str, labels: Mapping[str, str], what: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mqadmin_sdk import metadata
 from mqadmin_sdk.reports import Report
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mqadmin_sdk.zk import Client, TreeWatch
 
 _NOTHING: Any = object()
+State = Literal["running", "suspended", "draining", "failed"]
 
 
 class Subscription:
@@ -30,25 +31,19 @@ class Subscription:
         self.callback = callback
         self.closed = False
         self.on_close: Callable[[Subscription], None] = lambda _subscription: None
+        self.on_tell: Callable[[Subscription, bool], None] = lambda _subscription, _at_once: None
         self.renew()
 
     def renew(self) -> None:
         """Begin anew, as an instance with a name of its own: at first, and in a forked child."""
         role: paths.Role = "producer" if self.kind == "topic" else "consumer"
         self.lock = threading.Lock()
+        self.state: Any = None  # as it is known now, also before the callback has seen it
         self.pending: Any = _NOTHING  # the last state that the callback has not seen
         self.delivered: Any = None  # the last state that it was given
         self.queued = False
-        self.watcher: Callable[[object], None] | None = None
         self.report = Report(f"{self.path}/{paths.new_instance_name(role, SDK, ip=self.ip)}", app=self.app, labels=self.labels)
         self.present = False
-
-    def read(self, data: bytes, clusters: Callable[[str], metadata.ClusterMetadata]) -> metadata.TopicMetadata | metadata.GroupMetadata:
-        """Understand the node's bytes; `clusters` finds the cluster that they name."""
-        name, gated = metadata.cluster_names(data, ip=self.ip, labels=self.labels, what=f"{self.kind} {self.name}")
-        parse: Any = metadata.parse_topic if self.kind == "topic" else metadata.parse_group
-        parsed: metadata.TopicMetadata | metadata.GroupMetadata = parse(self.name, data, clusters(name), gated=gated)
-        return parsed
 
     def offer(self, state: Any) -> bool:
         """Take a new state for the callback; True if it has to be queued. What it was given last is not given again."""
@@ -73,9 +68,29 @@ class Subscription:
             self.report.failed(error)
             raise
         if state is not None:
-            suspended = isinstance(state, metadata.GroupMetadata) and state.suspended
-            self.report.applied(generation=state.generation, cluster=state.cluster.name, state="suspended" if suspended else "running")
+            self._report(state)
         return True
+
+    def applied(self, state: Any) -> None:
+        """Report what the callback could not apply when it was called, and was applied since; from any thread."""
+        self._report(state)
+        self.on_tell(self, True)
+
+    def _report(self, state: Any) -> None:
+        suspended = isinstance(state, metadata.GroupMetadata) and state.suspended
+        self.report.applied(generation=state.generation, cluster=state.cluster.name, state="suspended" if suspended else "running")
+
+    def tell(self, *, state: State | None = None, counts: Mapping[str, int] | None = None, error: str | None = None) -> None:
+        """Report what the instance does now, from any thread; a change that is applied later says `running` or `suspended` again.
+
+        `error` says why it is `failed`; any other state takes it back.
+        `counts` are free numbers, such as `{"handled": 17}`. A new state is written at once, new counts at most every ten seconds.
+        """
+        if state is not None and state not in get_args(State):
+            raise ValueError(f"state is one of {', '.join(get_args(State))}")
+        changed = state is not None and self.report.say(state=state, error=error and error[:1000])
+        if (counts is not None and self.report.say(counts=dict(counts))) or changed:
+            self.on_tell(self, changed)
 
     def close(self) -> None:
         """Stop following."""

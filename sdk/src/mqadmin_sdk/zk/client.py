@@ -29,7 +29,7 @@ from kazoo.protocol.states import EVENT_TYPE_MAP, Callback, KazooState, KeeperSt
 from kazoo.retry import KazooRetry
 from kazoo.security import OPEN_ACL_UNSAFE
 
-from mqadmin_sdk.zk.protocol import AddWatch, MultiRead, RemoveWatches
+from mqadmin_sdk.zk.protocol import AddWatch, MultiRead, RemoveWatches, SetTreeWatches, SetWatches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -127,7 +127,11 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
             request.zxid = header.zxid
         answer = super()._read_response(header, buffer, offset)
         if isinstance(request, AddWatch) and result is not None and result.successful():
-            self.client.established(request.path)  # here, on the thread that reads events and loses connections: in their order
+            self.client.established({request.path})  # here, on the thread that reads events and loses connections: in their order
+        elif isinstance(request, SetTreeWatches) and result is not None and result.successful():
+            self.client.established(set(request.paths))
+        elif isinstance(request, SetWatches) and result is not None and result.successful():
+            self.client.watching(request)
         return answer
 
     def _connect_attempt(self, *args: Any) -> Any:
@@ -166,7 +170,9 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
     def __init__(self, hosts: str, *, timeout: float = 10.0, access: Access | None = None, **options: Any) -> None:
         options = {**(access.options() if access is not None else {}), **options}
         self._tree_watches: list[TreeWatch] = []
-        self._tree_lock = threading.Lock()
+        self._node_watches: dict[str, SetWatches | Callable[[str], object]] = {}  # asked for, or set; the paths include the chroot
+        self._tree_lock = threading.Lock()  # kazoo's connection thread takes it: nothing is asked of the server under it
+        self._order_lock = threading.Lock()  # so that the server is asked in the order in which the list of watches was changed
         # Attempts go on for ever, at most half a second apart: kazoo's own default grows to an hour.
         retry = KazooRetry(max_tries=-1, delay=0.05, backoff=2, max_delay=0.5, max_jitter=0.2)
         super().__init__(hosts=hosts, timeout=timeout, connection_retry=options.pop("connection_retry", retry), **options)
@@ -228,51 +234,136 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
         callback thread: let them only enqueue. After each (re)connection the first event is `established`.
         """
         watch = TreeWatch(self, path, callback)
-        with self._tree_lock:
-            self._tree_watches.append(watch)
+        with self._order_lock:
+            with self._tree_lock:
+                self._tree_watches.append(watch)
             if self.connected:
                 self._establish(path)
         return watch
 
     def forget(self, watch: TreeWatch) -> None:
         """Stop delivering to a watch (TreeWatch.close)."""
-        with self._tree_lock:
-            if watch not in self._tree_watches:
-                return
-            self._tree_watches.remove(watch)
-            # Asked for under the lock, as setting is: the server gets both in the order in which the list was changed.
-            if self.connected and not any(other.path == watch.path for other in self._tree_watches):
+        with self._order_lock:
+            with self._tree_lock:
+                if watch not in self._tree_watches:
+                    return
+                self._tree_watches.remove(watch)
+                needed = any(other.path == watch.path for other in self._tree_watches)
+            if self.connected and not needed:
                 self._call(RemoveWatches(_prefix_root(self.chroot, watch.path)), self.handler.async_result())
 
+    def watch_nodes(
+        self,
+        paths: Sequence[str],
+        callback: Callable[[str], object],
+        *,
+        also: Sequence[str] = (),
+        timeout: float = 30.0,
+        denied: set[str] | None = None,
+    ) -> tuple[list[NodeData | None], list[NodeData | None]]:
+        """Read many nodes and be told, once, of the next change of each: `callback(path)`, on kazoo's callback thread: let it only enqueue.
+
+        One round trip, and a second one for those that are not there (None), whose creation is told of. Children coming and going are
+        not. The watches end with the connection, without a word: ask again after the next. What stands at `also` is read after that,
+        without a watch. What may not be read is as in `multi_read`.
+        """
+        found: list[NodeData | None] = [None] * len(paths)
+        more: list[NodeData | None] = []
+        expected = dict.fromkeys(range(len(paths)), True)  # whether the node at each index is thought to be there
+        while expected:
+            asked = []
+            for there in (True, False):
+                wanted = [paths[index] for index, expectation in expected.items() if expectation == there]
+                chunks = (wanted[start : start + READ_CHUNK] for start in range(0, len(wanted), READ_CHUNK))
+                asked += [self._set_watches(chunk, callback, present=there) for chunk in chunks]
+            nodes = self.multi_read([*(paths[index] for index in expected), *also], timeout=timeout, denied=denied)[1]
+            nodes, more = nodes[: len(expected)], nodes[len(expected) :]
+            refused: set[str] = set()
+            for request, result in asked:
+                result.get(timeout=timeout)
+                refused |= request.refused
+            for index, node in zip(list(expected), nodes, strict=True):
+                found[index] = node
+                there = node is not None or (denied is not None and paths[index] in denied)
+                if expected[index] == there and _prefix_root(self.chroot, paths[index]) not in refused:
+                    del expected[index]
+                else:  # no watch is set on what was not as expected
+                    expected[index] = there
+        return found, more
+
+    def _set_watches(self, paths: Sequence[str], callback: Callable[[str], object], *, present: bool) -> tuple[SetWatches, Any]:
+        full = [_prefix_root(self.chroot, path) for path in paths]
+        request = SetWatches(full, (), callback) if present else SetWatches((), full, callback)
+        with self._tree_lock:
+            self._node_watches.update(dict.fromkeys(full, request))  # what an older watch would tell will be read now
+        result = self.handler.async_result()
+        self._call(request, result)
+        return request, result
+
+    def forget_nodes(self, paths: Sequence[str]) -> None:
+        """Take back what `watch_nodes` has set at these paths, at which no tree is watched; nothing is waited for."""
+        for path in paths:
+            full = _prefix_root(self.chroot, path)
+            with self._tree_lock:
+                known = self._node_watches.pop(full, None) is not None
+            if known and self.connected:
+                self._call(RemoveWatches(full), self.handler.async_result())
+
+    def watching(self, request: SetWatches) -> None:
+        """Note that the server has set these watches, but for those that it has told of already."""
+        with self._tree_lock:
+            for path in (*request.present, *request.absent):
+                if self._node_watches.get(path) is request:
+                    self._node_watches[path] = request.callback
+
     def dispatch(self, event: TreeEvent) -> None:
-        """Queue an event for the watches whose tree it lies in."""
+        """Queue an event for the watches whose tree it lies in, and for the one of its node."""
         with self._tree_lock:
             watches = [watch for watch in self._tree_watches if watch.covers(event.path)]
+            path = _prefix_root(self.chroot, event.path)
+            once = self._node_watches.pop(path, None)
+            if isinstance(once, SetWatches):  # told before the answer: nothing is set there
+                once.refused.add(path)
+                once = None
         for watch in watches:
             self.handler.dispatch_callback(Callback("watch", watch.deliver, (event,)))
+        if once is not None:
+            self.handler.dispatch_callback(Callback("watch", once, (event.path,)))
 
     def _on_state(self, state: str) -> None:
         """Run on kazoo's connection thread: nothing here may wait."""
         with self._tree_lock:
             watches = list(self._tree_watches)
-            if state == KazooState.CONNECTED:
-                for path in {watch.path for watch in watches}:
-                    self._establish(path)
-                return
-            for watch in watches:
-                self.handler.dispatch_callback(Callback("watch", watch.deliver, (TreeEvent("interrupted", watch.path),)))
+            if state != KazooState.CONNECTED:
+                self._node_watches.clear()
+        if state == KazooState.CONNECTED:
+            # Not here: each request takes a byte in a pipe that only this thread empties, and some 270 fill it.
+            self.handler.dispatch_callback(Callback("watch", self._establish_all, ()))
+            return
+        for watch in watches:
+            self.handler.dispatch_callback(Callback("watch", watch.deliver, (TreeEvent("interrupted", watch.path),)))
 
-    def established(self, path: str) -> None:
-        """Tell the watches at this path, which includes the chroot, that the server has set them."""
+    def _establish_all(self) -> None:
+        """Ask for all watches anew, on the callback thread."""
+        with self._order_lock:
+            with self._tree_lock:
+                paths = sorted({watch.path for watch in self._tree_watches})
+            for start in range(0, len(paths), READ_CHUNK):
+                self._establish(*paths[start : start + READ_CHUNK])
+
+    def established(self, paths: set[str]) -> None:
+        """Tell the watches at these paths, which include the chroot, that the server has set them."""
         with self._tree_lock:
-            watches = [watch for watch in self._tree_watches if _prefix_root(self.chroot, watch.path) == path]
+            watches = [watch for watch in self._tree_watches if _prefix_root(self.chroot, watch.path) in paths]
         for watch in watches:
             watch.error = None
             self.handler.dispatch_callback(Callback("watch", watch.deliver, (TreeEvent("established", watch.path),)))
 
-    def _establish(self, path: str) -> None:
-        """Ask for the watch; the lock is held."""
-        watches = [watch for watch in self._tree_watches if watch.path == path]
+    def _establish(self, *paths: str) -> None:
+        """Ask for the watches; the lock for the order is held."""
+        asked = set(paths)
+        with self._tree_lock:
+            watches = [watch for watch in self._tree_watches if watch.path in asked]
         result = self.handler.async_result()
 
         def done(answer: Any) -> None:
@@ -281,12 +372,13 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
             except (ConnectionLoss, SessionExpiredError):
                 return  # the next connection sets it again
             except Exception as error:
-                log.exception("ZooKeeper refuses the watch at %s", path)
+                log.exception("ZooKeeper refuses the watch at %s", ", ".join(paths[:10]))
                 for watch in watches:
                     watch.error = error
 
         result.rawlink(done)
-        self._call(AddWatch(_prefix_root(self.chroot, path)), result)
+        full = [_prefix_root(self.chroot, path) for path in paths]
+        self._call(AddWatch(full[0]) if len(full) == 1 else SetTreeWatches(full), result)
 
     # --- server -----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 import javaproperties
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 GENERATION = "mqadmin.generation"
 OWN_PREFIX = "mqadmin."
+# Nothing escaped, no comment, no blank that would not count: nearly every node, and read at a tenth of the cost.
+_PLAIN = re.compile(rb"(?:[A-Za-z0-9_.-]+=(?:[!-\[\]-~][ -\[\]-~]*)?\n)*")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -42,6 +45,8 @@ def loads(data: bytes | None) -> dict[str, str]:
     """Read what `Properties.load(InputStream)` would: Latin-1 bytes; of a key given twice the last value counts, at the first place."""
     if not data:
         return {}
+    if _PLAIN.fullmatch(data):
+        return {sys.intern(key): value for key, _, value in (line.partition("=") for line in data.decode("ascii").splitlines())}
     try:
         return dict(javaproperties.loads(data))
     except ValueError as error:

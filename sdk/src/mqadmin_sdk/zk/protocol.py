@@ -1,4 +1,4 @@
-"""The two requests of ZooKeeper 3.6 that kazoo 2.11 lacks: AddWatch (106) and MultiRead (22), and RemoveWatches (18)."""
+"""Requests that kazoo 2.11 lacks: AddWatch, SetWatches2, MultiRead (106, 105, 22; ZooKeeper 3.6), RemoveWatches, SetWatches (18, 101)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kazoo.exceptions import EXCEPTIONS, NoNodeError
-from kazoo.protocol.serialization import int_struct, multiheader_struct, read_buffer, read_string, stat_struct, write_string
+from kazoo.protocol.serialization import int_struct, long_struct, multiheader_struct, read_buffer, read_string, stat_struct, write_string
 from kazoo.protocol.states import ZnodeStat
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 PERSISTENT_RECURSIVE: Final = 1
 _ANY_WATCHER: Final = 3
 _GET_DATA: Final = 4
 _GET_CHILDREN: Final = 8
 _ERROR: Final = -1
+_NEVER: Final = 2**63 - 1  # no transaction is later
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,26 @@ class AddWatch:
 
 
 @dataclass(frozen=True)
+class SetTreeWatches:
+    """Set persistent recursive watches at many paths, which include the chroot; none of them tells of what has been."""
+
+    type: ClassVar[int] = 105
+    paths: Sequence[str]
+
+    def serialize(self) -> bytearray:
+        """Body of the request: no watches but those of the last kind."""
+        body = bytearray(long_struct.pack(_NEVER) + int_struct.pack(0) * 4 + int_struct.pack(len(self.paths)))
+        for path in self.paths:
+            body += write_string(path)
+        return body
+
+    @classmethod
+    def deserialize(cls, _buffer: bytes, _offset: int) -> bool:
+        """Return True: the response has no body."""
+        return True
+
+
+@dataclass(frozen=True)
 class RemoveWatches:
     """Take every watch of this session from a path; `path` includes the chroot."""
 
@@ -47,6 +68,37 @@ class RemoveWatches:
     def serialize(self) -> bytearray:
         """Body of the request."""
         return bytearray(write_string(self.path) + int_struct.pack(_ANY_WATCHER))
+
+    @classmethod
+    def deserialize(cls, _buffer: bytes, _offset: int) -> bool:
+        """Return True: the response has no body."""
+        return True
+
+
+@dataclass(frozen=True)
+class SetWatches:
+    """Set a one-shot watch on many nodes; paths include the chroot.
+
+    It is meant for a client that comes back and asks what has changed since a transaction. We ask for nothing that has been, read the
+    nodes behind it, and so get reading and watching of any number of nodes into one round trip. Told of are a change and the deletion of
+    each node; the coming of one that is `absent`; nothing of their children. A watch is set only on a node that is there, or is not, as
+    said; of each other one the server tells at once, before it answers.
+    """
+
+    type: ClassVar[int] = 101
+    present: Sequence[str]
+    absent: Sequence[str]
+    callback: Callable[[str], object]  # this and the next are not sent: they are for the client
+    refused: set[str] = field(default_factory=set, compare=False)
+
+    def serialize(self) -> bytearray:
+        """Body of the request."""
+        body = bytearray(long_struct.pack(_NEVER))
+        for paths in (self.present, self.absent, ()):
+            body += int_struct.pack(len(paths))
+            for path in paths:
+                body += write_string(path)
+        return body
 
     @classmethod
     def deserialize(cls, _buffer: bytes, _offset: int) -> bool:

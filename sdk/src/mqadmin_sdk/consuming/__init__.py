@@ -1,0 +1,1 @@
+"""Receiving: groups with their handlers, whichever cluster they are on."""
