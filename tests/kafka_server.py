@@ -1,4 +1,7 @@
-"""A Kafka of the tests' own: one KRaft node on free ports of the loopback address; `make test` fetches its jars."""
+"""A Kafka of the tests' own: one KRaft node on free ports of the loopback address; `make test` fetches its jars.
+
+It listens twice: in the clear, and over TLS for those who bring a password (`secure`).
+"""
 
 import base64
 import os
@@ -9,6 +12,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from zookeeper_server import free_port
@@ -17,6 +21,7 @@ from mqadmin.supervisor import jars, packages
 from mqadmin.supervisor.home import CHECKOUT
 
 JAVA = ["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+PASSWORD = "shop's own"  # of the user shop
 
 
 class KafkaServer:
@@ -27,17 +32,24 @@ class KafkaServer:
         self.jars = jars.kafka(home)
         assert self.jars.exists(), "These tests need Kafka's jars: `make test` fetches them, with Maven (apt-get install maven)"
         self.directory = directory
-        self.port, controller = free_port(), free_port()
+        self.port, self.secure_port, controller = free_port(), free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        listeners = f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}"
+        listeners = f"PLAINTEXT://127.0.0.1:{self.port},SECURE://127.0.0.1:{self.secure_port},CONTROLLER://127.0.0.1:{controller}"
+        self.authority = Authority(directory / "tls")
+        _certificate, _key, both = self.authority.issue("kafka", "127.0.0.1")
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
         settings = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "listeners": listeners,
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SECURE:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "listener.name.secure.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.secure.plain.sasl.jaas.config": f'{login} user_shop="{PASSWORD}";',
+            "listener.name.secure.ssl.keystore.type": "PEM",
+            "listener.name.secure.ssl.keystore.location": str(both),
             "log.dirs": str(directory / "data"),
             "num.partitions": "4",
             "offsets.topic.num.partitions": "4",
@@ -53,6 +65,16 @@ class KafkaServer:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def secure(self, password: str = PASSWORD) -> dict[str, str]:
+        """What an application sets to come in by TLS and a password."""
+        return {
+            "security.protocol": "SASL_SSL",
+            "ssl.ca.location": str(self.authority.certificate),
+            "sasl.mechanism": "PLAIN",
+            "sasl.username": "shop",
+            "sasl.password": password,
+        }
 
     def _java(self, *words: str) -> list[str]:
         return [packages.find().java, *JAVA, "-cp", f"{self.jars}/*", *words]

@@ -47,10 +47,10 @@ def tree(zk_chroot, kafka):  # noqa: F811
         def topic(self, name, cluster="kafka-a"):
             self.put(f"/zms/topic/{name}", f"clusterName={cluster}\ntype=topic\n")
 
-        def group(self, name, topic, cluster="kafka-a", *, tags="*", suspend="false", attempts=3):
+        def group(self, name, topic, cluster="kafka-a", *, tags="*", suspend="false", broadcast="false", attempts=3):
             self.put(
                 f"/zms/consumergroup/{name}",
-                f"clusterName={cluster}\ntype=consumergroup\nbindingTopic={topic}\nbroadcast=false\nconsumeFrom=earliest\nsuspend={suspend}\n"
+                f"clusterName={cluster}\ntype=consumergroup\nbindingTopic={topic}\nbroadcast={broadcast}\nconsumeFrom=earliest\nsuspend={suspend}\n"
                 f'mqadmin.maxAttempts={attempts}\nmqadmin.subscriptions={{"{topic}"\\:"{tags}"}}\n',
             )
 
@@ -178,6 +178,56 @@ def test_a_suspended_group_stops_and_goes_on_where_it_was(connect, tree, topic):
     assert len(seen) == 1
     tree.group("pausing", topic)
     wait_for(lambda: sorted(message.text for message in seen) == ["one", "three", "two"])
+
+
+def test_every_instance_of_a_broadcast_group_receives_everything_and_goes_on_where_it_was(connect, tree, topic):
+    tree.group("news", topic, broadcast="true")
+    seen = {"one": [], "two": []}
+
+    def instance(name):
+        client = connect()  # the second is this host's second instance, also after a restart
+        client.subscribe("news", lambda message: seen[name].append(message.text), poll=0.5, lease=6.0)
+        client.start()
+        return client
+
+    first, second = instance("one"), instance("two")
+    first.send_batch(topic, ["a", "b"])
+    wait_for(lambda: sorted(seen["one"]) == sorted(seen["two"]) == ["a", "b"])
+    second.close()
+    first.send(topic, "c")
+    wait_for(lambda: "c" in seen["one"])
+    instance("two")
+    wait_for(lambda: "c" in seen["two"])
+    assert seen["two"].count("c") == 1
+    assert sorted(seen["two"]) == sorted({*seen["two"]})  # what it had before did not come again
+
+
+def test_tls_and_a_password_are_the_applications_settings(tree, connect, topic, kafka):  # noqa: F811
+    tree.put("/zms/cluster/secure", f"bootAddr=127.0.0.1:{kafka.secure_port}\nbrokerType=kafka\nserverIps=\n")
+    tree.topic(topic, "secure")
+    tree.group("guarded", topic, "secure")
+    seen = []
+    client = connect(options={"kafka": kafka.secure()})
+    client.subscribe("guarded", seen.append, poll=0.5)
+    client.start()
+    client.send(topic, "in confidence")
+    wait_for(lambda: [message.text for message in seen] == ["in confidence"])
+
+    context = Context("shop", "me", options={"kafka": kafka.secure("guessed")})
+    group = GroupMetadata("g", ClusterMetadata("secure", f"127.0.0.1:{kafka.secure_port}", "kafka"), topic, {topic: "*"})
+    transport, told = consumer_transport(group, context, consumer="me"), []
+
+    def refused():
+        try:
+            transport.next(settle=[], max_messages=1, wait=1)
+        except ConnectionError as error:
+            told.append(str(error))
+        return told
+
+    wait_for(refused)
+    transport.close()
+    assert "uthentication" in told[0]
+    assert "guessed" not in told[0]
 
 
 def pull(transport, count, settle=()):
