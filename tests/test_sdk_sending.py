@@ -181,6 +181,17 @@ def test_a_half_message_that_its_process_left_open_is_decided_by_another_one(con
         first.__exit__(None, None, None)
 
 
+def test_what_is_no_name_and_what_is_no_header_is_refused_in_words(connect, topic):
+    client = connect()
+    for name in ("", "a/b", "..", f"{topic.name}/x"):
+        with pytest.raises(ValueError, match="is not the name of a topic"):
+            client.send(name, "x")
+    with pytest.raises(ValueError, match="'a/b' is not the name of a group"):
+        client.group("a/b")
+    with pytest.raises(TypeError, match=r"headers are text with text, not \{.attempt.: 1\}"):
+        client.send(topic.name, "x", headers={"attempt": 1})
+
+
 def test_check_says_everything_that_is_wrong(served, tree):
     right = {"zookeeper": tree.hosts, "app": "shop", "url": served.url, "credential": served.credential}
     Client(**right, check=True).close()

@@ -20,7 +20,7 @@ from kazoo.protocol.states import KazooState
 
 from mqadmin_sdk import metadata
 from mqadmin_sdk.errors import MqadminError
-from mqadmin_sdk.known import Known, Node, path_of, state_of
+from mqadmin_sdk.known import Known, Node, state_of
 from mqadmin_sdk.subscriptions import ShadowSubscription, Subscription
 from mqadmin_sdk.zk import PerProcess, paths
 
@@ -91,7 +91,7 @@ class Follower:
 
     def _look_up(self, kind: Kind, name: str, timeout: float) -> Any:
         connected = self._connected(0, required=False)
-        followed = self._known.nodes.get(path_of(kind, name))
+        followed = self._known.nodes.get(paths.followed(kind, name))
         if followed is not None and (state := followed.state) is not None:
             return state if connected is not None else replace(state, stale=True)
         cache, kept = self._known.cache, None
@@ -106,7 +106,7 @@ class Follower:
 
     def _read_now(self, client: ZooKeeper, kind: Kind, name: str) -> State:
         """Two round trips: the node names its cluster."""
-        path, known = path_of(kind, name), self._known
+        path, known = paths.followed(kind, name), self._known
         pairs = self._read_one(client, path, f"{kind} {name}")
         cluster, gated = known.cluster_of(kind, name, pairs)
         found = self._read_one(client, paths.cluster(cluster), f"cluster {cluster}")

@@ -89,7 +89,7 @@ class Known:
 
     def remembered(self, kind: Kind, name: str, values: Mapping[str, Any]) -> State | None:
         """Return what the file, whose values are given, says of a topic or group; None: nothing that makes sense."""
-        pairs = _text(values.get(path_of(kind, name)))
+        pairs = _text(values.get(paths.followed(kind, name)))
         try:
             if pairs is None:
                 return None
@@ -106,11 +106,6 @@ class Known:
 def _text(value: Any) -> dict[str, str] | None:
     """What was written, unless somebody has edited it into something else."""
     return value if isinstance(value, dict) and all(isinstance(one, str) for one in value.values()) else None
-
-
-def path_of(kind: Kind, name: str) -> str:
-    """Return where a topic or group stands."""
-    return paths.topic(name) if kind == "topic" else paths.group(name)
 
 
 def state_of(kind: Kind, name: str, pairs: Mapping[str, str], cluster: metadata.ClusterMetadata, *, gated: bool) -> State:

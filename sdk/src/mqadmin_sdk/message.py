@@ -130,6 +130,8 @@ class Outgoing:
             raise ValueError("give either delay or deliver_at")
         if deliver_at is not None and deliver_at.tzinfo is None:
             raise ValueError("deliver_at needs a time zone")
+        if headers and not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):
+            raise TypeError(f"headers are text with text, not {dict(headers)!r}")
         return cls(
             body=encode(body),
             id=new_id() if id is None else id,

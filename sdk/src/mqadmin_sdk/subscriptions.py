@@ -27,7 +27,7 @@ class Subscription:
         self, *, kind: Literal["topic", "group"], name: str, app: str, ip: str, labels: Mapping[str, str], callback: Callable[[Any], object]
     ) -> None:
         self.kind, self.name, self.app, self.ip, self.labels = kind, name, app, ip, labels
-        self.path = paths.topic(name) if kind == "topic" else paths.group(name)
+        self.path = paths.followed(kind, name)
         self.callback = callback
         self.closed = False
         self.on_close: Callable[[Subscription], None] = lambda _subscription: None

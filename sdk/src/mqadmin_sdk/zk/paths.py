@@ -39,6 +39,13 @@ def group(name: str) -> str:
     return f"{GROUPS}/{name}"
 
 
+def followed(kind: Literal["topic", "group"], name: str) -> str:
+    """Return the node of what an application names. Raises ValueError: another node is not reached by a name."""
+    if not isinstance(name, str) or not name or "/" in name or "\0" in name or name in {".", ".."}:
+        raise ValueError(f"{name!r} is not the name of a {kind}")
+    return topic(name) if kind == "topic" else group(name)
+
+
 def shadow_app(app: str) -> str:
     """Return the subtree with the shadow groups of an application."""
     return f"{SHADOW}/{app}"
