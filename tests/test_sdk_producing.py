@@ -4,10 +4,12 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 
 import pytest
@@ -483,6 +485,69 @@ def test_a_future_that_is_cancelled_in_time_is_not_sent(world):
     transport.gate.set()
     assert world.producer.flush(timeout=10)
     assert transport.bodies == [0]
+
+
+def test_futures_are_those_of_the_standard_library(world):
+    transport = world.open()
+    transport.poison = message(3).body
+    transport.gate.clear()
+    first = world.producer.send_async("t", message(0))
+    assert transport.entered.acquire(timeout=10)
+    futures = [world.producer.send_async("t", message(i)) for i in range(1, 6)]
+    assert isinstance(first, Future)
+    assert (first.running(), first.done(), futures[0].running(), futures[0].done()) == (True, False, False, False)
+    assert not first.cancel()
+    with pytest.raises(FutureTimeout):
+        futures[0].result(0.01)
+    called = []
+    futures[1].add_done_callback(called.append)
+    transport.gate.set()
+    assert world.producer.flush(timeout=10)
+    assert called == [futures[1]]
+    asked_early, asked_late = futures[0], futures[4]
+    assert (asked_early.result(0).cluster, asked_late.result(0).cluster) == ("a", "a")
+    assert (asked_early.exception(0), asked_late.exception(0)) == (None, None)
+    assert all(one.done() and not one.running() and not one.cancelled() for one in futures)
+    with pytest.raises(InvalidError):
+        futures[2].result(0)
+    assert isinstance(futures[2].exception(0), InvalidError)
+    futures[3].add_done_callback(called.append)
+    assert called == [futures[1], futures[3]]
+    assert {id(one) for one in as_completed(futures)} == {id(one) for one in futures}
+
+
+def test_many_threads_wait_for_the_same_futures_while_they_are_settled(world):
+    world.open()
+
+    def send_and_wait(_n):
+        futures = [world.producer.send_async("t", message(i)) for i in range(50)]
+        return len(wait(futures, timeout=30).done) + sum(one.result(30).cluster == "a" for one in futures)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(send_and_wait, range(80))) == [100] * 80
+
+
+def test_a_future_that_is_kept_keeps_no_message(world):
+    transport = world.open()
+    outgoing = message(1)
+    before = sys.getrefcount(outgoing)
+    future = world.producer.send_async("t", outgoing)
+    assert world.producer.flush(timeout=10)
+    assert future.result(10)
+    transport.stored.clear()
+    assert sys.getrefcount(outgoing) == before
+
+
+def test_what_fails_on_a_one_way_send_is_logged(world, caplog):
+    transport = world.open()
+    transport.poison = message(2).body
+    for i in range(4):
+        world.producer.send_oneway("t", message(i))
+    assert world.producer.flush(timeout=10)
+    assert transport.bodies == [0, 1, 3]
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+        "topic t: a one-way message was not sent: body_too_large [413 body_too_large]"
+    ]
 
 
 def test_close_sends_what_is_buffered_and_fails_what_is_left():

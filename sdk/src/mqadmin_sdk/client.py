@@ -15,7 +15,7 @@ from mqadmin_sdk.filecache import FileCache, default_directory
 from mqadmin_sdk.following import Follower
 from mqadmin_sdk.http import AppKey, ControlPlane
 from mqadmin_sdk.message import Outgoing, SendResult, seconds
-from mqadmin_sdk.producing.producer import TIMEOUT, Producer, log_failure
+from mqadmin_sdk.producing.producer import TIMEOUT, Producer
 from mqadmin_sdk.producing.transactions import Transaction, check_back
 from mqadmin_sdk.transports import Context, producer_transport
 from mqadmin_sdk.zk import Access, paths
@@ -260,7 +260,7 @@ class Client:
     ) -> None:
         """Send soon and hear no more of it: what fails is logged. Otherwise like `send_async`."""
         message = Outgoing.of(body, key, tag, sharding_key, headers, delay, deliver_at, id)
-        self.producer.send_async(topic, message, timeout=timeout).add_done_callback(log_failure(topic))
+        self.producer.send_oneway(topic, message, timeout=timeout)
 
     def send_batch(self, topic: str, messages: Iterable[Any], *, timeout: float = TIMEOUT) -> list[SendResult]:
         """Store several together: bodies, or `Outgoing`s where they need more than a body. One result for each, in their order.

@@ -132,15 +132,15 @@ class Outgoing:
             raise ValueError("deliver_at needs a time zone")
         if headers and not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):
             raise TypeError(f"headers are text with text, not {dict(headers)!r}")
-        return cls(
-            body=encode(body),
-            id=new_id() if id is None else id,
-            key=key,
-            tag=tag,
-            sharding_key=sharding_key,
-            headers=_NO_HEADERS if headers is None else headers,
-            delay=None if delay is None else seconds(delay),
-            deliver_at=deliver_at,
+        return cls(  # by position, which takes half of the time
+            encode(body),
+            new_id() if id is None else id,
+            key,
+            tag,
+            sharding_key,
+            _NO_HEADERS if headers is None else headers,
+            None if delay is None else seconds(delay),
+            deliver_at,
         )
 
     @property

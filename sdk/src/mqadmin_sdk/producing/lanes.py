@@ -5,38 +5,43 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from mqadmin_sdk.errors import Busy, MqadminError
+from mqadmin_sdk.producing.futures import begin, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from mqadmin_sdk.message import Outgoing, SendResult
+    from mqadmin_sdk.message import SendResult
+    from mqadmin_sdk.producing.futures import Sending
     from mqadmin_sdk.producing.topics import Topic
+    from mqadmin_sdk.transports import Sent
 
 LANES = 4  # threads
 BATCH = 500  # messages
 BATCH_BYTES = 4 * 1024 * 1024
 
 
-class Item:
-    """A message that waits to be sent, until `ends` on the monotonic clock."""
+class _Batch:
+    """What goes together: filled as messages come, sent when it is its turn."""
 
-    __slots__ = ("ends", "future", "message", "since", "size", "topic")
+    __slots__ = ("sendings", "since", "size")
 
-    def __init__(self, topic: Topic, message: Outgoing, ends: float) -> None:
-        self.topic, self.message, self.ends = topic, message, ends
-        self.future: Future[SendResult] = Future()
-        self.size, self.since = message.size, 0.0
+    def __init__(self) -> None:
+        self.sendings: list[Sending] = []
+        self.size, self.since = 0, time.monotonic()
+
+    def takes(self, size: int) -> bool:
+        """Whether one more of this size has a place."""
+        return len(self.sendings) < BATCH and self.size + size <= BATCH_BYTES
 
 
 class _Lane:
     def __init__(self, lock: threading.Lock) -> None:
         self.wake = threading.Condition(lock)
-        self.waiting: OrderedDict[Topic, deque[Item]] = OrderedDict()
-        self.count = 0  # waiting
+        self.waiting: OrderedDict[Topic, deque[_Batch]] = OrderedDict()
+        self.count = 0  # messages that wait
         self.thread: threading.Thread | None = None
 
 
@@ -48,7 +53,13 @@ class Lanes:
     """
 
     def __init__(
-        self, deliver: Callable[[Topic, list[Item]], None], *, linger: float, buffer_messages: int, buffer_bytes: int, lanes: int = LANES
+        self,
+        deliver: Callable[[Topic, Sequence[Sending]], Sequence[Sent]],
+        *,
+        linger: float,
+        buffer_messages: int,
+        buffer_bytes: int,
+        lanes: int = LANES,
     ) -> None:
         self._deliver, self._linger = deliver, linger
         self._most, self._most_bytes = buffer_messages, buffer_bytes
@@ -70,26 +81,30 @@ class Lanes:
         """How many messages are not stored yet."""
         return self._count
 
-    def put(self, item: Item, *, timeout: float) -> None:
+    def put(self, sending: Sending, *, timeout: float) -> None:
         """Take a message; while the buffer is full, wait so many seconds. Raises Busy, MqadminError."""
+        topic, size = sending.topic, sending.size
         with self._lock:
-            if self._full(item.size) and not self._room.wait_for(lambda: not self._full(item.size) or self._closed, timeout):
+            if self._full(size) and not self._room.wait_for(lambda: not self._full(size) or self._closed, timeout):
                 raise Busy(f"the buffer is full: {self._count} messages, {self._bytes} bytes wait to be sent", code="buffer_full")
             if self._closed:
                 raise MqadminError("the client is closed")
             self._count += 1
-            self._bytes += item.size
-            item.since = time.monotonic()
-            lane = self._lane(item)
-            queue = lane.waiting.get(item.topic)
+            self._bytes += size
+            lane = self._lane(sending)
+            queue = lane.waiting.get(topic)
             if queue is None:
-                queue = lane.waiting[item.topic] = deque()
-            queue.append(item)
+                queue = lane.waiting[topic] = deque()
+            if not queue or not queue[-1].takes(size):
+                queue.append(_Batch())
+            batch = queue[-1]
+            batch.sendings.append(sending)
+            batch.size += size
             lane.count += 1
             if lane.thread is None:
                 lane.thread = threading.Thread(target=self._run, args=(lane,), name="mqadmin-send", daemon=True)
                 lane.thread.start()
-            elif lane.count == 1 or len(queue) == BATCH:
+            elif lane.count == 1 or len(batch.sendings) == BATCH or len(queue) == 2:
                 lane.wake.notify()
 
     def flush(self, *, timeout: float) -> bool:
@@ -109,15 +124,14 @@ class Lanes:
             self._room.notify_all()
         self.flush(timeout=timeout)
         with self._lock:
-            left = [item for lane in self._lanes for queue in lane.waiting.values() for item in queue]
+            left = [one for lane in self._lanes for queue in lane.waiting.values() for batch in queue for one in batch.sendings]
             for lane in self._lanes:
                 lane.waiting.clear()
                 lane.count = 0
                 lane.wake.notify()
             threads = [lane.thread for lane in self._lanes if lane.thread is not None]
-        for item in left:
-            if item.future.set_running_or_notify_cancel():
-                item.future.set_exception(MqadminError("the client was closed before the message was sent"))
+        left = begin(left)
+        settle(left, [MqadminError("the client was closed before the message was sent") for _ in left])
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=1)
@@ -126,11 +140,11 @@ class Lanes:
         # One that is larger than the buffer goes when it is alone.
         return self._count >= self._most or (self._count > 0 and self._bytes + size > self._most_bytes)
 
-    def _lane(self, item: Item) -> _Lane:
-        key = item.message.sharding_key
+    def _lane(self, sending: Sending) -> _Lane:
+        key, name = sending.message.sharding_key, sending.topic.name
         if key is not None:
-            return self._lanes[hash((item.topic.name, key)) % self._n]
-        own = self._lanes[hash(item.topic.name) % self._n]
+            return self._lanes[hash((name, key)) % self._n]
+        own = self._lanes[hash(name) % self._n]
         # Together they make larger batches; apart they go at the same time.
         return own if own.count < BATCH else min(self._lanes, key=lambda lane: lane.count)
 
@@ -144,16 +158,17 @@ class Lanes:
                 self._gather(lane)
                 if not lane.waiting:
                     continue
-                topic, batch, size = self._take(lane)
+                topic, batch = self._take(lane)
+            sendings = begin(batch.sendings)
+            outcomes: Sequence[SendResult | BaseException]
             try:
-                self._deliver(topic, [item for item in batch if item.future.set_running_or_notify_cancel()])
+                outcomes = self._deliver(topic, sendings) if sendings else ()
             except BaseException as error:  # noqa: BLE001 - the callers' futures tell them
-                for item in batch:
-                    if not item.future.done():
-                        item.future.set_exception(error)
+                outcomes = [error] * len(sendings)
+            settle(sendings, outcomes)
             with self._lock:
-                self._count -= len(batch)
-                self._bytes -= size
+                self._count -= len(batch.sendings)
+                self._bytes -= batch.size
                 self._room.notify_all()
                 if not self._count:
                     self._idle.notify_all()
@@ -163,23 +178,19 @@ class Lanes:
         while self._linger and not self._flushing and not self._closed:
             queue = next(iter(lane.waiting.values()))
             left = queue[0].since + self._linger - time.monotonic()
-            if left <= 0 or len(queue) >= BATCH:
+            if left <= 0 or len(queue) > 1 or len(queue[0].sendings) >= BATCH:
                 return
             lane.wake.wait(left)
             if not lane.waiting:
                 return
 
     @staticmethod
-    def _take(lane: _Lane) -> tuple[Topic, list[Item], int]:
+    def _take(lane: _Lane) -> tuple[Topic, _Batch]:
         topic, queue = next(iter(lane.waiting.items()))
-        batch: list[Item] = []
-        size = 0
-        while queue and len(batch) < BATCH and (not batch or size + queue[0].size <= BATCH_BYTES):
-            batch.append(queue.popleft())
-            size += batch[-1].size
-        lane.count -= len(batch)
+        batch = queue.popleft()
+        lane.count -= len(batch.sendings)
         if queue:
             lane.waiting.move_to_end(topic)  # others have their turn
         else:
             del lane.waiting[topic]
-        return topic, batch, size
+        return topic, batch

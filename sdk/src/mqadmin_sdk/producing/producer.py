@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from dataclasses import replace
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mqadmin_sdk.errors import MqadminError
 from mqadmin_sdk.message import SHADOW, SHADOW_HEADER, Outgoing, SendResult
 from mqadmin_sdk.producing.delivering import deliver
-from mqadmin_sdk.producing.lanes import Item, Lanes
+from mqadmin_sdk.producing.futures import Sending
+from mqadmin_sdk.producing.lanes import Lanes
 from mqadmin_sdk.producing.mending import Mender
 from mqadmin_sdk.producing.pool import Pool
 from mqadmin_sdk.producing.topics import Topic
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mqadmin_sdk.metadata import ClusterMetadata, TopicMetadata
     from mqadmin_sdk.transports import ProducerTransport, Sent
 
-log = logging.getLogger(__name__)
 TIMEOUT = 30.0  # seconds
 
 
@@ -88,10 +87,17 @@ class Producer:
 
     def send_async(self, topic: str, message: Outgoing, *, timeout: float = TIMEOUT) -> Future[SendResult]:
         """Take a message and send it soon; the future has the result or the error. While the buffer is full it waits, then raises Busy."""
+        return self._take(topic, message, timeout, one_way=False)
+
+    def send_oneway(self, topic: str, message: Outgoing, *, timeout: float = TIMEOUT) -> None:
+        """The same, but nobody waits for it: what fails is logged."""
+        self._take(topic, message, timeout, one_way=True)
+
+    def _take(self, topic: str, message: Outgoing, timeout: float, *, one_way: bool) -> Sending:
         to, outgoing = self.intercepted(topic, message)
-        item = Item(to, outgoing, time.monotonic() + timeout)
-        self._lanes.put(item, timeout=timeout)
-        return item.future
+        sending = Sending(to, outgoing, time.monotonic() + timeout, one_way=one_way)
+        self._lanes.put(sending, timeout=timeout)
+        return sending
 
     def transaction(self, topic: str, *, check_after: float | None = None, timeout: float = TIMEOUT) -> Transaction:
         """Begin a transaction; use it with `with`."""
@@ -167,23 +173,6 @@ class Producer:
         return deliver(topic, messages, [ends] * len(messages), split=split)
 
     @staticmethod
-    def _deliver(topic: Topic, items: list[Item]) -> None:
+    def _deliver(topic: Topic, sendings: Sequence[Sending]) -> list[Sent]:
         """Send a batch of the lanes; on one of their threads."""
-        if not items:
-            return
-        results = deliver(topic, [item.message for item in items], [item.ends for item in items], split=True)
-        for item, one in zip(items, results, strict=True):
-            if isinstance(one, SendResult):
-                item.future.set_result(one)
-            else:
-                item.future.set_exception(one)
-
-
-def log_failure(topic: str) -> Callable[[Future[SendResult]], None]:
-    """Return what a one-way send does with its future: nobody waits for it, so the log has to say what went wrong."""
-
-    def done(future: Future[SendResult]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None:
-            log.error("topic %s: a one-way message was not sent: %s", topic, error)
-
-    return done
+        return deliver(topic, [one.message for one in sendings], [one.ends for one in sendings], split=True)
