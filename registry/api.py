@@ -19,7 +19,7 @@ from registry.api_drift import DriftPolicyViewSet, DriftViewSet
 from registry.api_gates import GateViewSet
 from registry.api_releases import ReleaseViewSet
 from registry.models import Drift, Instance, InstanceEvent, Publication, RegistrarHeartbeat
-from registry.status import AppliedChangeSerializer, AppliedSerializer
+from registry.status import AppliedChangeSerializer, AppliedSerializer, CountsField
 from registry.waiting import GENERATION, TIMEOUT, WAIT, show
 
 
@@ -126,6 +126,11 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
     applied = serializers.CharField(help_text="applied, outdated, unknown (a plain ZMS client does not say) or offline")
     published_generation = serializers.IntegerField(allow_null=True)
     labels = serializers.DictField(child=serializers.CharField(), allow_null=True, help_text="what it says of itself; null: nothing")
+    counts = CountsField(
+        allow_null=True,
+        help_text="What it counts of its work since it started, such as `succeeded`, `failed`, `in_hand`; null: it does not tell.",
+    )
+    counted_at = serializers.DateTimeField(allow_null=True, help_text="When it wrote these counts, by ZooKeeper's clock.")
     applied_at = serializers.DateTimeField(allow_null=True, help_text="By the instance's own clock.")
     reached_at = serializers.DateTimeField(
         allow_null=True,
@@ -153,6 +158,8 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "sdk",
             "plain",
             "labels",
+            "counts",
+            "counted_at",
             "state",
             "cluster",
             "applied",

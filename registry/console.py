@@ -27,6 +27,7 @@ from registry import (
     console_releases,
     console_tree,
     convergence,
+    counting,
     rendering,
     services,
 )
@@ -60,6 +61,7 @@ def followers(user: Any, zookeeper_path: str) -> dict[str, Any]:
         "change": row and convergence.look(zookeeper_path, row.generation),
         "instances": instances_at(zookeeper_path)[:500] if user.has_perm("registry.view_instance") else None,
         "known": services.instances_known(),
+        "counted": counting.summed(Instance.objects.at([zookeeper_path])) if user.has_perm("registry.view_instance") else None,
     }
 
 

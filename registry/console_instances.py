@@ -30,6 +30,10 @@ def _latency(row: Any) -> Any:
     return "" if row.latency is None else row.latency.total_seconds()
 
 
+def _counts(row: Any) -> str:
+    return ", ".join(f"{name}={number}" for name, number in (row.counts or {}).items())
+
+
 def _options(field: str) -> Callable[[HttpRequest], list[tuple[str, str]]]:
     """The values that there are, for a filter."""
 
@@ -70,6 +74,13 @@ class Instances(ListPage[Instance]):
             css="num hide-m",
             title=gettext_lazy("From the publication until it was seen to run it, by the clock of the database"),
             value=_latency,
+        ),
+        Column(
+            "counts",
+            gettext_lazy("Counts"),
+            css="hide-m",
+            title=gettext_lazy("What it counts of its work since it started"),
+            value=_counts,
         ),
         Column("since", gettext_lazy("Since"), sort=("-online_since",), css="num", value=_since),
         Column("error", gettext_lazy("Error or reason"), css="max", value="error"),

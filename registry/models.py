@@ -12,8 +12,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from registry import counting, rendering
 from registry import discovery_models as discovery_models  # noqa: PLC0414 - Django finds it here
-from registry import rendering
 from registry.drift_models import DriftPolicy as DriftPolicy  # noqa: PLC0414 - Django, and others, find it here
 from registry.drift_models import TreeCheck as TreeCheck  # noqa: PLC0414 - as above
 from registry.querysets import DriftQuerySet, GateQuerySet, InstanceQuerySet, PublicationQuerySet, RegistrarQuerySet, ReleaseQuerySet
@@ -308,6 +308,8 @@ class Instance(models.Model):
     seen_at = models.DateTimeField(_("seen"), null=True, blank=True)  # when the applied generation was recorded, by the database's clock
     error = models.TextField(_("error"), default="", blank=True)
     labels = models.JSONField(_("labels"), null=True, blank=True)  # what it says of itself, such as its zone; null: nothing
+    counts = models.JSONField(_("counts"), null=True, blank=True)  # what it counts of its work; null: it tells nothing
+    counted_at = models.DateTimeField(_("counted"), null=True, blank=True)  # when it wrote these, by ZooKeeper's clock
     plain = models.BooleanField(_("plain ZMS client"), default=False)  # no SDK marker: what it has applied is unknown, never "applied"
     czxid = models.BigIntegerField(_("incarnation"))
     mzxid = models.BigIntegerField(_("last report"))
@@ -338,6 +340,16 @@ class Instance(models.Model):
 
     def __str__(self) -> str:
         return self.znode
+
+    @property
+    def said(self) -> list[counting.Count]:
+        """What it counts of its work, for a page."""
+        return counting.shown(self.counts or {})
+
+    @property
+    def said_briefly(self) -> list[counting.Count]:
+        """The few of them that a row of a list shows."""
+        return counting.brief(self.counts or {})
 
     @property
     def source(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, get_args
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from registry.convergence import Goal, Outcome
@@ -46,6 +47,11 @@ class LatencySerializer(serializers.Serializer[Any]):
     max_ms = serializers.IntegerField()
 
 
+@extend_schema_field({"type": "object", "additionalProperties": {"type": "number"}})
+class CountsField(serializers.JSONField):
+    """Numbers by name, as an instance tells them."""
+
+
 class InstanceNameSerializer(serializers.Serializer[Any]):
     """An instance, to be named."""
 
@@ -56,6 +62,8 @@ class InstanceNameSerializer(serializers.Serializer[Any]):
     node = serializers.CharField()
     sdk = serializers.CharField()
     state = serializers.CharField()
+    counts = CountsField(allow_null=True)
+    counted_at = serializers.DateTimeField(allow_null=True)
     applied_generation = serializers.IntegerField(allow_null=True)
     error = serializers.CharField()
     online_since = serializers.DateTimeField()

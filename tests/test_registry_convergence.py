@@ -26,7 +26,7 @@ def put(path, number, **values):
 
 
 def seen(znode, generation, mzxid, **more):
-    stat = SimpleNamespace(czxid=more.pop("czxid", 5), mzxid=mzxid, ctime=1_700_000_000_000)
+    stat = SimpleNamespace(czxid=more.pop("czxid", 5), mzxid=mzxid, ctime=1_700_000_000_000, mtime=1_700_000_000_000)
     record({znode: SimpleNamespace(data=report(generation, **more), stat=stat)})
 
 
@@ -324,6 +324,35 @@ def test_the_console_shows_how_long_who_took_and_the_history_of_each(client, adm
     assert "no route to broker" in detail
     assert "1.5 s" in detail
     assert client.get(reverse("admin:registry_instance", args=[999_999])).status_code == 404
+
+
+def test_counts_are_shown_as_of_when_and_nobodys_are_unknown(client, admin_person, api):
+    from test_consumers_shadow import start_world
+
+    client.force_login(admin_person)
+    start_world()
+    group = services.publication_for("/zms/consumergroup/orders_stress_1_group")
+    then = timezone.now() - timedelta(seconds=90)
+    busy = put(group.path, 1, role="consumer", counts={"succeeded": 4000, "failed": 3, "in_hand": 0, "own": 0.5}, counted_at=then)
+    put(group.path, 2, role="consumer", counts={"succeeded": 1000, "received": 1200}, counted_at=timezone.now())
+    put(group.path, 3, role="consumer", plain=True, app="")
+    put(group.path, 4, role="consumer", online=False, counts={"succeeded": 77_000}, counted_at=then)
+
+    tab = client.get(reverse("admin:consumers_instances", args=["orders_stress_1_group"])).content.decode()
+    for shown in ("<i>succeeded</i>5,000", "<i>received</i>1,200", "2 of 3 online", "4,000", "A plain ZMS client does not tell"):
+        assert shown in tab, shown
+    assert "82,000" not in tab  # who has left counts no more
+    listed = client.get(reverse("admin:registry_instances")).content.decode()
+    assert "4,000" in listed
+    assert "3 failed" in listed
+    assert "as of " in listed
+    detail = client.get(reverse("admin:registry_instance", args=[busy.pk])).content.decode()
+    assert "0.5 own" in detail
+    assert then.strftime("%Y-%m-%d") in detail
+
+    told = {row["id"]: (row["counts"], row["counted_at"] is None) for row in api("GET", f"instances?path={group.path}").body["results"]}
+    assert told[busy.pk] == ({"succeeded": 4000, "failed": 3, "in_hand": 0, "own": 0.5}, False)
+    assert list(told.values()).count((None, True)) == 1
 
 
 # --- with a registrar and instances that report -------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_an_older_report_never_overwrites_a_newer_one(committed):  # noqa: F811
     from registry.observing import record
 
     def at(mzxid, generation):
-        return SimpleNamespace(data=report(generation), stat=SimpleNamespace(czxid=5, mzxid=mzxid, ctime=1))
+        return SimpleNamespace(data=report(generation), stat=SimpleNamespace(czxid=5, mzxid=mzxid, ctime=1, mtime=1))
 
     znode = f"/zms/topic/orders/{ours(1)}"
     for mzxid, generation in [(10, 2), (9, 1), (10, 7)]:
@@ -180,7 +180,51 @@ def test_which_nodes_are_instances(znode, path):
 def _node(data):
     from types import SimpleNamespace
 
-    return SimpleNamespace(data=data, stat=SimpleNamespace(czxid=1, mzxid=1, ctime=1))
+    return SimpleNamespace(data=data, stat=SimpleNamespace(czxid=1, mzxid=1, ctime=1, mtime=1))
+
+
+COUNTS = [
+    ({"succeeded": 17, "in_hand": 0}, {"succeeded": 17, "in_hand": 0}),
+    ({"rate": 0.5}, {"rate": 0.5}),
+    ({"yes": True, "text": "1", "list": [1], "": 3, "huge": 2**60, "good": 1}, {"good": 1}),
+    ({"nul\x00": 1, "x" * 200: 2}, {"nul": 1, "x" * 60: 2}),
+    ({str(number): number for number in range(1000)}, {str(number): number for number in range(30)}),
+    ({"nothing": None}, None),
+    ({}, None),
+    ([1, 2], None),
+    (7, None),
+]
+
+
+@pytest.mark.parametrize(("told", "kept"), COUNTS)
+def test_counts_are_kept_as_far_as_they_are_numbers(db, told, kept):
+    record({f"/zms/topic/orders/{ours(1)}": _node(report(1, counts=told))})
+    row = Instance.objects.get()
+    assert row.counts == kept
+    assert (row.counted_at is None) == (kept is None)
+
+
+def test_counts_that_are_no_json_numbers_hold_nobody_up(db):
+    broken = report(1).replace(b"{", b'{"counts":{"a":NaN,"b":Infinity,"c":1e999,"d":2},', 1)
+    record({f"/zms/topic/orders/{ours(number)}": _node(data) for number, data in enumerate([broken, report(1, counts={"a": 1})])})
+    assert {row.node: row.counts for row in Instance.objects.all()} == {ours(0): {"d": 2}, ours(1): {"a": 1}}
+
+
+def test_counts_stay_as_of_when_they_were_written_and_leave_no_history(db):
+    def at(mzxid, mtime, **said):
+        stat = SimpleNamespace(czxid=5, mzxid=mzxid, ctime=1_700_000_000_000, mtime=mtime)
+        record({f"/zms/topic/orders/{ours(1)}": SimpleNamespace(data=report(**said), stat=stat)})
+        return Instance.objects.get()
+
+    first = at(5, 1_700_000_000_000, generation=1)
+    assert (first.counts, first.counted_at) == (None, None)
+    told = at(6, 1_700_000_030_000, generation=1, counts={"succeeded": 3})
+    assert (told.counts, told.counted_at.timestamp()) == ({"succeeded": 3}, 1_700_000_030)
+    moved = at(7, 1_700_000_040_000, generation=2, counts={"succeeded": 3})
+    assert (moved.applied_generation, moved.counted_at.timestamp()) == (2, 1_700_000_030)
+    more = at(8, 1_700_000_060_000, generation=2, counts={"succeeded": 4})
+    assert (more.counts, more.counted_at.timestamp()) == ({"succeeded": 4}, 1_700_000_060)
+    assert [event.kind for event in more.events.order_by("id")] == ["online", "applied", "applied"]
 
 
 POISON = {
@@ -195,7 +239,7 @@ POISON = {
 
 @pytest.mark.parametrize("data", POISON.values(), ids=POISON)
 def test_what_a_client_writes_into_its_node_holds_nobody_up(db, data):
-    stat = SimpleNamespace(version=0, czxid=5, mzxid=5, ctime=1_700_000_000_000)
+    stat = SimpleNamespace(version=0, czxid=5, mzxid=5, ctime=1_700_000_000_000, mtime=1_700_000_000_000)
     nodes = {f"/zms/topic/orders/{ours(number)}": SimpleNamespace(data=said, stat=stat) for number, said in enumerate([data, report(1)])}
     record(nodes)
     found = {instance.node: instance for instance in Instance.objects.all()}
@@ -204,7 +248,7 @@ def test_what_a_client_writes_into_its_node_holds_nobody_up(db, data):
 
 
 def test_an_instance_that_postgres_refuses_is_left_out_and_the_others_are_not(committed, monkeypatch):  # noqa: F811
-    stat = SimpleNamespace(version=0, czxid=5, mzxid=5, ctime=1_700_000_000_000)
+    stat = SimpleNamespace(version=0, czxid=5, mzxid=5, ctime=1_700_000_000_000, mtime=1_700_000_000_000)
     monkeypatch.setattr("registry.observing._text", lambda value, _limit: value or "")
     nodes = [report(1, app="\x00"), report(1)]
     record({f"/zms/topic/orders/{ours(number)}": SimpleNamespace(data=said, stat=stat) for number, said in enumerate(nodes)})

@@ -280,6 +280,12 @@ def stamp_text(at: datetime) -> str:
     return timezone.localtime(at).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+@register.filter
+def moment(at: datetime | None) -> str:
+    """The moment with its offset, inside of a text."""
+    return "" if at is None else stamp_text(at)
+
+
 @register.simple_tag
 def when(at: datetime | None, reason: Any = "") -> SafeString:
     """How long ago, or in how long, with the moment on hover."""

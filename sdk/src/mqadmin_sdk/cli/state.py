@@ -44,6 +44,8 @@ INSTANCES: list[Column] = [
 INSTANCE: list[Column] = [
     *((head.capitalize(), of) for head, of in INSTANCES),
     ("Labels", lambda row: ", ".join(f"{name}={value}" for name, value in (row["labels"] or {}).items())),
+    ("Counts", lambda row: ", ".join(f"{name} {number}" for name, number in (row.get("counts") or {}).items())),
+    ("Counted", "counted_at"),
     ("Cluster", "cluster"),
     ("Wanted", "published_generation"),
     ("Latency", lambda row: None if row["latency_ms"] is None else f"{row['latency_ms']} ms"),
