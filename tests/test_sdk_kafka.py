@@ -294,6 +294,61 @@ def test_a_group_that_begins_with_the_latest_misses_nothing_while_it_is_away(kaf
     second.close()
 
 
+def test_attempts_are_counted_on_where_the_partition_goes(kafka):  # noqa: F811
+    cluster, context = ClusterMetadata("k", kafka.address, "kafka"), Context("shop", "me")
+    topic = kafka.topic(f"topic_{uuid.uuid4().hex[:8]}", partitions=1)
+    group = GroupMetadata(f"counting_{topic}", cluster, topic, {topic: "*"}, max_attempts=3)
+    producer = producer_transport(cluster, context)
+    producer.send(topic, [Outgoing(body) for body in (b"fails", b"good", b"waits")], timeout=30)
+    producer.close()
+    first = consumer_transport(group, context, consumer="one", lease=6)
+    fails, good, _waits = pull(first, 3)
+    first.settle([Settlement(fails, "failed", delay=0.0), Settlement(good, "succeeded")])
+    [again] = pull(first, 1)
+    assert again.message.attempt == 2
+    first.settle([Settlement(again, "failed", delay=60.0)])
+    first.close()  # in order: what it had in hand and did not begin was no attempt
+    second = consumer_transport(group, context, consumer="two", lease=6)
+    came = pull(second, 3)
+    assert [(one.message.body, one.message.attempt) for one in came] == [(b"fails", 3), (b"good", 1), (b"waits", 1)]
+    second.settle([Settlement(one, "failed" if one.message.body == b"fails" else "succeeded") for one in came])
+    wait_for(lambda: sum(kafka.lag(group.name, topic).values()) == 0)
+    second.close()
+    [letter] = kafka.messages(f"{group.name}.dead", 1)
+    assert dict(letter.headers())["mqadmin-dead-attempts"] == b"3"
+
+
+KILLING = """
+import os, time
+from mqadmin_sdk import Client
+kafka = {{"heartbeat.interval.ms": 300, "session.timeout.ms": 3000}}
+client = Client(zookeeper={hosts!r}, app="shop", session_timeout=4, options={{"kafka": kafka}})
+@client.subscribe("poisoned", poll=0.5)
+def handle(message):
+    os.write(1, f"got {{message.text}} {{message.attempt}}\\n".encode())
+    if message.text == "poison":
+        time.sleep(1)
+        os.kill(os.getpid(), 9)
+client.run()
+"""
+
+
+def test_a_message_that_kills_its_process_ends_as_a_dead_letter(connect, tree, topic, kafka):  # noqa: F811
+    tree.group("poisoned", topic, attempts=2)
+    connect().send_batch(topic, [Outgoing.of(text, sharding_key="one partition") for text in ("poison", "good")])
+    got = []
+    for _ in range(3):
+        process = Lines([sys.executable, "-u", "-c", KILLING.format(hosts=tree.hosts)], dict(os.environ))
+        try:
+            wait_for(lambda process=process: process.process.poll() is not None or "got good 1" in process.seen)
+        finally:
+            process.end()
+        got += process.seen
+    assert got == ["got poison 1", "got poison 2", "got good 1"]
+    [letter] = kafka.messages("poisoned.dead", 1)
+    assert dict(letter.headers())["mqadmin-dead-error"] == b"The process that had it ended without a word."
+
+
 PROGRAM = """
 import os, time
 from mqadmin_sdk import Client

@@ -146,7 +146,7 @@ class Core:
             if not item.lost:
                 expires = item.delivery.expires
                 if expires is None or expires > now:
-                    item.started = now
+                    item.started, item.delivery.begun = now, True
                     self.running.add(item)
                     return item
                 self._lose(item, "expired")

@@ -84,7 +84,7 @@ class Delivery:
 
     Deliveries of one `lane` are handled one after the other, as they came; None is in no order. Where they are `ordered`, a failed or
     postponed one takes those with it that stand behind it in the same lease: they come again after it, and are not settled.
-    `lease` and `handle` belong to the transport; a lease is held, lost and extended as one.
+    `lease` and `handle` belong to the transport; a lease is held, lost and extended as one. `begun`: a handler has it.
     """
 
     message: Message
@@ -93,6 +93,7 @@ class Delivery:
     handle: Any = None
     lane: Hashable = None
     ordered: bool = False
+    begun: bool = False
 
 
 @dataclass

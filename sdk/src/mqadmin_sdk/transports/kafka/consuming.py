@@ -25,7 +25,7 @@ from mqadmin_sdk.transports.kafka.clients import ID, KEY, TAG, alive, connected,
 from mqadmin_sdk.transports.kafka.producing import Producer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from mqadmin_sdk.metadata import ClusterMetadata, GroupMetadata
     from mqadmin_sdk.transports import Context
@@ -36,6 +36,8 @@ DEAD = "mqadmin-dead-"  # and group, topic, partition, offset, reason, error, at
 MAX_ATTEMPTS = 16  # of a group whose node names no number
 BACKOFF, BACKOFF_MOST = 1.0, 600.0  # seconds; doubled with each attempt
 READY_MOST, READY_BYTES = 2000, 32 * 1024 * 1024  # fetched, and not handed out
+NOTE = "mqadmin tried "  # begins what is committed with an offset: `<offset>:<attempts>` of messages behind it
+NOTE_MOST = 3500  # characters; brokers take 4096 (offset.metadata.max.bytes)
 AHEAD = 5000  # messages of a partition from the first unsettled one: what may come twice after a crash
 _COMMIT_EVERY = 0.2  # seconds
 _TURN = 0.1
@@ -52,7 +54,8 @@ class _Partition:
         self.paused = False
         self.records: deque[_Record] = deque()  # from the first that is not settled
         self.position: int | None = None  # to commit
-        self.committing: int | None = None
+        self.committing: tuple[int, str] | None = None
+        self.tried: dict[int, int] = {}  # how often those have been tried that whoever had the partition before did not settle
         self.lease = f"{topic}/{number}/{time.monotonic_ns()}"
 
     def settled(self) -> None:
@@ -60,6 +63,20 @@ class _Partition:
         records = self.records
         while records and records[0].state == "done":
             self.position = records.popleft().offset + 1
+
+    def note(self, *, leaving: bool) -> str:
+        """Tell who comes next how often what is not settled was tried. What a handler has counts, unless it is given up in order."""
+        parts: list[str] = []
+        room = NOTE_MOST
+        for record in self.records:
+            begun = record.state == "held" and record.delivery is not None and record.delivery.begun
+            tried = record.attempt if record.state == "burying" or (begun and not leaving) else record.attempt - 1
+            if record.state != "done" and tried:
+                parts.append(f"{record.offset}:{tried}")
+                room -= len(parts[-1]) + 1
+                if room < 0:
+                    break
+        return NOTE + ",".join(parts) if parts else ""
 
 
 class _Record:
@@ -96,6 +113,7 @@ class Consumer:
         self._waiting: list[tuple[float, int, _Record]] = []  # a heap by the moment
         self._order = itertools.count()
         self._full = False
+        self._noting = True
         self._error: str | None = None
         self._probe_at = self._commit_at = 0.0
         self._closed = False
@@ -321,10 +339,15 @@ class Consumer:
                 message = _message(one, self.group)
                 record = _Record(partition, one.offset(), message)
                 partition.records.append(record)
-                if _matches(wanted, message.tag):
-                    ready.append(record)
-                else:
+                record.attempt += partition.tried.pop(record.offset, 0)
+                if not _matches(wanted, message.tag):
                     self._done(record)
+                elif record.attempt > self._most:
+                    record.attempt, record.reason, record.error = self._most, "attempts", "The process that had it ended without a word."
+                    record.state = "burying"
+                    self._wait(record, 0.0)
+                else:
+                    ready.append(record)
             self._make_ready(ready)
 
     def _troubled(self, error: KafkaError) -> None:
@@ -334,6 +357,8 @@ class Consumer:
                 self._failed(error)
 
     def _failed(self, error: KafkaError) -> None:
+        if self._error and error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            return  # what was said before says why
         text = f"the Kafka cluster {self.cluster}: {error.str()}"
         if self._error != text:
             log.warning("Group %s: %s", self.group, text)
@@ -358,13 +383,14 @@ class Consumer:
         self._commit_at = now + _COMMIT_EVERY
         return self._offsets(self._partitions.values())
 
-    @staticmethod
-    def _offsets(partitions: Any) -> list[TopicPartition]:
+    def _offsets(self, partitions: Iterable[_Partition], *, leaving: bool = False) -> list[TopicPartition]:
         found = []
         for one in partitions:
-            if one.position is not None and one.position != one.committing:
-                one.committing = one.position
-                found.append(TopicPartition(one.topic, one.number, one.position))
+            note = one.note(leaving=leaving) if self._noting else ""
+            position = one.records[0].offset if one.position is None and note else one.position
+            if position is not None and one.committing != (position, note):
+                one.committing = position, note
+                found.append(TopicPartition(one.topic, one.number, position, note))
         return found
 
     def _committed(self, error: KafkaError | None, places: Sequence[TopicPartition]) -> None:
@@ -373,28 +399,35 @@ class Consumer:
                 partition = self._partitions.get((place.topic, place.partition))
                 if partition is not None and (error is not None or place.error is not None):
                     partition.committing = None  # again
+            if any(place.error is not None and place.error.code() == KafkaError.OFFSET_METADATA_TOO_LARGE for place in places):
+                self._noting = False
+                log.warning("Group %s: the Kafka cluster %s keeps no notes with offsets (offset.metadata.max.bytes): attempts are"
+                            " counted in this process only", self.group, self.cluster)  # fmt: skip
         if error is not None and error.code() != KafkaError._NO_OFFSET:  # noqa: SLF001
             log.warning("Group %s: offsets could not be committed to the Kafka cluster %s, it is tried again: %s",
                         self.group, self.cluster, error)  # fmt: skip
 
     def _assigned(self, client: Any, places: Sequence[TopicPartition]) -> None:
-        if self._latest and places:
-            self._begin_at_the_end(client, places)
+        partitions = {(place.topic, place.partition): _Partition(place.topic, place.partition) for place in places}
+        try:
+            committed = client.committed(list(places), timeout=_CLOSING) if places else []
+            for one in committed:
+                partitions[one.topic, one.partition].tried = _tried(one.metadata)
+            if self._latest:
+                self._begin_at_the_end(client, [one for one in committed if one.offset < 0])
+        except KafkaException as error:
+            log.warning("Group %s: where it begins on the Kafka cluster %s could not be read or kept: %s", self.group, self.cluster, error)
         with self._lock:
             self._error = None
-            for place in places:
-                self._partitions[place.topic, place.partition] = _Partition(place.topic, place.partition)
+            self._partitions |= partitions
 
-    def _begin_at_the_end(self, client: Any, places: Sequence[TopicPartition]) -> None:
+    @staticmethod
+    def _begin_at_the_end(client: Any, new: Sequence[TopicPartition]) -> None:
         """Commit where a new group begins: else it would begin at the end again after a restart, and miss what came meanwhile."""
-        try:
-            new = [one for one in client.committed(list(places), timeout=_CLOSING) if one.offset < 0]
-            for one in new:
-                one.offset = client.get_watermark_offsets(one, timeout=_CLOSING)[1]
-            if new:
-                client.commit(offsets=new, asynchronous=False)
-        except KafkaException as error:
-            log.warning("Group %s: where it begins on the Kafka cluster %s could not be kept: %s", self.group, self.cluster, error)
+        for one in new:
+            one.offset = client.get_watermark_offsets(one, timeout=_CLOSING)[1]
+        if new:
+            client.commit(offsets=list(new), asynchronous=False)
 
     def _revoked(self, client: Any, places: Sequence[TopicPartition]) -> None:
         """Others get these: commit what is settled; what is in hand is theirs."""
@@ -402,7 +435,7 @@ class Consumer:
         with self._lock:
             for one in gone:
                 one.committing = None
-            offsets = self._offsets(gone)
+            offsets = self._offsets(gone, leaving=True)
         if offsets:
             try:
                 client.commit(offsets=offsets, asynchronous=False)
@@ -455,6 +488,12 @@ def _message(one: Any, group: str) -> Message:
         headers=headers,
         sent_at=datetime.fromtimestamp(milliseconds / 1000, timezone.utc) if kind else None,  # noqa: UP017 - Python 3.10
     )
+
+
+def _tried(note: str | None) -> dict[int, int]:
+    """Read what is committed with an offset; what others have left there says nothing."""
+    found = re.fullmatch(NOTE + r"(\d+:\d+(?:,\d+:\d+)*)", note or "")
+    return {int(offset): int(tried) for offset, tried in (pair.split(":") for pair in found[1].split(","))} if found else {}
 
 
 def _matches(wanted: str, tags: str) -> bool:
