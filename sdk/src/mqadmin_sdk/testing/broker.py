@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import threading
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from mqadmin_sdk.message import Message, Outgoing, SendResult, seconds
 from mqadmin_sdk.metadata import ClusterMetadata, GroupMetadata, NotPublishedError, ShadowGroup, TopicMetadata
 from mqadmin_sdk.testing.client import KIND, BrokerClient, Follower
 from mqadmin_sdk.transports import Delivery, Settled, Settlement
+from mqadmin_sdk.transports.filters import matches
 
 if TYPE_CHECKING:
     from mqadmin_sdk.client import Client
@@ -244,7 +244,7 @@ class Broker:
             self._ids[topic, message.id] = stored.number
             for group in self._groups.values():
                 wanted = group.metadata.subscriptions.get(topic)
-                if wanted is not None and _matches(wanted, message.tag):
+                if wanted is not None and matches(wanted, message.tag):
                     for queue in group.queues.values():
                         queue.waiting[stored.number] = due
             self.changed.notify_all()
@@ -313,13 +313,3 @@ class Broker:
             status = "later"
         self.changed.notify_all()
         return Settled(one, status)
-
-
-def _matches(wanted: str, tags: str) -> bool:
-    """Whether a message with these tags passes a filter: `*`, `a || b`, or `~` and a regular expression for a whole tag."""
-    if wanted.strip() in {"", "*"}:
-        return True
-    own = [tag.strip() for tag in tags.split("||")]
-    if wanted.startswith("~"):
-        return any(re.fullmatch(wanted[1:], tag) for tag in own)
-    return bool({tag.strip() for tag in wanted.split("||")} & set(own))

@@ -6,7 +6,6 @@ import contextlib
 import heapq
 import itertools
 import logging
-import re
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from mqadmin_sdk.errors import MqadminError, UnreachableError
 from mqadmin_sdk.message import Message, Outgoing
 from mqadmin_sdk.transports import Delivery, Pulled, Settled, Settlement
+from mqadmin_sdk.transports.filters import matches
 from mqadmin_sdk.transports.kafka.clients import ID, KEY, TAG, alive, connected, settings_of
 from mqadmin_sdk.transports.kafka.producing import Producer
 
@@ -340,7 +340,7 @@ class Consumer:
                 record = _Record(partition, one.offset(), message)
                 partition.records.append(record)
                 record.attempt += partition.tried.pop(record.offset, 0)
-                if not _matches(wanted, message.tag):
+                if not matches(wanted, message.tag):
                     self._done(record)
                 elif record.attempt > self._most:
                     record.attempt, record.reason, record.error = self._most, "attempts", "The process that had it ended without a word."
@@ -494,13 +494,3 @@ def _tried(note: str | None) -> dict[int, int]:
     """Read what is committed with an offset; what others have left there says nothing."""
     found = re.fullmatch(NOTE + r"(\d+:\d+(?:,\d+:\d+)*)", note or "")
     return {int(offset): int(tried) for offset, tried in (pair.split(":") for pair in found[1].split(","))} if found else {}
-
-
-def _matches(wanted: str, tags: str) -> bool:
-    """Whether a message with these tags passes a filter: `*`, `a || b`, or `~` and a regular expression for a whole tag."""
-    if wanted.strip() in {"", "*"}:
-        return True
-    own = [tag.strip() for tag in tags.split("||")]
-    if wanted.startswith("~"):
-        return any(re.fullmatch(wanted[1:], tag) for tag in own)
-    return not {tag.strip() for tag in wanted.split("||")}.isdisjoint(own)
