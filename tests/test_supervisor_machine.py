@@ -16,10 +16,13 @@ from mqadmin.supervisor.commands import web_port
 from mqadmin.supervisor.home import CannotContinueError, Home, read_env, write_private
 from mqadmin.supervisor.output import Output
 
-NOTHING = packages.Found(postgres=[], java="", zookeeper="", redis="", gettext="", chromium="", curl="", javac="", maven="")
+NOTHING = packages.Found(
+    postgres=[], java="", zookeeper="", redis="", gettext="", chromium="", curl="", javac="", maven="",
+    rabbitmq="",
+)  # fmt: skip
 EVERYTHING = packages.Found(
     postgres=[(15, Path("/pg"))], java="/java", zookeeper="/zk.jar", redis="/redis", gettext="/msgfmt", chromium="/chromium", curl="/curl",
-    javac="/javac", maven="/mvn",
+    javac="/javac", maven="/mvn", rabbitmq="/rabbitmq-server",
 )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def _needed(extra: Sequence[str] = ()) -> set[str]:
 def _provision(output: Output, home: Home, *, tools: bool) -> packages.Found:
     log = home.logs / "install.log"
     provision.ensure_python(output, log, tools=tools)
-    extra = ["gettext", "chromium", "curl", "javac", "maven"] if tools else []
+    extra = ["gettext", "chromium", "curl", "javac", "maven", "rabbitmq"] if tools else []
     if not tools and any(not path.with_suffix(".mo").exists() for path in (CHECKOUT / "locale").glob("*/LC_MESSAGES/*.po")):
         extra = ["gettext"]
 

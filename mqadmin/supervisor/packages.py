@@ -28,6 +28,7 @@ DEBIAN = {
     "java": ["default-jre-headless"],
     "javac": ["default-jdk-headless"],
     "maven": ["maven"],
+    "rabbitmq": ["rabbitmq-server"],
     "redis": ["redis-server"],
     "gettext": ["gettext"],
     "chromium": ["chromium", "fonts-noto-cjk"],
@@ -39,13 +40,14 @@ SPOKEN = {
     "java": "Java 11 or newer",
     "javac": "a Java compiler",
     "maven": "Maven",
+    "rabbitmq": "RabbitMQ",
     "redis": "Redis",
     "gettext": "gettext",
     "chromium": "Chromium",
     "curl": "curl",
 }
 OWN_INSTEAD = {"postgres": "DATABASE_URL", "zookeeper": "ZOOKEEPER_HOSTS", "java": "ZOOKEEPER_HOSTS", "redis": "CELERY_BROKER_URL"}
-OPTIONAL = {"gettext", "chromium", "curl", "javac", "maven"}
+OPTIONAL = {"gettext", "chromium", "curl", "javac", "maven", "rabbitmq"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Found:
     curl: str
     javac: str  # compiles the tests' reader of ZooKeeper
     maven: str  # fetches the tests' Kafka
+    rabbitmq: str  # the tests run a node of their own
 
 
 def which(*names: str) -> str:
@@ -81,6 +84,7 @@ def find() -> Found:
         curl=which("curl"),
         javac=_find_java("javac"),
         maven=which("mvn"),
+        rabbitmq=_find_rabbitmq(),
     )
 
 
@@ -105,6 +109,11 @@ def _find_java(name: str = "java") -> str:
     candidates = [str(Path(home) / "bin" / name)] if home else []
     candidates += [which(name), *sorted((str(path) for path in Path("/usr/lib/jvm").glob(f"*/bin/{name}")), reverse=True)]
     return next((path for path in candidates if path and os.access(path, os.X_OK)), "")
+
+
+def _find_rabbitmq() -> str:
+    """Debian's program in /usr/sbin runs as its own user on the service's data: this is the one below it."""
+    return next((str(path) for path in (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),) if os.access(path, os.X_OK)), "")
 
 
 def _find_zookeeper() -> str:
