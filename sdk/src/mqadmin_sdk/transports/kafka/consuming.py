@@ -6,6 +6,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import re
 import threading
 import time
 from collections import deque
