@@ -61,7 +61,12 @@ class Cluster(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @staticmethod
+    def path_of(name: str) -> str:
+        """The node of the one with this name."""
+        return f"/zms/cluster/{name}"
+
     @property
     def zookeeper_path(self) -> str:
         """The node that SDKs read."""
-        return f"/zms/cluster/{self.name}"
+        return self.path_of(self.name)

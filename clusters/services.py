@@ -25,6 +25,8 @@ LIMITS = {"max_topics": 1_000_000, "max_rate": 2**31 - 1, "max_bytes_per_second"
 
 # Rooms above add a function that lists the nodes of theirs that depend on a cluster: clients watch those, never the cluster's node.
 dependants: list[Callable[[Cluster], list[str]]] = []
+# … and one that raises a Problem while a cluster is needed by something that is not on it.
+needs: list[Callable[[Cluster], None]] = []
 
 
 def ensure_builtin() -> Cluster:
@@ -98,7 +100,10 @@ def change(*, actor: User, cluster: Cluster, address: str, description: str, cha
 
 
 def delete(*, actor: User, cluster: Cluster) -> None:
-    """Delete a cluster that has no topics; its node goes. Problems: builtin_cluster, in_use (listing what does), state_changed."""
+    """Delete a cluster that has no topics; its node goes. Problems: builtin_cluster, in_use (listing what does), state_changed.
+
+    And what rooms above say (`needs`).
+    """
     if cluster.kind == Kind.BUILTIN:
         raise conflict("builtin_cluster", _("The built-in store is part of mqadmin and cannot be deleted."))
     if gated := gates.paths_on(cluster.name):
@@ -106,6 +111,8 @@ def delete(*, actor: User, cluster: Cluster) -> None:
         raise conflict(
             "in_use", detail, hint=_("Promote or abandon first: {names}").format(names=", ".join(gated[:10])), extra={"gates": gated}
         )
+    for check in needs:
+        check(cluster)
     before, path = _audited(cluster), cluster.zookeeper_path
     with transaction.atomic():
         deletion.delete(cluster)

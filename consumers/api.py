@@ -23,6 +23,7 @@ from core.approvals.models import Standing, State
 from core.approvals.replacing import AskedSerializer, ask_for_change
 from registry.status import InstanceNameSerializer, PublicationStatusSerializer, PublishedSerializer
 from registry.waiting import WithPublication
+from topics.api import DrainingSerializer
 from topics.models import Topic
 from topics.services import named
 
@@ -46,11 +47,14 @@ class GroupSerializer(PublishedSerializer, serializers.ModelSerializer[ConsumerG
     requested_by = serializers.CharField(source="requested_by_name")
     decided_by = serializers.CharField(source="decided_by_name", allow_null=True)
     subscriptions = SubscriptionSerializer(source="subscribed", many=True)
+    draining = DrainingSerializer(
+        source="drained", many=True, help_text="Clusters that its topics have left and that it goes on pulling from, by topic."
+    )
 
     class Meta:
         model = ConsumerGroup
         fields = [
-            "name", "application", "owner", "subscriptions",
+            "name", "application", "owner", "subscriptions", "draining",
             "mode", "instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms",
             "push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "balance", "reason",
             "suspended", "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason",

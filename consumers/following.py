@@ -26,6 +26,12 @@ def paths_of(topics: Collection[int]) -> dict[int, list[str]]:
     return found
 
 
+def draining_paths_of(topics: Collection[int]) -> list[str]:
+    """The nodes of the active groups that are subscribed to these topics, in whatever place."""
+    subscribed = Subscription.objects.filter(topic__in=topics, group__state=State.ACTIVE)
+    return [ConsumerGroup.path_of(name) for name in subscribed.order_by("group__name").values_list("group__name", flat=True).distinct()]
+
+
 def nodes_at(paths: Collection[str]) -> list[Node]:
     """What shall stand there, read anew."""
     return nodes_of([path.removeprefix(_PATH) for path in paths])
@@ -63,4 +69,4 @@ def _by_expression(topics: Collection[int], cluster: Cluster) -> Mapping[int, Pr
     }
 
 
-FOLLOWER = Follower(paths=paths_of, nodes=nodes_at, obstacles=obstacles, moved=promote)
+FOLLOWER = Follower(paths=paths_of, draining=draining_paths_of, nodes=nodes_at, obstacles=obstacles, moved=promote)

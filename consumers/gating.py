@@ -42,6 +42,10 @@ class GroupGates:
         """Its node."""
         services.publish(ConsumerGroup.objects.get(name=path.rpartition("/")[2]), change)
 
+    def abandoned(self, path: str, cluster: str, change: Change) -> None:  # noqa: ARG002 - what is left there is the topic's
+        """Its node."""
+        self.publish(path, change)
+
     def promotion(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> NoReturn:  # noqa: ARG002
         """A group is where its topic is. Problem: promoted_with_topic."""
         detail = _("A group consumes where its topic is: it is promoted when the topic comes to “{cluster}”.").format(cluster=cluster)

@@ -29,11 +29,12 @@ class GroupQuerySet(ScopedQuerySet["ConsumerGroup"]):
         return self.prefetch_related(Prefetch("subscriptions", rows))
 
     def with_names(self) -> GroupQuerySet:
-        """With the names of application, people and topics as values (`owner_name`, …, `subscribed`), for documents.
+        """With the names of application, people and topics as values (`owner_name`, …, `subscribed`, `drained`), for documents.
 
         Loading them as objects cost more than half of a page of five hundred.
         """
         from consumers.models import Subscription
+        from topics.models import Draining
 
         rows = Subscription.objects.filter(group=OuterRef("pk")).order_by("position")
         return self.annotate(
@@ -41,6 +42,7 @@ class GroupQuerySet(ScopedQuerySet["ConsumerGroup"]):
             owner_name=F("owner__username"),
             requested_by_name=F("requested_by__username"),
             decided_by_name=F("decided_by__username"),
+            drained=Draining.objects.filter(topic__subscriptions__group=OuterRef("pk")).as_documents(),
             subscribed=ArraySubquery(rows.values(json=JSONObject(topic="topic__name", tags="tags"))),
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from django.db import transaction
-from django.db.models import Prefetch
+from django.db.models import Prefetch, Q
 from django.utils.translation import gettext as _
 
 from accounts.models import Application, User
@@ -23,7 +23,7 @@ from core.errors import FieldError, Problem, conflict
 from registry import gates
 from registry import services as registry
 from registry.releases import Change
-from topics.models import Topic
+from topics.models import Draining, Topic
 from topics.services import check_nobody_uses, named, request_of, validate
 
 CREATE = "group.create"  # the kind of request behind a group that is not active yet (see consumers.requests)
@@ -250,17 +250,19 @@ def nodes_of(names: Collection[str]) -> list[registry.Node]:
     groups = ConsumerGroup.objects.filter(name__in=names, state=State.ACTIVE).prefetch_related(Prefetch("subscriptions", subscribed))
     found = list(groups.order_by("name"))
     gated = gates.keys_at([group.zookeeper_path for group in found])
-    return [_node_of(group, gated[group.zookeeper_path]) for group in found]
+    drained = Draining.objects.names_of({row.topic_id for group in found for row in group.subscriptions.all()})
+    return [_node_of(group, gated[group.zookeeper_path], drained) for group in found]
 
 
-def _node_of(group: ConsumerGroup, gate: gates.Keys) -> registry.Node:
-    """Of the first subscription are `bindingTopic` and `clusterName`, since ZMS knows one of each."""
+def _node_of(group: ConsumerGroup, gate: gates.Keys, drained: Mapping[int, Collection[str]]) -> registry.Node:
+    """Of the first subscription are `bindingTopic` and `clusterName`, since ZMS knows one of each; `drained` of all its topics."""
     subscriptions = list(group.subscriptions.all())
     first = subscriptions[0].topic
     if first.cluster is None:
         raise ValueError("a group is approved on active topics only, and those have a cluster")
     gated, labels, further = gate
     tag_expressions = {subscription.topic.name: subscription.tags for subscription in subscriptions}
+    left = sorted({name for subscription in subscriptions for name in drained.get(subscription.topic_id, ())} - {first.cluster.name})
     return registry.Node(
         path=group.zookeeper_path,
         zms={
@@ -274,18 +276,24 @@ def _node_of(group: ConsumerGroup, gate: gates.Keys) -> registry.Node:
             "statisticsLogger": "disk",
         },
         own={
-            "mqadmin.drainClusters": "",
+            "mqadmin.drainClusters": ",".join(left),
             "mqadmin.subscriptions": json.dumps(tag_expressions, ensure_ascii=False, separators=(",", ":")),
             "mqadmin.maxAttempts": str(group.max_attempts),
             **labels,
         },
-        requires=[first.cluster.zookeeper_path, *(subscription.topic.zookeeper_path for subscription in subscriptions), *further],
+        requires=[
+            first.cluster.zookeeper_path,
+            *(subscription.topic.zookeeper_path for subscription in subscriptions),
+            *map(Cluster.path_of, left),
+            *further,
+        ],
     )
 
 
 def paths_on(cluster: Cluster) -> list[str]:
-    """The nodes of the active groups that name a cluster."""
-    groups = ConsumerGroup.objects.filter(state=State.ACTIVE, subscriptions__position=0, subscriptions__topic__cluster=cluster)
+    """The nodes of the active groups that name a cluster, as theirs or as one that they drain."""
+    naming = Q(position=0, topic__cluster=cluster) | Q(topic__in=Draining.objects.filter(cluster=cluster).values("topic"))
+    groups = ConsumerGroup.objects.filter(state=State.ACTIVE, pk__in=Subscription.objects.filter(naming).order_by().values("group"))
     return [ConsumerGroup.path_of(name) for name in groups.values_list("name", flat=True)]
 
 

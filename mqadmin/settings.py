@@ -185,11 +185,15 @@ CELERY_BEAT_SCHEDULE = {
     "clean-idempotency-keys": {"task": "core.clean_idempotency_keys", "schedule": 600.0, "options": {"expires": 600}},
     "clean-accounts": {"task": "accounts.clean", "schedule": 60.0, "options": {"expires": 60}},
     "evict-clients": {"task": "registry.evict_clients", "schedule": 5.0, "options": {"expires": 10}},
+    "end-draining": {"task": "topics.end_draining", "schedule": 10.0, "options": {"expires": 10}},
     "prove-gates": {"task": "registry.prove_gates", "schedule": 2.0, "options": {"expires": 5}},
     "forget-releases": {"task": "registry.forget_releases", "schedule": 3600.0, "options": {"expires": 3600}},
     "forget-drift": {"task": "registry.forget_drift", "schedule": 600.0, "options": {"expires": 600}},
     "end-shadow-leases": {"task": "consumers.end_expired_shadows", "schedule": 5.0, "options": {"expires": 10}},
 }
+
+# --- How long groups go on pulling from a cluster that a topic has left, where nobody can be asked whether it is empty --------
+DRAIN_DAYS = env.float("MQADMIN_DRAIN_DAYS", default=7.0)  # as long as Kafka keeps messages by default; 0: until somebody says so
 
 # --- The full check of Postgres, ZooKeeper and the brokers -------------------------------------------------------------------
 CHECK_HOURS = env.float("MQADMIN_CHECK_HOURS", default=6.0)  # 0: only when somebody asks for it

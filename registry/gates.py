@@ -63,6 +63,9 @@ class Gated(Protocol):
     def publish(self, path: str, change: Change) -> None:
         """Write the node as it shall be now."""
 
+    def abandoned(self, path: str, cluster: str, change: Change) -> None:
+        """Write what shall stand now that nobody is told to use the gated cluster any more."""
+
     def promotion(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> Callable[[], object]:
         """What makes this the cluster of everybody, to be called when the gate is out of the way. Problem: promoted_with_topic."""
 
@@ -230,7 +233,7 @@ def abandon(*, actor: User, gate: Gate, reason: str) -> Gate:
     with transaction.atomic():
         room.main(actor, gate.path)
         _end(gate, actor.get_username(), reason, Gate.State.OPEN, Gate.State.ABANDONING, closed=False)
-        room.publish(gate.path, Change(author=actor, message=reason, kind=Release.Kind.ROLLBACK))
+        room.abandoned(gate.path, gate.cluster, Change(author=actor, message=reason, kind=Release.Kind.ROLLBACK))
         Gate.objects.filter(pk=gate.pk).update(ended_generation=_generation(gate.publication))
         record(actor=actor, action="abandon", kind="publication", name=gate.path, before={"cluster": gate.cluster}, reason=reason)
     return _again(gate)

@@ -37,6 +37,8 @@ class Room:
     restore: Restore
 
 
+#: What follows from where things were in between, and is not had again: clusters that still have to be drained.
+_FOLLOWS = {"mqadmin.drainClusters"}
 #: By root; the rooms above enter themselves when they are ready.
 rooms: dict[str, Room] = {}
 #: Functions of a path that name what stands in the way of a rollback there, if anything does.
@@ -50,7 +52,8 @@ def latest(publication: Publication) -> Release | None:
 
 def preview(release: Release) -> list[Difference]:
     """What a rollback to this release would change, key by key: what is published now against what stood in it."""
-    return releases.differences(latest(release.publication), release) or []
+    found = releases.differences(latest(release.publication), release) or []
+    return [difference for difference in found if difference.field not in _FOLLOWS]
 
 
 def why_not(release: Release) -> Problem | None:
@@ -111,9 +114,9 @@ def gone(what: Any, hint: Any = "") -> Problem:
 
 def _check_restored(made: Release, wanted: Mapping[str, str], publication: Publication) -> None:
     """Half a rollback is none: each key of the release has its value again. Keys of others are theirs, new ones of ours stay."""
-    foreign = {key for key, _value in publication.foreign_keys}
+    kept = _FOLLOWS | {key for key, _value in publication.foreign_keys}
     now = releases.values_of(made)
-    left = {key: (value, now.get(key)) for key, value in wanted.items() if key not in foreign and now.get(key) != value}
+    left = {key: (value, now.get(key)) for key, value in wanted.items() if key not in kept and now.get(key) != value}
     if left:
         told = ", ".join(f"{key}: {was!r}" for key, (was, _is) in left.items())
         raise conflict(

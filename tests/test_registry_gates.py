@@ -78,8 +78,8 @@ def test_the_node_says_it_byte_for_byte_and_only_while_it_stands(people, world):
     )
     assert "/zms/cluster/kafka-b" in Publication.objects.get(path=PATH).requires
     gates.abandon(actor=people.alice, gate=gate, reason="no")
-    assert node() == before.replace("generation=1", "generation=3")
-    assert Publication.objects.get(path=PATH).requires == ["/zms/cluster/kafka-a"]
+    assert node() == before.replace("generation=1", "generation=3").replace("drainClusters=", "drainClusters=kafka-b")
+    assert Publication.objects.get(path=PATH).requires == ["/zms/cluster/kafka-a", "/zms/cluster/kafka-b"]
 
 
 def test_labels_stand_in_a_key_of_ours_that_no_other_node_has(people, world):

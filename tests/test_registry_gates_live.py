@@ -32,6 +32,9 @@ class Topic:
             change=change,
         )
 
+    def abandoned(self, path, cluster, change):
+        self.publish(path, change)
+
 
 class Somebody:
     """An administrator who is in no table: what is committed here is only the room's."""

@@ -18,7 +18,7 @@ from core.errors import Problem
 from registry import rollbacks, services
 from registry.models import Publication, Release
 from tests.conftest import Api, token_for
-from topics import moving
+from topics import draining, moving
 from topics import services as topics
 from topics.models import Topic
 
@@ -161,6 +161,8 @@ def test_what_cannot_be_restored_is_refused_with_its_reason(people, world, case)
     wanted, more, actor = 1, {}, people.alice
     if case == "gone":
         moved(people, world)
+        topic, cluster = Topic.objects.get(name="orders"), Cluster.objects.get(name="kafka-a")
+        draining.end(actor=people.alice, topic=topic, cluster=cluster, reason="it is empty")
         clusters.delete(actor=people.alice, cluster=Cluster.objects.get(name="kafka-a"))
     elif case == "limits":
         moved(people, world)
@@ -195,7 +197,10 @@ def test_over_rest_a_dry_run_shows_what_would_change_and_does_nothing(people, wo
     url, body = f"releases/{release(PATH, 1).pk}/rollback", {"base": 2, "reason": "it was better"}
     rehearsed = api("POST", f"{url}?dry_run=true", body)
     assert rehearsed.status_code == 200
-    assert rehearsed.body["result"]["differences"] == [{"key": "clusterName", "before": "kafka-b", "after": "kafka-a", "mark": "changed"}]
+    assert rehearsed.body["result"]["differences"] == [
+        {"key": "clusterName", "before": "kafka-b", "after": "kafka-a", "mark": "changed"},
+        {"key": "mqadmin.drainClusters", "before": "kafka-a", "after": "kafka-b", "mark": "changed"},
+    ]
     assert {c["action"] for c in rehearsed.body["changes"]} == {"move", "roll back"}
     assert (base(PATH), Topic.objects.get(name="orders").cluster.name) == (2, "kafka-b")
     done = api("POST", url, body).body

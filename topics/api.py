@@ -14,17 +14,28 @@ from rest_framework.routers import BaseRouter
 
 from accounts.fields import application_field, owner_field
 from clusters.models import Cluster
-from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializer, ReasonSerializer
+from core.api.fields import NameField, NothingSerializer, OptionalReasonSerializer, ReasonSerializer, WrittenTimeField
 from core.api.views import NamedViewSet, actor, extend, extend_put, validated
 from core.approvals.models import Standing, State
 from core.approvals.replacing import AskedSerializer, ask_for_change
 from core.errors import conflict
 from registry.status import PublicationStatusSerializer, PublishedSerializer
 from registry.waiting import WithPublication
-from topics import moving, services
+from topics import draining, moving, services
 from topics.fleet_api import ClusterMovesView
 from topics.models import OrderScope, Retention, Topic
 from topics.requests import ChangeTopic, values_of
+
+
+class DrainingSerializer(serializers.Serializer[Any]):
+    """A cluster that a topic has left, and that may still hold messages of it: its groups go on pulling from there."""
+
+    topic = serializers.CharField()
+    cluster = serializers.CharField()
+    since = WrittenTimeField(help_text="When the topic left it.")
+    until = WrittenTimeField(
+        allow_null=True, help_text="When it ends by itself; null: when the built-in store proves it to be empty, or when somebody ends it."
+    )
 
 
 class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
@@ -33,6 +44,9 @@ class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
     application = serializers.CharField(source="application_name")
     owner = serializers.CharField(source="owner_name")
     cluster = serializers.CharField(source="cluster_name", allow_null=True)
+    draining = DrainingSerializer(
+        source="drained", many=True, help_text="Clusters that it has left and that may still hold messages of it."
+    )
     requested_by = serializers.CharField(source="requested_by_name")
     decided_by = serializers.CharField(source="decided_by_name", allow_null=True)
 
@@ -40,7 +54,7 @@ class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
         model = Topic
         fields = [
             "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "order_scope", "max_backlog",
-            "ttl_seconds", "max_length", "retention", "retention_hours", "retention_mib", "reason", "cluster", "state",
+            "ttl_seconds", "max_length", "retention", "retention_hours", "retention_mib", "reason", "cluster", "draining", "state",
             "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status", "waited",
         ]  # fmt: skip
 
@@ -136,11 +150,18 @@ class MoveSerializer(serializers.Serializer[Any]):
     )
 
 
+class DrainedClusterSerializer(ReasonSerializer):
+    """A cluster that holds nothing more of the topic, and why you know."""
+
+    cluster = NameField(queryset=Cluster.objects.all())
+
+
 class TopicFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter is untyped
     """By the names that the document has."""
 
     state = filters.ChoiceFilter(choices=State.choices)
     cluster = filters.CharFilter("cluster__name")
+    draining = filters.CharFilter("draining__cluster__name", label="Has left this cluster, which is still drained of it.")
     application = filters.CharFilter("application__name")
     owner = filters.CharFilter("owner__username")
     name_contains = filters.CharFilter("name", "icontains")
@@ -162,6 +183,7 @@ class TopicViewSet(WithPublication, NamedViewSet):
         "approval": "topics.approve_topic",
         "rejection": "topics.approve_topic",
         "moves": "topics.move_topic",
+        "drained_clusters": "topics.move_topic",
         "retirement": "topics.retire_topic",
     }
 
@@ -228,8 +250,15 @@ class TopicViewSet(WithPublication, NamedViewSet):
     @extend(MoveSerializer, TopicSerializer)
     @action(detail=True, methods=["post"])
     def moves(self, request: Request, name: str) -> Response:  # noqa: ARG002
-        """Assign the topic to another cluster (metadata: SDKs rebuild, messages stay where they are)."""
+        """Assign the topic to another cluster (metadata: SDKs rebuild; messages stay where they are, and groups drain them there)."""
         return self._answer(moving.move(actor=actor(request), topic=self.get_object(), **validated(MoveSerializer, request)))
+
+    @extend(DrainedClusterSerializer, TopicSerializer)
+    @action(detail=True, methods=["post"], url_path="drained-clusters")
+    def drained_clusters(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Say that a cluster which the topic has left holds nothing more of it: groups let go of it. What is there all the same stays."""
+        fields = validated(DrainedClusterSerializer, request)
+        return self._answer(draining.end(actor=actor(request), topic=self.get_object(), **fields))
 
     @extend(TopicRetirementSerializer, TopicSerializer)
     @action(detail=True, methods=["post"])

@@ -12,10 +12,11 @@ class TopicsConfig(AppConfig):
 
     def ready(self) -> None:
         """Tell the clusters room which nodes depend on a cluster, and what can be asked for."""
-        from clusters.services import dependants
+        from clusters.services import dependants, needs
         from core import scope
         from registry import checks, gates, rollbacks
         from topics import requests  # noqa: F401 - it registers what there is
+        from topics.draining import check_none
         from topics.gating import TopicGates
         from topics.querysets import own_names, own_paths
         from topics.restoring import ROOM
@@ -23,6 +24,7 @@ class TopicsConfig(AppConfig):
         from topics.surveying import survey
 
         dependants.append(paths_on)
+        needs.append(check_none)
         scope.own_paths.append(own_paths)
         scope.own_names["topic"] = own_names
         rollbacks.rooms["/zms/topic"] = ROOM

@@ -14,7 +14,7 @@ from core.approvals.models import State
 from core.bulk import Bulk, Resource, Values, register, verb
 from core.console.approving import why_not
 from core.errors import Problem
-from topics import moving, services
+from topics import draining, moving, services
 from topics.models import Topic
 from topics.ownership import as_owned, change_owner, change_owners
 
@@ -31,6 +31,12 @@ class MoveSerializer(ReasonSerializer):
 
     cluster = NameField(queryset=Cluster.objects.all())
     accept_warnings = serializers.BooleanField(default=False)
+
+
+class DrainedSerializer(ReasonSerializer):
+    """The cluster that holds nothing more of them, and why."""
+
+    cluster = NameField(queryset=Cluster.objects.all())
 
 
 class OwnerSerializer(ReasonSerializer):
@@ -100,6 +106,19 @@ verb(
         many_rows=moving.as_moved,
         why_not=lambda user, topic: why_not(user, "topics.move_topic", topic, [State.ACTIVE]),
         form="topics.console_bulk.MoveManyForm",
+    )
+)
+verb(
+    Bulk(
+        "topics",
+        "end-draining",
+        label=_("End draining"),
+        permission="topics.move_topic",
+        serializer=DrainedSerializer,
+        run=lambda actor, topic, values: draining.end(actor=actor, topic=topic, **values),
+        run_many=lambda actor, topics, values: draining.end_many(actor=actor, topics=topics, **values),
+        why_not=lambda user, topic: why_not(user, "topics.move_topic", topic, [State.ACTIVE]),
+        form="topics.console_bulk.DrainedManyForm",
     )
 )
 verb(

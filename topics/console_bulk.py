@@ -41,6 +41,18 @@ class MoveManyForm(ReasonForm):
     field_order = ["cluster", "accept_warnings", "reason"]
 
 
+class DrainedManyForm(ReasonForm):
+    """The cluster that they have left and that holds nothing more of them, and why."""
+
+    cluster = ClusterChoice(
+        queryset=Cluster.objects.filter(draining__isnull=False).distinct().order_by("name"),
+        to_field_name="name",
+        label=gettext_lazy("Drained cluster"),
+        help_text=gettext_lazy("Groups let go of it. What is left there all the same is not received any more."),
+    )
+    field_order = ["cluster", "reason"]
+
+
 class OwnerForm(ReasonForm):
     """Who answers for them from now on, and why."""
 

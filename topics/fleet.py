@@ -50,7 +50,7 @@ def plan(*, actor: User, source: Cluster, cluster: Cluster, accept_warnings: boo
     verdicts = moving.judge(topics=topics, cluster=cluster, accept_warnings=accept_warnings)
     going = [topic for topic, verdict in zip(topics, verdicts, strict=True) if verdict.problem is None]
     refused = [(topic.name, verdict.problem) for topic, verdict in zip(topics, verdicts, strict=True) if verdict.problem is not None]
-    groups = moving.touched([topic.pk for topic in going])
+    groups = moving.following([topic.pk for topic in going])
     known = registry.instances_known()
     online, plain = registry.count_online(paths=[*groups, *(topic.zookeeper_path for topic in going)])
     return Plan(len(topics), len(going), refused[:SHOWN], len(groups), online if known else None, plain if known else None)

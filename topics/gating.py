@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import User
@@ -41,6 +42,13 @@ class TopicGates:
     def publish(self, path: str, change: Change) -> None:
         """Its node."""
         services.publish(_topic(path), change)
+
+    def abandoned(self, path: str, cluster: str, change: Change) -> None:
+        """The gated producers leave messages behind, which all of the topic's groups drain."""
+        topic = _topic(path)
+        moving.leave([(topic, Cluster.objects.get(name=cluster))], timezone.now())
+        moving.lock([topic])
+        moving.publish_anew([topic], change)
 
     def promotion(self, actor: User, path: str, cluster: str, change: Change, *, accept_warnings: bool) -> Callable[[], object]:
         """A move there, with all that a move checks."""

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import Application
 from clusters.models import Cluster
 from core.approvals.models import Approvable
-from topics.querysets import TopicQuerySet
+from topics.querysets import DrainingQuerySet, TopicQuerySet
 
 
 class OrderScope(models.TextChoices):
@@ -152,3 +152,24 @@ class Topic(Approvable):
     def zookeeper_path(self) -> str:
         """The node that SDKs read."""
         return self.path_of(self.name)
+
+
+class Draining(models.Model):
+    """A cluster that a topic has left, and that may still hold messages of it: its groups go on pulling from there."""
+
+    topic = models.ForeignKey(Topic, models.CASCADE, related_name="draining", verbose_name=_("topic"))
+    cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="draining", verbose_name=_("cluster"))
+    left_at = models.DateTimeField(_("left"))
+    until = models.DateTimeField(_("until"), null=True)  # None: until it is proven, or somebody says that it is drained
+
+    objects = DrainingQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["topic", "cluster__name"]
+        default_permissions = ()  # who sees a topic sees it, who moves a topic ends it
+        verbose_name = _("cluster being drained")
+        verbose_name_plural = _("clusters being drained")
+        constraints = [models.UniqueConstraint(fields=["topic", "cluster"], name="one_draining_per_topic_and_cluster")]
+
+    def __str__(self) -> str:
+        return f"{self.topic.name}: {self.cluster.name}"

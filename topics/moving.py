@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from uuid import uuid4
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
@@ -20,7 +22,7 @@ from registry import gates
 from registry import services as registry
 from registry.releases import Change
 from topics import placement
-from topics.models import Retention, Topic
+from topics.models import Draining, Retention, Topic
 from topics.services import change_of, keep_orders, nodes_of
 
 
@@ -29,6 +31,7 @@ class Follower:
     """What of a room above follows when topics move: its nodes that name the cluster of a topic."""
 
     paths: Callable[[Collection[int]], dict[int, list[str]]]  # of these topics, by the topic
+    draining: Callable[[Collection[int]], list[str]]  # all that name the clusters which these topics have left, those above among them
     nodes: Callable[[Collection[str]], list[registry.Node]]  # what shall stand at such paths; asked when they are locked
     obstacles: Callable[[Collection[int], Cluster], Mapping[int, Problem]]  # which of the topics cannot go to the cluster, and why
     moved: Callable[[Collection[str], Cluster, Change], None]  # what else becomes of the nodes at such paths
@@ -38,7 +41,7 @@ followers: list[Follower] = []
 
 
 def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_warnings: bool = False, change: Change | None = None) -> Topic:
-    """Assign an active topic to another cluster: what SDKs are told changes; messages that wait on the old one stay there.
+    """Assign an active topic to another cluster: what SDKs are told changes; messages that wait on the old one stay there to be drained.
 
     A `change` that is given is what it releases by, as a part of something larger. Problems: wrong_state, state_changed, same_cluster,
     confirmation_needed (the cluster would be over its limits, knows less than the built-in store does, or is of another kind while plain
@@ -145,9 +148,39 @@ class Look:
         return warnings, {**used, **place.after}
 
 
-def touched(topics: Collection[int]) -> list[str]:
-    """The nodes of rooms above that are published anew when these topics move."""
+def following(topics: Collection[int]) -> list[str]:
+    """The nodes of rooms above that go to another cluster with these topics."""
     return sorted({path for follower in followers for paths in follower.paths(topics).values() for path in paths})
+
+
+def touched(topics: Collection[int]) -> list[str]:
+    """The nodes of rooms above that are published anew when these topics move: they go with them, or drain what they leave."""
+    return sorted({path for follower in followers for path in follower.draining(topics)})
+
+
+def publish_anew(topics: Sequence[Topic], change: Change) -> None:
+    """Write the nodes of these topics and all that depend on where they are; `lock` was taken before what they say was read."""
+    paths = touched([topic.pk for topic in topics])
+    nodes = [node for follower in followers for node in follower.nodes(paths)]
+    registry.publish_many([*nodes, *nodes_of(topics)], change=change)
+
+
+def lock(topics: Sequence[Topic]) -> None:
+    """Keep others from publishing these topics and all that depend on where they are, until the transaction ends."""
+    registry.lock(paths=[*touched([topic.pk for topic in topics]), *(topic.zookeeper_path for topic in topics)])
+
+
+def leave(left: Sequence[tuple[Topic, Cluster]], now: datetime) -> None:
+    """Note that these topics have left a cluster each, which may still hold messages of them.
+
+    Of the built-in store it can be proven that nothing is left. Brokers are not asked: there it ends by the clock, or by a person.
+    """
+    by_the_clock = now + timedelta(days=settings.DRAIN_DAYS) if settings.DRAIN_DAYS > 0 else None
+    rows = [
+        Draining(topic=topic, cluster=cluster, left_at=now, until=None if cluster.kind == Kind.BUILTIN else by_the_clock)
+        for topic, cluster in left
+    ]
+    Draining.objects.bulk_create(rows, update_conflicts=True, unique_fields=["topic", "cluster"], update_fields=["left_at", "until"])
 
 
 def _move(actor: User, going: Sequence[tuple[Topic, bool]], cluster: Cluster, reason: str, whole: Change | None) -> None:
@@ -155,6 +188,8 @@ def _move(actor: User, going: Sequence[tuple[Topic, bool]], cluster: Cluster, re
     topics = [topic for topic, _forced in going]
     now, ids = timezone.now(), [topic.pk for topic in topics]
     Topic.objects.filter(pk__in=ids).update(cluster_id=cluster.pk, version=F("version") + 1, changed_at=now)
+    Draining.objects.filter(topic__in=ids, cluster=cluster).delete()  # they are back
+    leave([(topic, topic.cluster) for topic in topics if topic.cluster is not None], now)
     for topic in topics:
         before = topic.cluster.name if topic.cluster else None
         record(
@@ -167,16 +202,15 @@ def _move(actor: User, going: Sequence[tuple[Topic, bool]], cluster: Cluster, re
             reason=reason,
         )
         topic.cluster, topic.version, topic.changed_at = cluster, topic.version + 1, now
-    registry.lock(paths=[*touched(ids), *(topic.zookeeper_path for topic in topics)])
+    lock(topics)
     number = uuid4()  # all of it is one change
     for forced in (False, True):
         if part := [topic for topic, warned in going if warned is forced]:
-            following = touched([topic.pk for topic in part])
+            gone_along = following([topic.pk for topic in part])
             change = whole or replace(change_of(actor=actor, message=reason, forced=forced), id=number)
             for follower in followers:
-                follower.moved(following, cluster, change)
-            nodes = [node for follower in followers for node in follower.nodes(following)]
-            registry.publish_many([*nodes, *nodes_of(part)], change=change)
+                follower.moved(gone_along, cluster, change)
+            publish_anew(part, change)
     keep_orders(topics)
 
 

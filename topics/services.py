@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import Q
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -23,7 +24,7 @@ from registry import gates
 from registry import services as registry
 from registry.models import Release
 from registry.releases import Change
-from topics.models import OrderScope, Retention, Topic
+from topics.models import Draining, OrderScope, Retention, Topic
 
 CREATE = "topic.create"  # the kind of request behind a topic that is not active yet (see topics.requests)
 
@@ -177,6 +178,7 @@ def retire(*, actor: User | None, topic: Topic, reason: str, cancel_delayed: boo
         if not cancel_delayed:
             _check_no_delayed(topic, backlog.delayed)
         approvals.move(thing=topic, expected=State.ACTIVE, to=State.RETIRED, values=approvals.decision(actor=actor, reason=reason))
+        topic.draining.all().delete()  # no group is left that could
         registry.retract(path=topic.zookeeper_path, change=Change(author=actor, message=reason))
         cancelled = builtin.retire_topic(topic_id=topic.pk)
         after = {"cancelled_delayed_messages": cancelled} if cancelled else None
@@ -244,6 +246,7 @@ def node_of(topic: Topic) -> registry.Node:
 def nodes_of(topics: Sequence[Topic]) -> list[registry.Node]:
     """The same of many; the order of ZMS's keys is part of the contract."""
     gated = gates.keys_at([topic.zookeeper_path for topic in topics])
+    drained = Draining.objects.names_of([topic.pk for topic in topics])
     nodes = []
     for topic in topics:
         cluster = topic.cluster
@@ -251,14 +254,17 @@ def nodes_of(topics: Sequence[Topic]) -> list[registry.Node]:
             raise ValueError("an active topic has a cluster")
         keys, labels, further = gated[topic.zookeeper_path]
         zms = {"clusterName": cluster.name, "type": "topic", **keys, "statisticsLogger": "disk"}
-        own = {"mqadmin.drainClusters": "", **labels}
-        nodes.append(registry.Node(topic.zookeeper_path, zms, own, [cluster.zookeeper_path, *further]))
+        left = drained.get(topic.pk, [])
+        own = {"mqadmin.drainClusters": ",".join(left), **labels}
+        nodes.append(registry.Node(topic.zookeeper_path, zms, own, [cluster.zookeeper_path, *map(Cluster.path_of, left), *further]))
     return nodes
 
 
 def paths_on(cluster: Cluster) -> list[str]:
-    """The nodes of the active topics on a cluster."""
-    return [Topic.path_of(name) for name in Topic.objects.filter(cluster=cluster, state=State.ACTIVE).values_list("name", flat=True)]
+    """The nodes of the active topics that are on a cluster, or of which it is drained."""
+    naming = Q(cluster=cluster) | Q(pk__in=Draining.objects.filter(cluster=cluster).order_by().values("topic"))
+    topics = Topic.objects.filter(naming, state=State.ACTIVE)
+    return [Topic.path_of(name) for name in topics.values_list("name", flat=True)]
 
 
 def validate(thing: Any, *, but_for: Collection[str] = ()) -> None:

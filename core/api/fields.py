@@ -1,5 +1,6 @@
 """Serializer fields that the rooms share: references by name, and how a decision reads."""
 
+from datetime import datetime
 from typing import Any
 
 from rest_framework import serializers
@@ -25,6 +26,14 @@ class NameField(serializers.SlugRelatedField[Any]):
         if isinstance(data, str) and "\x00" in data:
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class WrittenTimeField(serializers.DateTimeField):
+    """A time out of JSON that Postgres has made, read only, and written like all others."""
+
+    def to_representation(self, value: Any) -> Any:
+        """As of a column."""
+        return super().to_representation(datetime.fromisoformat(value))
 
 
 class ReasonSerializer(serializers.Serializer[Any]):

@@ -20,6 +20,7 @@ WORDS = {
     "default": _("open with"),
     "delete": _("delete"),
     "edit": _("edit"),
+    "end draining": _("end draining"),
     "export": _("export"),
     "gate": _("gate"),
     "move": _("move"),
