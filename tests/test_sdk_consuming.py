@@ -24,13 +24,13 @@ def consuming():
     """`consuming(broker, handler, …)` starts a consumer; all end with the test."""
     started = []
 
-    def start(broker, handler, *, applied=True, connect=None, tell=lambda *_: None, **options):
+    def start(broker, handler, *, applied=True, connect=None, cluster=lambda name: CLUSTER, tell=lambda *_: None, **options):
         consumer = GroupConsumer(
             "g",
             handler,
             options=Options(**{"poll": 0.2, **options}),
             connect=connect or broker.connect,
-            cluster=lambda name: CLUSTER,
+            cluster=cluster,
             tell=tell,
         )
         started.append(consumer)
@@ -236,6 +236,73 @@ def test_a_cluster_that_is_drained_is_consumed_too(consuming):
     two.send("new")
     wait_for(lambda: one.done() and two.done())
     assert [transport.closed for transport in one.transports] == [False]
+
+
+def test_a_cluster_that_is_no_longer_named_for_draining_is_let_go_and_what_is_in_hand_is_finished(consuming):
+    one, two, go, begun = Broker(), Broker(), threading.Event(), []
+
+    def handle(message):
+        begun.append(message.text)
+        if message.text == "left behind":
+            go.wait(20)
+
+    brokers = {"one": one, "two": two}
+    here = ClusterMetadata("two", "h:2", "memory")
+    consumer = consuming(one, handle, applied=False, connect=lambda group, cluster: brokers[cluster.name].connect())
+    one.send("left behind")
+    consumer.apply(group(cluster=here, drain_clusters=("one",)))
+    wait_for(lambda: begun == ["left behind"])
+    consumer.apply(group(cluster=here, generation=2))
+    one.send("nobody comes for it")
+    go.set()
+    wait_for(lambda: one.transports[0].closed)
+    assert (one.done(), len(one.waiting)) == (["1"], 1)
+    two.send("new")
+    wait_for(two.done)
+
+
+def test_a_cluster_to_be_drained_that_is_away_holds_up_nothing_and_is_told_and_connected_later(consuming):
+    one, two, away = Broker(), Broker(), [True]
+
+    def connect(group, cluster):
+        if cluster.name == "one" and away:
+            raise UnreachableError("nobody answers")
+        return (one if cluster.name == "one" else two).connect()
+
+    consumer = consuming(two, lambda message: None, applied=False, connect=connect)
+    one.send("left behind")
+    two.send("new")
+    consumer.apply(group(cluster=ClusterMetadata("two", "h:2", "memory"), drain_clusters=("one",)))
+    wait_for(two.done)
+    assert consumer.state == ("running", "cluster one is not drained: UnreachableError: nobody answers")
+    away.clear()
+    wait_for(one.done)
+    assert consumer.state == ("running", None)
+    one.fail["next"] = UnreachableError("gone again")
+    wait_for(lambda: consumer.state == ("running", "cluster one is not drained: UnreachableError: gone again"))
+
+
+def test_a_cluster_that_is_drained_and_cannot_be_looked_up_for_a_moment_is_drained_on(consuming):
+    one, two, away = Broker(), Broker(), []
+
+    def look_up(name):
+        if away:
+            raise UnreachableError("no ZooKeeper")
+        return CLUSTER
+
+    def connect(group, cluster):
+        return (one if cluster.name == "one" else two).connect()
+
+    consumer = consuming(one, lambda message: None, applied=False, connect=connect, cluster=look_up)
+    moved = {"cluster": ClusterMetadata("two", "h:2", "memory"), "drain_clusters": ("one",)}
+    consumer.apply(group(**moved))
+    away.append(True)
+    consumer.apply(group(generation=2, **moved))
+    one.send("left behind")
+    wait_for(one.done)
+    assert [transport.closed for transport in one.transports] == [False]
+    away.clear()
+    wait_for(lambda: consumer.state == ("running", None))
 
 
 def test_a_slow_handler_keeps_its_lease(consuming):

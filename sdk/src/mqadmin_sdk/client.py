@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     Handler = TypeVar("Handler", bound=Callable[[Message], object])
 
 
+_LOOK_UP = 2.0  # seconds to wait for ZooKeeper when a cluster is looked up that a group drains: it is tried again, and the others wait
+
+
 class NotReadyError(MqadminError):
     """What `Client(check=True)` found wrong: `problems`, each a sentence."""
 
@@ -118,7 +121,7 @@ class Client:
             watch_group=self.watch_group,
             watch_shadow=self.watch_shadow,
             group=self.group,
-            cluster=self.cluster,
+            cluster=lambda name: self.cluster(name, timeout=_LOOK_UP),
             context=lambda: self.context,
             shadowing=shadowing or Shadowing(),
         )

@@ -79,6 +79,7 @@ class GroupConsumer:
         self._ending = threading.Event()
         self._wanted: GroupMetadata | None = None
         self._refused: str | None = None  # why it could not be applied
+        self._unreached: dict[str, Exception] = {}  # why clusters that are to be drained are not, by their names
         self._mending: threading.Thread | None = None
         self._draining = self._stopped = False
         self._for_room = 0  # feeds that wait for room, not for time
@@ -104,9 +105,15 @@ class GroupConsumer:
                 self._switch(group)
             except Exception as error:
                 self._refused = f"{type(error).__name__}: {error}"
-                if not (isinstance(error, MqadminError) and error.permanent) and self._mending is None:
-                    self._mending = self._start(self._mend, name=f"mend-{self.name}")
+                if _may_pass(error):
+                    self._mend_soon()
                 raise
+            if any(_may_pass(error) for error in self._unreached.values()):
+                self._mend_soon()
+
+    def _mend_soon(self) -> None:
+        if self._mending is None:
+            self._mending = self._start(self._mend, name=f"mend-{self.name}")
 
     def _mend(self) -> None:
         """Try again to do what `apply` could not, until it is done or nobody wants it any more."""
@@ -114,33 +121,39 @@ class GroupConsumer:
             if self._ending.wait(pause):
                 return
             with self._applying:
-                group, done = self._wanted, self._refused is None
-                if not done and group is not None:
+                group, refused = self._wanted, self._refused is not None
+                if group is not None and (refused or self._unreached):
                     try:
                         self._switch(group)
                     except Exception as error:  # noqa: BLE001 - whatever a broker's client raises
                         log.warning("Group %s: cluster %s cannot be reached yet: %s", self.name, group.cluster.name, error)
                         self._refused = f"{type(error).__name__}: {error}"
                         continue
-                self._mending = None
-            if not done and group is not None:
+                done = not any(_may_pass(error) for error in self._unreached.values())
+                if done:
+                    self._mending = None
+            if refused and group is not None:
                 self.mended(group)
-            return
+            if done:
+                return
 
     def _switch(self, group: GroupMetadata) -> None:
         if self._ending.is_set():
             return
         made: dict[tuple[Hashable, ...], Feed] = {}
-        try:
-            clusters = [group.cluster, *(self._cluster(name) for name in group.drain_clusters)]
-            wanted = {key_of(group, cluster): cluster for cluster in clusters}
-            for key, cluster in wanted.items():
-                if key not in self._feeds:
-                    made[key] = Feed(self._connect(group, cluster), cluster, self.options.lease)
-        except BaseException:
-            for feed in made.values():
-                feed.transport.close()
-            raise
+        wanted = {key_of(group, group.cluster): group.cluster}
+        self._connect_to(group, group.cluster, made)
+        unreached: dict[str, Exception] = {}
+        for name in group.drain_clusters:  # one that is away holds up nothing: it is tried again
+            try:
+                cluster = self._cluster(name)
+                self._connect_to(group, cluster, made)
+                wanted[key_of(group, cluster)] = cluster
+            except Exception as error:  # noqa: BLE001 - whatever a broker's client raises
+                unreached[name] = error
+                if str(self._unreached.get(name)) != str(error):
+                    log.warning("Group %s: cluster %s cannot be drained now: %s: %s", self.name, name, type(error).__name__, error)
+        self._unreached = unreached
         with self._lock:
             ended = not self._draining and any(key not in self._feeds and key not in made for key in wanted)
             if not ended:
@@ -160,8 +173,14 @@ class GroupConsumer:
             for number in range(self.options.concurrency):
                 self._threads.append(self._start(self._handle_all, name=f"handle-{self.name}-{number + 1}"))
 
+    def _connect_to(self, group: GroupMetadata, cluster: ClusterMetadata, made: dict[tuple[Hashable, ...], Feed]) -> None:
+        key = key_of(group, cluster)
+        if key not in self._feeds and key not in made:
+            made[key] = Feed(self._connect(group, cluster), cluster, self.options.lease)
+
     def _install(self, group: GroupMetadata, wanted: Collection[tuple[Hashable, ...]], made: dict[tuple[Hashable, ...], Feed]) -> None:
         """Go on with these transports."""
+        drained = set(self._group.drain_clusters if self._group else ()).difference(group.drain_clusters)
         self._group, self._refused = group, None
         now = time.monotonic()
         self._feeds.update(made)
@@ -170,8 +189,10 @@ class GroupConsumer:
                 self._end(feed, now)
             self._feeds.clear()
         else:
-            self._part_from(wanted, now)
-        for feed in self._feeds.values():
+            self._part_from(wanted, drained, now)
+        main = key_of(group, group.cluster)
+        for key, feed in self._feeds.items():
+            feed.main = key == main
             feed.source.pulling = not group.suspended
             if not feed.source.pulling:
                 self.core.give_back(feed.source, now)
@@ -179,16 +200,25 @@ class GroupConsumer:
                 feed.not_before, feed.failures, feed.error = -math.inf, 0, None
         self._wake()
 
-    def _part_from(self, wanted: Collection[tuple[Hashable, ...]], now: float) -> None:
-        """End what is not wanted any more, but go on with a cluster that the group has left: what was sent there is still to be handled."""
+    def _part_from(self, wanted: Collection[tuple[Hashable, ...]], drained: Collection[str], now: float) -> None:
+        """End what is not wanted any more, and what mqadmin does not name for draining any more.
+
+        From a cluster that the group has left, and that nobody has named, it pulls for a while: producers switch a little later or earlier.
+        """
         clusters = {key[0] for key in wanted}
         for key, feed in [*self._feeds.items()]:
+            name = feed.cluster.name
             if key in wanted:
                 feed.left_at = None
             elif key[0] in clusters:  # there is another one for it, with other subscriptions
                 self._end(self._feeds.pop(key), now)
+            elif name in self._unreached:  # it could not be looked up: go on as before
+                pass
+            elif name in drained:
+                log.info("Group %s: cluster %s is drained", self.name, name)
+                self._end(self._feeds.pop(key), now)
             elif feed.left_at is None:
-                log.info("Group %s has left cluster %s: it is drained until nothing has come for %g s", self.name, feed.cluster.name, _IDLE)
+                log.info("Group %s has left cluster %s: it is drained until nothing has come for %g s", self.name, name, _IDLE)
                 feed.left_at = now
 
     def _is_drained(self, feed: Feed, now: float) -> bool:
@@ -477,15 +507,22 @@ class GroupConsumer:
 
     @property
     def state(self) -> tuple[State, str | None]:
-        """What the consumer does, and the error if it fails."""
-        error = self._refused or next((feed.error for feed in self._feeds.values() if feed.error and feed.left_at is None), None)
+        """What the consumer does, and the error if it fails, or if a cluster that is to be drained cannot be."""
+        feeds = [*self._feeds.values()]
+        error = self._refused or next((feed.error for feed in feeds if feed.error and feed.main), None)
         if self._draining:
             return "draining", None
         if error is not None:
             return "failed", error
         if self._group is None:
             return "starting", None
-        return ("suspended" if self._group.suspended else "running"), None
+        return ("suspended" if self._group.suspended else "running"), self._undrained(feeds)
+
+    def _undrained(self, feeds: Sequence[Feed]) -> str | None:
+        """Why a cluster that is to be drained is not; the group itself is consumed all the same."""
+        named = {feed.cluster.name: feed.error for feed in feeds if feed.error and not feed.main and feed.left_at is None}
+        named |= {name: f"{type(error).__name__}: {error}" for name, error in self._unreached.items()}
+        return "; ".join(f"cluster {name} is not drained: {error}" for name, error in named.items()) or None
 
     def _report(self, now: float) -> tuple[State, dict[str, int], str | None] | None:
         """What there is to tell, or None."""
@@ -496,3 +533,7 @@ class GroupConsumer:
             return None
         self._told, self._told_at = (state, counts, error), now
         return self._told
+
+
+def _may_pass(error: Exception) -> bool:
+    return not (isinstance(error, MqadminError) and error.permanent)

@@ -54,6 +54,7 @@ class Feed:
     def __init__(self, transport: ConsumerTransport, cluster: ClusterMetadata, lease: float) -> None:
         self.transport, self.cluster = transport, cluster
         self.source = Source(lease=lease)
+        self.main = True  # the group's own cluster; False: one that it has left
         self.left_at: float | None = None  # the group is on another cluster now: when that was heard, or when it brought something last
         self.ended = False  # no pull any more: what is in hand is finished, then the transport is closed
         self.thread: threading.Thread | None = None
