@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
+# httpx's own layer below its client, which costs twice as much for each request, a line in the log, and a while to load.
 import httpcore
-import httpx
 
 from mqadmin_sdk.errors import MqadminError, UnavailableError, UnreachableError, of_problem
 from mqadmin_sdk.version import SDK
@@ -77,18 +77,24 @@ def sign(secret: str, *, method: str, target: bytes, timestamp: str, nonce: str,
 
 @dataclass(eq=False)
 class _Address:
-    url: httpx.URL
+    url: str
     weight: float
     failures: int = 0
     until: float = 0.0  # on the monotonic clock: left out before that
     current: float = 0.0  # of round robin
 
     def __post_init__(self) -> None:
-        self.prefix, self.netloc = self.url.raw_path.rstrip(b"/"), self.url.netloc
+        parts = urlsplit(self.url)
+        host = parts.hostname or ""
+        self.scheme, self.host, self.port = parts.scheme, host.encode("ascii" if host.isascii() else "idna"), parts.port
+        self.prefix = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~").encode()
+        named = self.host if b":" not in self.host else b"[%s]" % self.host
+        standard = {"http": 80, "https": 443}[self.scheme]
+        self.netloc = named if self.port in {None, standard} else b"%s:%d" % (named, self.port or standard)  # the Host header
 
     def at(self, path: bytes) -> httpcore.URL:
         """Return the address of a path with its query, the prefix included."""
-        return httpcore.URL(scheme=self.url.raw_scheme, host=self.url.raw_host, port=self.url.port, target=path)
+        return httpcore.URL(scheme=self.scheme.encode(), host=self.host, port=self.port, target=path)
 
 
 class Addresses:
@@ -126,7 +132,7 @@ class Addresses:
             if len(fit) == 1:
                 return fit[0]
             if self._balance == "hash" and key is not None:
-                return max(fit, key=lambda one: one.weight / -math.log(_share(key, str(one.url))))
+                return max(fit, key=lambda one: one.weight / -math.log(_share(key, one.url)))
             if self._balance == "round_robin":
                 for one in fit:
                     one.current += one.weight
@@ -190,9 +196,10 @@ class ControlPlane:
         timeout: float | None = None,
         key: str | None = None,
         repeat: bool = False,
-    ) -> tuple[Any, httpx.Headers]:
+    ) -> tuple[Any, Mapping[str, str]]:
         """Send a request to `/api/v1/` + `path` (percent-encoded) and return the JSON of the answer (None without one) and its headers.
 
+        Names of headers that are returned are in small letters.
         An address that cannot be reached is left out and the next one tried, within `timeout` seconds in all. What may have been received
         is sent again only with `repeat`: then it must do no harm twice. `key` chooses the address if the balance is `hash`.
 
@@ -207,7 +214,7 @@ class ControlPlane:
         sent_headers = {"User-Agent": SDK, "Accept": "application/json", **(headers or {})}
         if raw or method == "POST":
             sent_headers["Content-Type"] = "application/json"
-        target = f"/api/v1/{path}" + (f"?{httpx.QueryParams(params)}" if params else "")
+        target = f"/api/v1/{path}" + (f"?{urlencode(params)}" if params else "")
         tried: list[_Address] = []
         pause = _PAUSE
         while True:
@@ -237,9 +244,9 @@ class ControlPlane:
 
     def _attempt(
         self, address: _Address, method: str, target: str, raw: bytes, *, headers: Mapping[str, str], longest: float
-    ) -> tuple[tuple[Any, httpx.Headers], MqadminError | None, bool | None]:
+    ) -> tuple[tuple[Any, Mapping[str, str]], MqadminError | None, bool | None]:
         """Return the document and headers, or an error and whether it may be tried again: True, False, or None if that does no harm."""
-        nothing: tuple[Any, httpx.Headers] = (None, httpx.Headers())
+        nothing: tuple[Any, Mapping[str, str]] = (None, {})
         path = address.prefix + target.encode("ascii")
         lines = [(b"Host", address.netloc), (b"Content-Length", b"%d" % len(raw))]
         lines += [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers.items()]
@@ -247,7 +254,6 @@ class ControlPlane:
             said = self.credential.authorization(method=method, target=path, body=raw)
             lines.append((b"Authorization", said.encode("ascii")))
         times = {"connect": min(longest, _CONNECT), "read": longest, "write": longest, "pool": longest}
-        # httpx's own layer below its client: a client costs twice as much for each request, and a line in the log.
         request = httpcore.Request(method, address.at(path), headers=lines, content=raw, extensions={"timeout": times})
         try:
             response = self._http().handle_request(request)
@@ -262,7 +268,7 @@ class ControlPlane:
             self.addresses.failed(address)
             what = f"mqadmin at {address.url} gave no answer: {type(error).__name__} {error}".rstrip()
             return nothing, UnreachableError(what, unknown=True), None
-        answered = httpx.Headers(response.headers)
+        answered = {name.decode("ascii", "replace").lower(): value.decode("utf-8", "replace") for name, value in response.headers}
         status = response.status
         if 200 <= status < 300:
             try:
@@ -294,8 +300,10 @@ class ControlPlane:
         return found
 
     def _tls(self) -> ssl.SSLContext | None:
-        if all(one.url.scheme == "http" for one in self.addresses._all):  # noqa: SLF001
+        if all(one.scheme == "http" for one in self.addresses._all):  # noqa: SLF001
             return None  # to load all public CAs takes a while
+        import httpx  # for the public CAs
+
         return ssl.create_default_context(cafile=self._ca) if self._ca else httpx.create_ssl_context()
 
 
@@ -318,13 +326,17 @@ def addresses_of(urls: str | Sequence[str] | Mapping[str, float]) -> dict[str, f
     return found
 
 
-def _base(text: str) -> httpx.URL:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+def _base(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        fit = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:  # the port is none
+        fit = False
+    if not fit:
         raise ValueError(f"{text!r} is no address of mqadmin, such as https://mqadmin.example.com")
     if parts.username or parts.password:
         raise ValueError("credentials do not stand in the address: give an application's key")
-    return httpx.URL(text)
+    return text
 
 
 def _weight(weight: float, url: str) -> float:
@@ -338,7 +350,7 @@ def _share(key: str, url: str) -> float:
     return (int.from_bytes(digest, "big") + 1) / (2**64 + 2)
 
 
-def _refusal(status: int, content: bytes, headers: httpx.Headers) -> tuple[MqadminError, bool]:
+def _refusal(status: int, content: bytes, headers: Mapping[str, str]) -> tuple[MqadminError, bool]:
     """The error of an answer that is no success, and whether it is mqadmin's own."""
     document: Any = None
     if "json" in headers.get("content-type", ""):

@@ -18,7 +18,7 @@ from mqadmin_sdk.cli.common import Group, names
 from mqadmin_sdk.cli.outcomes import CommandError, Exit
 from mqadmin_sdk.cli.session import Session, part
 from mqadmin_sdk.errors import MqadminError, ProblemError
-from mqadmin_sdk.zk import ServerTooOldError, paths, properties
+from mqadmin_sdk.zk import paths, properties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,6 +189,8 @@ class Doctor:
         except CommandError as error:
             yield Check("ZooKeeper", "error", error.message, "Is it a ZooKeeper, and does it want TLS or credentials? sdk/README.md")
             return
+        from mqadmin_sdk.zk import ServerTooOldError
+
         try:
             version = client.check_server()
         except ServerTooOldError as error:

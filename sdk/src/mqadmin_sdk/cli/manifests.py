@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-import yaml
 
 from mqadmin_sdk.cli import operations
 from mqadmin_sdk.cli.common import Group, reason_option, yes_option
@@ -25,16 +24,6 @@ PLAN: list[Column] = [
     ("WHAT", lambda item: f"{item['detail']} [{item['code']}]" if item["code"] else ", ".join(item["changes"])),
 ]
 KINDS = ("clusters", "topics", "consumer_groups")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a time is text, as JSON has it."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 def _files(function: Any) -> Any:
@@ -155,10 +144,18 @@ def _request(
 
 
 def _documents(file: TextIO) -> Iterator[dict[str, Any]]:
-    """Read the documents of a file; several are separated by --- lines."""
+    """Read the documents of a file; several are separated by --- lines. A time is text, as JSON has it."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
     name = getattr(file, "name", "standard input")
     try:
-        documents = list(yaml.load_all(file.read(), _Loader))
+        documents = list(yaml.load_all(file.read(), Loader))
         json.dumps(documents)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
         raise CommandError(f"{name} is neither YAML nor JSON: {' '.join(str(error).split())}", code=Exit.USAGE) from error
@@ -221,6 +218,8 @@ def _difference(item: dict[str, Any], said: dict[str, Any]) -> Iterator[str]:
 
 
 def _dump(document: Any) -> str:
+    import yaml
+
     text: str = yaml.safe_dump(document, allow_unicode=True, sort_keys=False, width=140)
     return text
 

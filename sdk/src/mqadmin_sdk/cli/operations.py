@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mqadmin_sdk.cli.common import Group, limit_option
 from mqadmin_sdk.cli.outcomes import CommandError, Exit, of_error
@@ -133,6 +132,8 @@ def follow(session: Session, operation: dict[str, Any]) -> None:
 
 
 def _to_its_end(session: Session, operation: dict[str, Any]) -> dict[str, Any]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     pause = 0.1
     title, more_ = TextColumn("{task.description}"), TextColumn("{task.fields[more]}")
     columns = (title, BarColumn(), MofNCompleteColumn(), more_, TimeRemainingColumn())

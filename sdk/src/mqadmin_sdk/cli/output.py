@@ -7,11 +7,13 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
 
 #: A column: its head, and the field of a row (with dots into what it holds) or a function of the row.
 Column = tuple[str, "str | Callable[[Mapping[str, Any]], Any]"]
@@ -53,7 +55,7 @@ def shown(value: Any) -> str:
 def local(text: str) -> str:
     """Return a time of RFC 3339 in the zone of this machine."""
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))  # noqa: FURB162 - Python 3.10
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return text
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -72,9 +74,20 @@ class Output:
 
     def __init__(self, form: str = "table") -> None:
         self.form = form
-        # Into a pipe nothing is coloured, wrapped or cut.
-        self.console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
-        self.errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+    @cached_property
+    def console(self) -> Console:
+        """Standard output for people; into a pipe nothing is coloured, wrapped or cut."""
+        from rich.console import Console
+
+        return Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+    @cached_property
+    def errors(self) -> Console:
+        """Standard error."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
     @property
     def json(self) -> bool:
@@ -100,17 +113,19 @@ class Output:
         cells = [[shown(pick(row, of) if isinstance(of, str) else of(row)) for _head, of in columns] for row in rows]
         heads = [head for head, _of in columns]
         if self.console.is_terminal:
+            from rich.table import Table
+
             table = Table(box=None, header_style="bold", pad_edge=False)
             for head in heads:
                 table.add_column(head, overflow="fold")
             for row in cells:
-                table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+                table.add_row(*(_text(cell, style=_STYLES.get(cell, "")) for cell in row))
             self.console.print(table)
             return
         cells = [[" ".join(cell.split()) for cell in row] for row in cells]  # a row is a line
-        widths = [max(Text(row[i]).cell_len for row in [heads, *cells]) for i in range(len(heads))]
+        widths = [max(_text(row[i]).cell_len for row in [heads, *cells]) for i in range(len(heads))]
         for row in [heads, *cells]:
-            padded = (cell + " " * (width - Text(cell).cell_len) for cell, width in zip(row, widths, strict=True))
+            padded = (cell + " " * (width - _text(cell).cell_len) for cell, width in zip(row, widths, strict=True))
             self._write("  ".join(padded).rstrip())
 
     def fields(self, document: Mapping[str, Any], columns: Sequence[Column]) -> None:
@@ -121,17 +136,23 @@ class Output:
         width = max(len(head) for head, _of in columns)
         for head, of in columns:
             cell = shown(pick(document, of) if isinstance(of, str) else of(document))
-            line = Text(f"{head:{width}}  ", style="bold")
-            self.console.print(line.append(Text(cell, style=_STYLES.get(cell, "not bold"))))
+            line = _text(f"{head:{width}}  ", style="bold")
+            self.console.print(line.append(_text(cell, style=_STYLES.get(cell, "not bold"))))
 
     def say(self, text: str, style: str = "") -> None:
         """Print text of ours."""
-        self.console.print(Text(clean(text), style=style))
+        self.console.print(_text(clean(text), style=style))
 
     def note(self, text: str, style: str = "dim") -> None:
         """Tell the person something that is no result."""
-        self.errors.print(Text(clean(text), style=style))
+        self.errors.print(_text(clean(text), style=style))
 
     def _write(self, text: str) -> None:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+
+
+def _text(text: str, style: str = "") -> Text:
+    from rich.text import Text  # what prints JSON does without
+
+    return Text(text, style=style)

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import click
 
@@ -15,12 +15,12 @@ from mqadmin_sdk.cli import settings as configuration
 from mqadmin_sdk.cli.outcomes import CommandError, Exit
 from mqadmin_sdk.cli.output import Output
 from mqadmin_sdk.errors import Busy, ConflictError
-from mqadmin_sdk.http import AppKey, ControlPlane, Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mqadmin_sdk.cli.settings import Settings
+    from mqadmin_sdk.http import ControlPlane
 
 TIMEOUT = 30.0  # seconds for a request
 _PAGE = 500  # rows that the API gives at once
@@ -61,6 +61,8 @@ class Session:
             return self._plane
 
     def _connect(self) -> ControlPlane:
+        from mqadmin_sdk.http import AppKey, ControlPlane, Token
+
         chosen = self.settings
         if not chosen.url:
             hint = "Set MQADMIN_URL and MQADMIN_TOKEN, or make a profile: docs/mqctl.md."
@@ -143,9 +145,7 @@ def part(name: object) -> str:
 
 def cursor_of(address: str | None) -> str | None:
     """Return the cursor in the address of the next page; None at the end."""
-    import httpx
-
-    return httpx.URL(address).params.get("cursor") if address else None
+    return parse_qs(urlsplit(address).query).get("cursor", [None])[0] if address else None
 
 
 def _parameter(value: Any) -> str:

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mqadmin_sdk.cli.outcomes import CommandError, Exit
-from mqadmin_sdk.zk.access import Access, AccessError
 
-if sys.version_info >= (3, 11):  # noqa: UP036 - Python 3.10
+if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mqadmin_sdk.zk import Access
 
 _SECRET_KEYS = ("token", "app_secret", "zookeeper_auth")
 _FILES = ("token_file", "app_secret_file", "zookeeper_auth_file")
@@ -48,6 +49,8 @@ class Settings:
 
     def access(self) -> Access:
         """Credentials and certificates for ZooKeeper."""
+        from mqadmin_sdk.zk import Access, AccessError
+
         try:
             return Access(auth=self.zookeeper_auth, ca=self.zookeeper_ca, certificate=self.zookeeper_certificate, key=self.zookeeper_key)
         except AccessError as error:

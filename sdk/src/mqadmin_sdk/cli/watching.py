@@ -16,7 +16,7 @@ import click
 from mqadmin_sdk.cli.common import Duration, Group
 from mqadmin_sdk.cli.outcomes import CommandError, Exit
 from mqadmin_sdk.cli.session import Session
-from mqadmin_sdk.zk import Client, NodeData, TreeEvent, properties
+from mqadmin_sdk.zk import properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kazoo.protocol.states import ZnodeStat
 
     from mqadmin_sdk.cli.settings import Settings
+    from mqadmin_sdk.zk import Client, NodeData, TreeEvent
 
 _CONNECT = 10.0  # seconds
 _SHOWN = 512  # bytes of what is no text
@@ -63,6 +64,8 @@ def watch(session: Session, /, path: str, *, depth: int | None, existing: bool, 
 
 def connect(settings: Settings) -> Client:
     """Connect to ZooKeeper. Raises CommandError (usage, unreachable)."""
+    from mqadmin_sdk.zk import Client
+
     if not settings.zookeeper:
         raise CommandError("Where is ZooKeeper?", code=Exit.USAGE, hint="Set MQADMIN_ZOOKEEPER, or say --zookeeper host:port/chroot.")
     client = Client(settings.zookeeper, timeout=_CONNECT, access=settings.access())
@@ -86,7 +89,7 @@ class Change:
     before: NodeData | None = None
     parent: str = ""
     children: int | None = None
-    at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))  # noqa: UP017 - Python 3.10
+    at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
 
 class Tree:

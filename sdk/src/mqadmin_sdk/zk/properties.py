@@ -6,8 +6,6 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-import javaproperties
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -27,6 +25,8 @@ def dumps(pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> bytes:
 
     Blanks at the end of a value are written as `\u0020`, so that no line ends in a blank that an editor or a trimming reader would lose.
     """
+    import javaproperties  # here, as it loads all that reads XML
+
     items = pairs.items() if hasattr(pairs, "items") else pairs
     lines = []
     for key, value in items:
@@ -47,6 +47,8 @@ def loads(data: bytes | None) -> dict[str, str]:
         return {}
     if _PLAIN.fullmatch(data):
         return {sys.intern(key): value for key, _, value in (line.partition("=") for line in data.decode("ascii").splitlines())}
+    import javaproperties
+
     try:
         return dict(javaproperties.loads(data))
     except ValueError as error:
