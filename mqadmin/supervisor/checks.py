@@ -41,6 +41,7 @@ def static() -> list[tuple[str, list[str], dict[str, str]]]:
         ("ruff check", _tool("ruff", "check", "."), {}),
         ("ruff format", _tool("ruff", "format", "--check", "."), {}),
         ("mypy", _tool("mypy"), {}),
+        ("mypy, the SDK on Python 3.10", _tool("mypy", "--python-version", "3.10", "sdk/src"), {}),
         (
             "import-linter",
             [str(provision.VENV / "bin" / "python"), "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from datetime import datetime, timedelta
 
-    from typing_extensions import Self, Unpack  # noqa: UP035 - Python 3.10
+    from typing_extensions import Self, Unpack
 
     from mqadmin_sdk import metadata
     from mqadmin_sdk.consuming.consumers import Subscribing

@@ -214,10 +214,10 @@ def _moment(value: object) -> datetime | None:
     """Read ISO 8601 text with a zone, or milliseconds since 1970."""
     try:
         if isinstance(value, str) and value:
-            moment = datetime.fromisoformat(value.replace("Z", "+00:00"))  # noqa: FURB162 - Python 3.10
-            return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)  # noqa: UP017 - Python 3.10
+            moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-            return datetime.fromtimestamp(value / 1000, tz=timezone.utc)  # noqa: UP017 - Python 3.10
+            return datetime.fromtimestamp(value / 1000, tz=timezone.utc)
     except (ValueError, OverflowError, OSError):
         pass
     return None

@@ -129,5 +129,5 @@ class Report:
 
 
 def _now() -> str:
-    now = datetime.now(timezone.utc)  # noqa: UP017 - Python 3.10
+    now = datetime.now(timezone.utc)
     return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -80,10 +80,10 @@ class Moment(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read it; the result is what the API takes."""
         if re.fullmatch(r"\d+(\.\d+)?(ms|s|m|h|d)", str(value)):
-            moment = datetime.now(timezone.utc) - timedelta(seconds=Duration().convert(value, param, ctx))  # noqa: UP017 - Python 3.10
+            moment = datetime.now(timezone.utc) - timedelta(seconds=Duration().convert(value, param, ctx))
         else:
             try:
-                moment = datetime.fromisoformat(str(value).replace("Z", "+00:00")).astimezone()  # noqa: FURB162 - Python 3.10
+                moment = datetime.fromisoformat(str(value).replace("Z", "+00:00")).astimezone()
             except ValueError:
                 self.fail(f"{value!r} is no time: 2026-11-21T14:00:00Z, or 15m for a quarter of an hour ago.", param, ctx)
         return moment.isoformat(timespec="milliseconds")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from types import TracebackType
 
-    from typing_extensions import Self  # noqa: UP035 - Python 3.10
+    from typing_extensions import Self
 
     from mqadmin_sdk.producing.pool import Shared
     from mqadmin_sdk.producing.producer import Producer

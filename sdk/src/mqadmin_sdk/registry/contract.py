@@ -13,7 +13,7 @@ from mqadmin_sdk.registry.urls import EMPTY, ServiceUrl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from typing_extensions import Self  # noqa: UP035 - Python 3.10
+    from typing_extensions import Self
 
 #: Packages name their backends in this group of entry points: `protocol = "module:function"`, a function from address and options.
 ENTRY_POINTS: Final = "mqadmin_sdk.registry"

@@ -243,5 +243,5 @@ def introduction(host: str) -> bytes:
 
 def now() -> str:
     """Return the time as it stands in nodes."""
-    moment = datetime.now(timezone.utc)  # noqa: UP017 - Python 3.10
+    moment = datetime.now(timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

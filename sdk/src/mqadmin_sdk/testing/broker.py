@@ -21,7 +21,7 @@ from mqadmin_sdk.transports.filters import matches
 if TYPE_CHECKING:
     from mqadmin_sdk.client import Client
 
-_START = datetime(2026, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 - Python 3.10
+_START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ class Consumer:
             "reason": record.reason,
             "error": record.error[:2000],
             "attempts": record.attempt,
-            "at": datetime.now(timezone.utc).isoformat(),  # noqa: UP017 - Python 3.10
+            "at": datetime.now(timezone.utc).isoformat(),
         }
         headers = {**message.headers, **{DEAD + name: str(value) for name, value in facts.items()}}
         letter = Outgoing(message.body, message.id, message.key, message.tag, message.sharding_key, headers)
@@ -487,7 +487,7 @@ def _message(one: Any, group: str) -> Message:
         tag=headers.pop(TAG, ""),
         sharding_key=None if key is None else key.decode("utf-8", "replace"),
         headers=headers,
-        sent_at=datetime.fromtimestamp(milliseconds / 1000, timezone.utc) if kind else None,  # noqa: UP017 - Python 3.10
+        sent_at=datetime.fromtimestamp(milliseconds / 1000, timezone.utc) if kind else None,
     )
 
 
