@@ -1,6 +1,5 @@
 """The storekeeper: ticks the horizon, cuts counters, makes partitions ahead and drops those behind. One active, the others wait."""
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,17 +102,17 @@ class Storekeeper:
     ) -> None:
         self._connect = connect
         self._clock = clock
-        self._stop = threading.Event()
+        self._stopping = False  # no Event: a signal handler that sets one may wait for the lock of the thread that it interrupted
         # Whoever starts a storekeeper has looked at the clock: its first tick may follow a jump (a machine that slept for days).
         self._accept_jump = accept_jump
 
     def stop(self) -> None:
-        """End after the current step."""
-        self._stop.set()
+        """End after the current step, a second later at most; from a signal handler, too."""
+        self._stopping = True
 
     def run(self) -> None:
         """Be the active storekeeper or wait to become it; a lost connection is opened anew."""
-        while not self._stop.is_set():
+        while not self._stopping:
             try:
                 with self._connect() as connection:
                     if self._elected(connection):
@@ -121,14 +120,14 @@ class Storekeeper:
                         self._serve(connection)
             except psycopg.Error as error:
                 log.warning("storekeeper lost Postgres", error=str(error).strip())
-                self._stop.wait(ELECTION)
+                time.sleep(ELECTION)
 
     def _elected(self, connection: psycopg.Connection[Any]) -> bool:
-        while not self._stop.is_set():
+        while not self._stopping:
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LEADER_LOCK,)).fetchone()
             if row and row[0]:
                 return True
-            self._stop.wait(ELECTION)
+            time.sleep(ELECTION)
         return False
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
@@ -136,7 +135,7 @@ class Storekeeper:
         chores = [_Chore(CUT, cut), _Chore(UPKEEP, upkeep), _Chore(UPKEEP, drop_promoted), _Chore(CUT, purge), _Chore(RETAIN, Retention())]
         chores.append(_Chore(BEAT, beat))
         closed, moved_at, refused_said = None, self._clock(), 0.0
-        while not self._stop.is_set():
+        while not self._stopping:
             jump = "100 years" if self._accept_jump else "1 day"
             row = connection.execute(
                 "SELECT mq_tick(%s::interval), h.drawn_id, h.refused_at > clock_timestamp() - interval '15 s' FROM mq_horizon_now() h",
@@ -152,9 +151,9 @@ class Storekeeper:
                     "the clock jumped ahead; ids do not follow it", hint="Set the clock right, or restart the storekeeper to accept it."
                 )
             for chore in chores:
-                if now >= chore.next_at:
+                if now >= chore.next_at and not self._stopping:
                     chore.next_at = self._clock() + _round(chore, connection)
-            self._stop.wait(TICK if now - moved_at < 1.0 else TICK_IDLE)
+            time.sleep(TICK if now - moved_at < 1.0 else TICK_IDLE)
 
 
 def _round(chore: _Chore, connection: psycopg.Connection[Any]) -> float:

@@ -10,7 +10,8 @@ import pytest
 from django.db import connection
 
 from messages import services
-from tests.store_world import bodies, counts, new_group, new_id, pull, send, settle, until
+from tests.store_world import bodies, counts, new_group, new_id, pull, send, session, settle, sql, until
+from tests.test_messages_store_horizon import ACTIVE
 
 pytestmark = pytest.mark.usefixtures("store")
 HEAD = """
@@ -57,6 +58,11 @@ while True:
     say("started")
     os.waitpid(worker, 0)
     say("died")
+"""
+KEEPS = """
+from django.core.management import call_command
+call_command("storekeeper")
+say("ended")
 """
 
 
@@ -151,3 +157,14 @@ def test_a_message_that_kills_its_worker_each_time_is_buried_at_the_limit_and_ta
     (letter,) = services.dead_letters(group_id=group).items
     assert (letter.id, letter.attempts) == (ids[2], 3)
     assert said.count("died") == 4  # once with the others, uncounted, and three times alone
+
+
+def test_a_storekeeper_ends_when_it_is_told_to_whatever_its_step_waits_for():
+    with process(KEEPS, 0, 0) as keeper, session(autocommit=False) as other:
+        until(lambda: sql(f"SELECT count(*) FROM {ACTIVE}") == 1, 30)
+        other.execute("LOCK TABLE mq_horizon IN ACCESS EXCLUSIVE MODE")
+        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'mq_horizon'::regclass"), 30)
+        keeper.send_signal(signal.SIGTERM)
+        assert keeper.wait(60) == 0  # the lock is still held
+        assert "ended\n" in keeper.stdout.read()
+    assert services.tick() is not None
