@@ -19,14 +19,17 @@ class ServiceSerializer(serializers.ModelSerializer[Service]):
 
     providers = serializers.IntegerField(help_text="Who is there now: providers of a service, hosts of an application, instances of a job.")
     online = serializers.BooleanField(help_text="Whether there is one of them; of a latch without a job, whether somebody leads.")
+    apps = serializers.ListField(
+        child=serializers.CharField(), help_text="Whose it is: the applications that provide it, or run it, now; twenty at most."
+    )
     leader = serializers.CharField(help_text="Empty: nobody leads, or the leader has not yet said so.")
     leader_token = serializers.IntegerField(allow_null=True, help_text="The fencing token: it grows with each leader.")
 
     class Meta:
         model = Service
         fields = [
-            "id", "layout", "root", "path", "name", "role", "online", "providers", "consumers", "online_since", "offline_at", "leader",
-            "leader_token", "leader_since", "first_seen",
+            "id", "layout", "root", "path", "name", "role", "apps", "online", "providers", "consumers", "online_since", "offline_at",
+            "leader", "leader_token", "leader_since", "first_seen",
         ]  # fmt: skip
 
 
@@ -141,7 +144,7 @@ class ServiceViewSet(ReadViewSet):
 
     def get_queryset(self) -> QuerySet[Service]:
         """The description only in the detail."""
-        rows: QuerySet[Service] = super().get_queryset()
+        rows: QuerySet[Service] = super().get_queryset().with_apps()
         return rows if self.action == "retrieve" else rows.defer("details")
 
     def get_serializer_class(self) -> type[serializers.BaseSerializer[Any]]:

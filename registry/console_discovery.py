@@ -38,6 +38,10 @@ def _roots(layout: str) -> Any:
     return found
 
 
+def _apps_of(row: Any) -> str:
+    return ", ".join(row.apps)
+
+
 class _Services(ListPage[Service]):
     """What the lists of the three layouts share."""
 
@@ -137,6 +141,7 @@ class Jobs(_Services):
     columns = [
         _Services.status,
         Column("name", gettext_lazy("Job"), sort=("name",), value="name"),
+        Column("app", gettext_lazy("Application"), title=gettext_lazy("Whose instances or candidates are there now"), value=_apps_of),
         Column("leader", gettext_lazy("Leader"), sort=("leader", "name"), value="leader"),
         Column("instances", gettext_lazy("Instances"), sort=("-providers", "name"), css="num", value="providers"),
         Column("shards", gettext_lazy("Shards"), title=gettext_lazy("Running, of all")),
@@ -151,6 +156,10 @@ class Jobs(_Services):
         _Services.offline,
     ]
     filters = [Filter("root", gettext_lazy("Namespace"), _roots("jobs"), lambda rows, value: rows.filter(root=value))]
+
+    def annotated(self, queryset: QuerySet[Service, Service]) -> QuerySet[Service, Service]:
+        """Whose each is."""
+        return _rows(super().annotated(queryset)).with_apps()
 
     def decorate(self, rows: list[Service]) -> None:
         """The states of each one's shards."""

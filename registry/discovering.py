@@ -270,7 +270,7 @@ class Discoverer:
         if tree.layout == layouts.DUBBO:
             parents = [f"{path}/{name}" for path in parents for name in layouts.CATEGORIES]
         elif tree.layout == layouts.JOBS:
-            parents = [f"{path}/instances" for path in parents]
+            parents = [f"{path}/{name}" for path in parents for name in layouts.JOB_MEMBERS]
         else:
             applications = _below([f"{tree.root}/id"], self._zookeeper.multi_children([f"{tree.root}/id"], denied=denied)[1])
             lists = self._zookeeper.multi_children(applications, denied=denied)[1] if applications else []

@@ -22,6 +22,8 @@ DUBBO, MESSAGES, JOBS = "dubbo", "messages", "jobs"
 CATEGORIES = {"providers": "provider", "consumers": "consumer", "routers": "router", "configurators": "configurator"}
 #: When our SDK registered a host, in the registry of messages; Java writes local time without a zone.
 _OUR_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+#: Nodes of a job or latch, and what a child of theirs is; candidates are those of a latch that say whose they are.
+JOB_MEMBERS = {"instances": "instance", "leader/candidates": "candidate"}
 #: What makes a node below a namespace a job, or a latch.
 JOB_NODES = {"config", "instances", "leader", "servers", "sharding"}
 #: Longer names are no names.
@@ -83,7 +85,7 @@ def place_of(tree: Tree, path: str) -> Place | None:
             return None
         return Place(f"{tree.root}/{parts[0]}/{parts[1]}", "host" if len(parts) == 3 else "")
     service = f"{tree.root}/{parts[0]}"
-    return Place(service, "instance" if len(parts) == 3 and parts[1] == "instances" else "")
+    return Place(service, JOB_MEMBERS.get("/".join(parts[1:-1]), ""))
 
 
 def service_row(tree: Tree, path: str) -> dict[str, str]:

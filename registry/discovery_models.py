@@ -80,6 +80,7 @@ class Registration(models.Model):
         CONFIGURATOR = "configurator", _("configurator")
         HOST = "host", _("host")
         INSTANCE = "instance", _("instance")
+        CANDIDATE = "candidate", _("candidate")
 
     #: Those by whom a service is online.
     SERVING: ClassVar = (Kind.PROVIDER, Kind.HOST, Kind.INSTANCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
+from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
@@ -36,6 +37,14 @@ class ServiceQuerySet(ScopedQuerySet["Service"]):
         names = _own_names(user)
         used = Registration.objects.filter(app__in=names).values("service")
         return Q(pk__in=used) | Q(layout="messages", name__in=names)
+
+    def with_apps(self) -> Self:
+        """Annotate `apps`: the names of the applications that provide it or run it now, twenty at most."""
+        from registry.discovery_models import Registration
+
+        serving = Registration.objects.online().filter(service=OuterRef("pk"), kind__in=[*Registration.SERVING, "candidate"])
+        names = serving.exclude(app="").order_by("app").values("app").distinct()[:20]
+        return self.annotate(apps=ArraySubquery(names))
 
     def laid_out(self, layout: str) -> Self:
         """Those of one layout."""

@@ -289,6 +289,22 @@ def test_a_job_shows_its_leader_and_who_has_which_shard(registries):
     assert [name for kind, name, _how in history("nightly") if kind == "leader"] == [a, "", b]
 
 
+def test_a_latch_and_a_job_belong_to_those_who_say_so(registries):
+    one = registries.raw()
+    for latch, app in (("cleaning", "billing"), ("sweeping", "ledger")):
+        place = f"/jobs/{latch}/leader/election/latch/_c_1-latch-"
+        one.create(place, b"10.0.0.1@-@1", ephemeral=True, sequence=True, makepath=True)
+        register(one, f"/jobs/{latch}/leader/candidates/10.0.0.1@-@1", b'{"sdk":"x","pid":1,"app":"%s"}' % app.encode())
+    register(one, "/jobs/nightly/instances/10.0.0.1@-@1", b'{"sdk":"x","pid":1,"app":"billing"}')
+    registries.until(lambda: Registration.objects.online().count() == 3)
+    registries.until(lambda: Service.objects.filter(layout="jobs").count() == 3)
+    found = {row.name: (row.apps, row.providers) for row in Service.objects.with_apps()}
+    assert found == {"cleaning": (["billing"], 0), "sweeping": (["ledger"], 0), "nightly": (["billing"], 1)}
+    assert set(Registration.objects.values_list("kind", "address")) == {("candidate", "10.0.0.1"), ("instance", "10.0.0.1")}
+    registries.another()  # finds the same by comparing
+    assert {row.name: row.apps for row in Service.objects.with_apps()} == {name: apps for name, (apps, _providers) in found.items()}
+
+
 def test_children_that_are_no_urls_and_nodes_of_dubbo_s_own_are_no_services(registries):
     client = registries.raw()
     client.create("/dubbo/config/dubbo.properties", b"x", makepath=True)

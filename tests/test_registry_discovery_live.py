@@ -21,7 +21,7 @@ registry.register(ServiceUrl.parse(url))
 applications = Applications(hosts, host=address, session_timeout=4)
 applications.register("stock-service", "producer", group="PID_STOCK")
 number = applications.worker_id("stock-service")
-job = ShardedJob(hosts, "/jobs/nightly", lambda run: None, shards=4, instance=f"{address}@-@1", session_timeout=4)
+job = ShardedJob(hosts, "/jobs/nightly", lambda run: None, shards=4, instance=f"{address}@-@1", app="stock-service", session_timeout=4)
 print("registered", number, flush=True)
 threading.Event().wait()
 """
@@ -46,6 +46,7 @@ def test_who_is_killed_is_told_from_who_says_goodbye(world):  # noqa: F811
     assert leader in {"10.0.0.1@-@1", "10.0.0.2@-@1"}
     assert len(set(WorkerId.objects.values_list("number", flat=True))) == 2
     assert Service.objects.get(layout="messages").details["group"] == "PID_STOCK"
+    assert Service.objects.with_apps().get(pk=job.pk).apps == ["stock-service"]
 
     # The leader is the one that dies: the other one takes over, with a larger token.
     killed = leader.partition("@")[0]

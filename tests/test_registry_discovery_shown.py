@@ -91,13 +91,21 @@ def test_a_developer_sees_what_an_own_application_provides_or_uses_with_all_who_
     Registration.objects.create(service=stock, kind="consumer", key="k", znode="k", name="n", app="cart", czxid=1, mzxid=1)
     other = registered("com.shop.Secret", app="ledger", number=5)[0]
     registered("cart", app="cart", layout="messages", number=6, role="producer")
+    job = registered("cart-nightly", app="cart", layout="jobs", number=7)[0]
+    others = registered("ledger-nightly", app="ledger", layout="jobs", number=8)[0]
     ask = Api(Client(), token_for(person))
-    assert [row["name"] for row in ask("GET", "services").body["results"]] == ["com.shop.Stock", "cart"]
+    found = {row["name"]: row["apps"] for row in ask("GET", "services").body["results"]}
+    assert found == {"com.shop.Stock": ["stock-service"], "cart-nightly": ["cart"], "cart": ["cart"]}
+    assert ask("GET", f"services/{job.pk}").body["apps"] == ["cart"]
+    assert ask("GET", f"services/{others.pk}").status_code == 404
     assert {row["app"] for row in ask("GET", "registrations").body["results"]} == {"stock-service", "cart"}
-    assert [row["app"] for row in ask("GET", "worker-ids").body["results"]] == ["cart"]
+    assert {row["app"] for row in ask("GET", "worker-ids").body["results"]} == {"cart"}
     assert ask("GET", f"services/{other.pk}").status_code == 404
     client = browser(person)
     assert client.get(reverse("admin:registry_service", args=[other.pk])).status_code == 404
+    jobs = page(client, "registry_jobs")
+    assert ("cart-nightly" in jobs, "ledger" in jobs) == (True, False)
+    assert client.get(reverse("admin:registry_service", args=[others.pk])).status_code == 404
     assert "Secret" not in page(client, "registry_services") + page(client, "registry_registrations", query="?view=all")
 
 

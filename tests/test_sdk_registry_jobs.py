@@ -131,6 +131,18 @@ def test_one_instance_runs_all_and_the_nodes_are_elasticjobs(make, raw):
     assert raw.exists(f"{JOB}/leader/sharding/necessary") is None
 
 
+def test_an_instance_says_whose_it_is(make, raw, monkeypatch):
+    monkeypatch.setenv("MQADMIN_APP", "billing")
+    make(1)
+    make(2, app="")
+
+    def apps():
+        paths = [f"{JOB}/instances/10.0.0.{number}@-@1" for number in (1, 2)]
+        return all(map(raw.exists, paths)) and [json.loads(raw.get(path)[0]).get("app") for path in paths]
+
+    assert wait_for(apps) == ["billing", None]
+
+
 def test_shards_are_shared_out_anew_when_an_instance_comes_and_when_one_goes(make, raw):
     first = make(1)
     assert first.trigger(30) == list(range(8))

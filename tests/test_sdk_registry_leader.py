@@ -1,5 +1,6 @@
 """The leader latch: one leader at a time, another soon, and a token that fences off the one that was."""
 
+import json
 import os
 import signal
 import sys
@@ -74,6 +75,26 @@ def test_the_first_candidate_leads_and_its_nodes_are_elasticjobs(make, raw):
     assert latch.ephemeralOwner == stat.ephemeralOwner == first._keeper.client.session
     assert first.token == latch.czxid
     wait_for(lambda: second.leader == first.leader)
+
+
+def test_a_candidate_with_an_application_says_so_beside_the_election_and_says_goodbye(make, raw, monkeypatch):
+    monkeypatch.setenv("MQADMIN_APP", "billing")
+    candidates = f"{PATH}/leader/candidates"
+    first = make()
+    assert first.wait(30)
+    nobodys = make(app="")
+    wait_for(lambda: len(raw.get_children(f"{ELECTION}/latch")) == 2)
+    own = f"{candidates}/{first.leader}"
+    wait_for(lambda: raw.exists(own))
+    data, stat = raw.get(own)
+    said = json.loads(data)
+    assert (said["app"], said["pid"], stat.ephemeralOwner) == ("billing", os.getpid(), first._keeper.client.session)
+    assert raw.get_children(candidates) == [first.leader]
+    assert raw.get(f"{ELECTION}/instance")[0] == first.leader.encode()  # as ever
+    assert {raw.get(f"{ELECTION}/latch/{name}")[0] for name in raw.get_children(f"{ELECTION}/latch")} == {first.leader.encode()}
+    first.close()
+    wait_for(lambda: not raw.get_children(candidates))
+    nobodys.close()
 
 
 def test_closing_the_leader_makes_the_next_one_lead_with_a_larger_token(make, raw):

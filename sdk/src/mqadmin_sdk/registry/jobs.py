@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mqadmin_sdk.registry import keeper as keepers
 from mqadmin_sdk.registry.contract import Closing, RegistryClosedError, RegistryUnavailableError
 from mqadmin_sdk.registry.keeper import DISCONNECTED
-from mqadmin_sdk.registry.leader import Candidate, NotLeadingError
+from mqadmin_sdk.registry.leader import Candidate, NotLeadingError, application
 from mqadmin_sdk.registry.leaves import Leaves, introduction
 from mqadmin_sdk.registry.nodes import Nodes, Tree
 from mqadmin_sdk.registry.shards import Layout, Picture, new_run
@@ -54,7 +54,8 @@ class ShardedJob(Closing):
     `path` is `/namespace/job`; `run` is called for each shard on a thread of the job's own, one after another, whenever `trigger` is
     called: call that on every instance when the job is due. Shards are shared out evenly (`average`), anew when an instance comes or
     goes, by the leader among the instances, once no shard runs. If an instance dies while it runs a shard and `failover` is on, an idle
-    one runs it. `shards` of the instance that started last counts.
+    one runs it. `shards` of the instance that started last counts. `app` is the application's name, by default that of MQADMIN_APP: with
+    it, mqadmin shows the job to the application's people.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ShardedJob(Closing):
         shards: int,
         failover: bool = True,
         instance: str | None = None,
+        app: str | None = None,
         session_timeout: float = 10.0,
         access: Access | None = None,
     ) -> None:
@@ -83,7 +85,7 @@ class ShardedJob(Closing):
         said = {"jobName": layout.name, "shardingTotalCount": shards, "failover": failover}
         self._nodes.add(layout.config, json.dumps(said, sort_keys=True, separators=(",", ":")).encode())
         self._nodes.add(f"{layout.base}/servers/{host}", b"")
-        self._leaves.add(f"{layout.instances}/{self.instance}", introduction(host), ephemeral=True)
+        self._leaves.add(f"{layout.instances}/{self.instance}", introduction(host, application(app)), ephemeral=True)
         self._coordination = _Coordination(self._keeper, layout, self._candidate, run, shards=shards, failover=failover)
         for part in (self._nodes, self._leaves, self._candidate, self._coordination):
             self._keeper.add(part)

@@ -13,7 +13,7 @@ from kazoo.exceptions import NoNodeError
 
 from mqadmin_sdk.registry import keeper as keepers
 from mqadmin_sdk.registry.contract import Closing
-from mqadmin_sdk.registry.leaves import commit, withdraw
+from mqadmin_sdk.registry.leaves import Leaves, commit, introduction, withdraw
 from mqadmin_sdk.registry.nodes import Tree
 from mqadmin_sdk.zk import paths
 
@@ -40,7 +40,8 @@ class LeaderLatch(Closing):
 
     `zookeeper` is `host:port[,host:port…][/chroot]`, `path` such as `/jobs/settlement`; nodes stand below `<path>/leader/election`.
     Candidates lead in the order in which they came. `on_change(leading)` is called on a thread of the registry's own, one call after
-    another. After a fork the child is no candidate.
+    another. After a fork the child is no candidate. `app` is the application's name, by default that of MQADMIN_APP: with it, mqadmin
+    shows the latch to the application's people.
 
     Two processes never believe at one moment that they lead: a leader believes it for two thirds of its session time-out after the
     servers last confirmed it, counted by the monotonic clock, and at once no more when its connection is lost. What it *writes* may
@@ -53,11 +54,19 @@ class LeaderLatch(Closing):
         path: str,
         *,
         on_change: Callable[[bool], object] | None = None,
+        app: str | None = None,
         session_timeout: float = 10.0,
         access: Access | None = None,
     ) -> None:
         self._keeper = keepers.acquire(zookeeper, session_timeout=session_timeout, access=access)
         self._candidate = Candidate(self._keeper, path, on_change)
+        self._leaves = Leaves(self._keeper.post)
+        if app := application(app):
+            # The latch's own nodes are to the byte what Curator's and ElasticJob's readers know.
+            identity = self._candidate.identity
+            host = identity.partition("@-@")[0]
+            self._leaves.add(f"/{path.strip('/')}/leader/candidates/{identity}", introduction(host, app), ephemeral=True)
+        self._keeper.add(self._leaves)
         self._keeper.add(self._candidate)
 
     @property
@@ -93,6 +102,7 @@ class LeaderLatch(Closing):
         """Be no candidate any more; another leads at once."""
         self._candidate.stop()
         self._keeper.remove(self._candidate)
+        self._keeper.remove(self._leaves)
         keepers.release(self._keeper)
 
 
@@ -277,6 +287,11 @@ class Candidate(Tree):
             if self._on_change is not None:
                 on_change = self._on_change
                 self.keeper.later(lambda: on_change(leading))
+
+
+def application(name: str | None) -> str:
+    """The name of the application: as given, or MQADMIN_APP's; empty: nobody says."""
+    return os.environ.get("MQADMIN_APP", "") if name is None else name
 
 
 def _sequence(name: str) -> str:

@@ -235,9 +235,11 @@ def commit(transaction: Any) -> bool:
     return not failed
 
 
-def introduction(host: str) -> bytes:
-    """Return the data of a node that says who registered, and when."""
+def introduction(host: str, app: str = "") -> bytes:
+    """Return the data of a node that says who registered, and when; `app` where neither the node's name nor its place says it."""
     said = {"sdk": SDK, "host": host, "pid": os.getpid(), "registeredAt": now()}
+    if app:
+        said["app"] = app
     return json.dumps(said, separators=(",", ":")).encode()
 
 
