@@ -12,7 +12,7 @@ from test_sdk_client import put
 from test_sdk_following import report, topic
 from zookeeper_server import zookeeper_server  # noqa: F401
 
-from mqadmin_sdk import Client, NotConnectedError
+from mqadmin_sdk import Client, NotConnectedError, NotPublishedError
 from mqadmin_sdk.filecache import FileCache, default_directory
 
 
@@ -80,6 +80,36 @@ def test_a_topic_that_was_only_read_is_remembered_too(zookeeper_server, tmp_path
             client.topic("other", timeout=0.1)
     with Client(zookeeper=zookeeper_server.hosts, app="another", cache_dir=tmp_path) as client, pytest.raises(NotConnectedError):
         client.topic("orders", timeout=0.1)
+
+
+def test_a_cluster_that_was_read_is_remembered_by_its_name(zookeeper_server, tmp_path):  # noqa: F811
+    where = {"zookeeper": zookeeper_server.hosts, "app": "shop", "session_timeout": 4, "cache_dir": tmp_path}
+    raw = KazooClient(zookeeper_server.hosts)
+    raw.start(timeout=30)
+    put(raw, "/zms/cluster/a", "bootAddr=h1:1\nbrokerType=kafka\nmqadmin.generation=4\n")
+    put(raw, "/zms/cluster/b", "bootAddr=h2:1\nbrokerType=kafka\n")
+    topic(raw, "orders", 1, "b")
+    with Client(**where) as client:
+        found = client.cluster("a")
+        assert (found.boot_addr, found.generation, found.stale) == ("h1:1", 4, False)
+        with pytest.raises(NotPublishedError):
+            client.cluster("c")
+        client.watch_topic("orders", lambda _now: None)
+        wait_for(lambda: client.topic("orders").generation == 1)
+        put(raw, "/zms/cluster/a", "bootAddr=h3:1\nbrokerType=kafka\nmqadmin.generation=5\n")
+        assert client.cluster("a").boot_addr == "h3:1"
+        raw.stop()
+        raw.close()
+        zookeeper_server.kill()
+        wait_for(lambda: client.cluster("b", timeout=0.1).stale)  # read with the topic on it
+        assert (client.cluster("a", timeout=0.1).boot_addr, client.cluster("a", timeout=0.1).stale) == ("h3:1", True)
+    with Client(**where) as client:
+        kept = client.cluster("a")
+        assert (kept.boot_addr, kept.generation, kept.stale) == ("h3:1", 5, True)
+        with pytest.raises(NotConnectedError):
+            client.cluster("c", timeout=0.1)
+        zookeeper_server.start()
+        wait_for(lambda: not client.cluster("a").stale)
 
 
 def test_it_is_kept_for_an_application_and_an_ensemble_whatever_the_order_of_its_hosts(cache):

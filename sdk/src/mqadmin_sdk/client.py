@@ -349,7 +349,7 @@ class Client:
         return self._follower.group(name, timeout=timeout)
 
     def cluster(self, name: str, *, timeout: float = 10.0) -> metadata.ClusterMetadata:
-        """Read a cluster; it is remembered with the topics and groups on it only."""
+        """Read a cluster, in one round trip; otherwise like `topic`."""
         return self._follower.cluster(name, timeout=timeout)
 
     # --- following ------------------------------------------------------------------------------------------------------

@@ -86,8 +86,20 @@ class Follower:
         return found
 
     def cluster(self, name: str, *, timeout: float) -> metadata.ClusterMetadata:
-        """Read a cluster."""
-        return metadata.parse_cluster(name, self._read_one(self._connected(timeout), paths.cluster(name), f"cluster {name}"))
+        """Return a cluster, as `Client.cluster` says."""
+        known = self._known
+        kept = None if self._connected(0, required=False) is not None else known.last_of_cluster(name)
+        try:
+            client = self._connected(timeout if kept is None else min(timeout, _STALE_AFTER))
+            pairs = self._read_one(client, paths.cluster(name), f"cluster {name}")
+        except NotConnectedError:
+            if kept is None:
+                raise
+            return kept
+        known.keep(paths.cluster(name), pairs)
+        if known.cache is not None:
+            known.cache.flush()
+        return metadata.parse_cluster(name, pairs)
 
     def _look_up(self, kind: Kind, name: str, timeout: float) -> Any:
         connected = self._connected(0, required=False)

@@ -76,6 +76,14 @@ class Known:
             self.keep(paths.cluster(name), pairs)
         return known[1]
 
+    def last_of_cluster(self, name: str) -> metadata.ClusterMetadata | None:
+        """Return what was known last of a cluster, by this process or as the file remembers it; None: nothing that makes sense."""
+        known = self.clusters.get(name)
+        if known is not None:
+            return replace(known[1], stale=True)
+        pairs = _text(self.cache.read().get(paths.cluster(name))) if self.cache is not None else None
+        return None if pairs is None else replace(metadata.parse_cluster(name, pairs), stale=True)
+
     def gone(self, path: str) -> None:
         """Take that a node is not there."""
         node = self.nodes[path]

@@ -31,13 +31,17 @@ class BrokenNodeError(MqadminError, ValueError):
 
 @dataclass(frozen=True)
 class ClusterMetadata:
-    """Where a topic lives. `broker_type`: kafka, rocketmq, rabbitmq or builtin (mqadmin's own store, reached over HTTP)."""
+    """Where a topic lives. `broker_type`: kafka, rocketmq, rabbitmq or builtin (mqadmin's own store, reached over HTTP).
+
+    `stale` is said of a cluster that was asked for by its name, and means what it does in a topic.
+    """
 
     name: str
     boot_addr: str
     broker_type: str
     server_ips: str = ""
     generation: int | None = None
+    stale: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
