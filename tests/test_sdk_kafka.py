@@ -8,12 +8,14 @@ import time
 import uuid
 from collections import Counter
 from contextlib import ExitStack
+from datetime import timedelta
 
 import pytest
+from django.utils import timezone
 from kafka_server import kafka  # noqa: F401 - a fixture
 from kazoo.client import KazooClient
 from messages_world import world  # noqa: F401 - a fixture
-from registry_world import Lines, wait_for
+from registry_world import Lines, World, published, wait_for
 
 from benchmarks.rest import serving
 from clusters.models import Cluster, Kind
@@ -21,8 +23,9 @@ from clusters.services import create as create_cluster
 from mqadmin_sdk import Client, Dead, Later, Outgoing, Token, UnsupportedError
 from mqadmin_sdk.metadata import ClusterMetadata, GroupMetadata
 from mqadmin_sdk.transports import Context, Settlement, consumer_transport, producer_transport
-from topics import moving
-from topics.models import Topic
+from registry.models import Deployment, Publication, RegistrarHeartbeat
+from topics import draining, moving, tasks
+from topics.models import Draining, Topic
 
 
 @pytest.fixture
@@ -484,9 +487,102 @@ def test_a_running_producer_and_consumer_move_to_kafka_and_back_without_a_lost_m
         ended.set()
         thread.join()
         with django_db_blocker.unblock():  # the world takes the topic away, not the cluster
+            Draining.objects.all().delete()
             Topic.objects.filter(pk=topic.pk).update(cluster=world.builtin)
             cluster.delete()
     assert errors == []
     wait_for(lambda: set(seen) == set(range(len(sent))))  # some may have come twice: a slow machine loses answers and leases
     assert sorted(set(sent)) == ["builtin", "kafka-a"]
     assert [*dict.fromkeys(a + b for a, b in itertools.pairwise(sent) if a != b)] == ["builtinkafka-a", "kafka-abuiltin"]
+
+
+CONSUMER = """
+import logging, sys
+from mqadmin_sdk import Client, Token
+
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+client = Client(zookeeper={hosts!r}, app="shop", url={url!r}, credential=Token({secret!r}), session_timeout=4)
+client.subscribe({group!r}, lambda message: print("got", message.text, flush=True), poll=0.5, lease=6.0)
+client.run()
+"""
+
+
+@pytest.fixture
+def deployment(world, zk_chroot, django_db_blocker):  # noqa: F811
+    """A registrar that publishes what the world's rows say; `consumer(web, group)` starts a process that consumes."""
+    found = World(zk_chroot)
+
+    def consumer(web, group):
+        script = CONSUMER.format(hosts=zk_chroot, url=web, secret=world.secret, group=group.name)
+        process = Lines([sys.executable, "-u", "-c", script], dict(os.environ))
+        found.processes.append(process)
+        return process
+
+    found.consumer = consumer
+    with django_db_blocker.unblock():
+        found.registrar()
+        try:
+            yield found
+        finally:
+            found.close()
+            RegistrarHeartbeat.objects.all().delete()
+            Deployment.objects.all().delete()
+            unwritten = {"published_generation": 0, "published_digest": "", "node_version": None, "published_at": None}
+            Publication.objects.update(**unwritten)
+
+
+def received(process):
+    return {line.partition(" ")[2] for line in list(process.seen) if line.startswith("got ")}
+
+
+def test_a_consumer_that_starts_after_a_move_receives_what_was_left_behind_in_both_directions(world, web, deployment, kafka):  # noqa: F811
+    cluster = create_cluster(actor=world.admin, name="kafka-b", kind=Kind.KAFKA, address=kafka.address)
+    topic = world.topic(cluster)
+    group = world.group(topic)
+    kafka.topic(topic.name)
+    group_node, sent = f"/zms/consumergroup/{group.name}", []
+    producer = Client(zookeeper=deployment.hosts, app="shop", session_timeout=4, url=web, credential=Token(world.secret))
+
+    def move(to):
+        topic.refresh_from_db()
+        moving.move(actor=world.admin, topic=topic, cluster=to, reason="tests", accept_warnings=True)
+        published(topic.zookeeper_path, group_node)
+
+    def send(to):
+        """Ten messages there, after those that go where the topic was before: the producer hears of the move a little later."""
+        there = sent.count(to)
+        while sent.count(to) < there + 10:
+            sent.append(producer.send(topic.name, str(len(sent))).cluster)
+
+    try:
+        published(group_node)
+        send("kafka-b")
+        move(world.builtin)
+        send("builtin")
+        first = deployment.consumer(web, group)
+        wait_for(lambda: received(first) >= {str(n) for n in range(len(sent))}, what="all of both clusters")
+        assert tasks.end_draining() == 0, "nobody can be asked whether a Kafka cluster is drained"
+        draining.end(actor=world.admin, topic=topic, cluster=cluster, reason="its lag is 0")
+        first.expect(f"Group {group.name}: cluster kafka-b is drained")
+        wait_for(lambda: sum(kafka.lag(group.name, topic.name).values()) == 0)
+        first.end()
+
+        before = len(sent)
+        send("builtin")
+        move(cluster)
+        Draining.objects.update(left_at=timezone.now() - timedelta(minutes=1))
+        assert tasks.end_draining() == 0, "the store still has messages for the group"
+        send("kafka-b")
+        second = deployment.consumer(web, group)
+        wait_for(lambda: received(second) >= {str(n) for n in range(before, len(sent))}, what="what came since")
+        wait_for(tasks.end_draining, what="the proof")
+        second.expect(f"Group {group.name}: cluster builtin is drained")
+        assert b"mqadmin.drainClusters=\n" in bytes(Publication.objects.get(path=group_node).data)
+        before = len(sent)
+        send("kafka-b")
+        wait_for(lambda: received(second) >= {str(n) for n in range(before, len(sent))}, what="what came after that")
+    finally:
+        producer.close()
+        Draining.objects.all().delete()
+        Topic.objects.filter(pk=topic.pk).update(cluster=world.builtin)
+        cluster.delete()
