@@ -26,6 +26,7 @@ from registry.console_gates import action as gate_action
 from registry.console_releases import releases_of
 from registry.services import online_instances
 from registry.status import statuses
+from topics.console_draining import of_group as draining_of_group
 from topics.models import Topic
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ def _cells(rows: Any) -> dict[int, list[int]]:
 
 
 slots.search(_find)
+slots.panel("group", draining_of_group)
 slots.columns("clusters", [Column("groups", gettext_lazy("Groups"), css="num")], _cells)
 
 urlpatterns = [

@@ -1,5 +1,6 @@
 """What the console's tests show: topics and groups in every state, made through the services."""
 
+from datetime import timedelta
 from types import SimpleNamespace
 
 from django.utils import timezone
@@ -12,6 +13,7 @@ from consumers import shadow as shadows
 from registry.discovery_models import Registration, Service, WorkerId
 from registry.models import Drift, Gate, Instance, Publication, RegistrarHeartbeat
 from topics import services as topics
+from topics.models import Draining
 
 PASSWORD = "correct horse battery"
 
@@ -100,6 +102,8 @@ def make_world():
     group(people, application, "suspended_group", [("order_topic", "*")], state="suspended")
     shadow = shadows.create(actor=people.alice, application=application, task="stress", group=bill, topic=order)
     shadows.start(actor=people.alice, shadow=shadow, minutes=30, reason="rehearsal")
+    now = timezone.now()
+    Draining.objects.create(topic=order, cluster=kafka, left_at=now, until=now + timedelta(days=7))
     Publication.objects.filter(path=order.zookeeper_path).update(published_generation=1)
     Publication.objects.filter(path=paid.zookeeper_path).update(last_error="connection lost", attempts=3)
     Drift.objects.create(

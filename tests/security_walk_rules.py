@@ -97,6 +97,7 @@ topic-detail: GET=topics.view_topic PUT=topics.add_topic PATCH=topics.add_topic
 topic-approval: POST=topics.approve_topic
 topic-applied: GET=topics.view_topic
 topic-moves: POST=topics.move_topic
+topic-drained-clusters: POST=topics.move_topic
 topic-rejection: POST=topics.approve_topic
 topic-retirement: POST=topics.retire_topic
 topic-submission: POST=topics.add_topic
@@ -244,6 +245,7 @@ admin:topics_ask_retire: GET=topics.add_topic POST=topics.add_topic
 admin:consumers_import: GET=consumers.import_consumergroup POST=consumers.import_consumergroup
 admin:topics_move_all: GET=topics.move_topic POST=topics.move_topic
 admin:topics_move: GET=topics.move_topic POST=topics.move_topic
+admin:topics_end_draining: GET=topics.move_topic POST=topics.move_topic
 admin:topics_retire: GET=topics.retire_topic POST=topics.retire_topic
 admin:consumers_list: GET=consumers.view_consumergroup
 admin:consumers_apply: GET=consumers.add_consumergroup POST=consumers.add_consumergroup

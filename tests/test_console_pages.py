@@ -49,7 +49,7 @@ def every_page(world):
     yield from (page(verb, "pending_group") for verb in ("consumers_edit", "consumers_approve", "consumers_reject"))
     yield from (page("topics_edit", "rejected_topic"), page("topics_resubmit", "rejected_topic"))
     yield from (page("consumers_edit", "rejected_group"), page("consumers_resubmit", "rejected_group"))
-    yield from (page(verb, "order_topic") for verb in ("topics_move", "topics_retire"))
+    yield from (page(verb, "order_topic") for verb in ("topics_move", "topics_retire", "topics_end_draining"))
     yield from (page(verb, "bill_group") for verb in ("consumers_suspend", "consumers_resume", "consumers_retire"))
     yield from (page("clusters_detail", name) for name in ("builtin", "kfk-a"))
     yield page("clusters_edit", "kfk-a")
@@ -133,7 +133,7 @@ def test_a_reader_sees_all_and_can_press_nothing():
     assert f'href="{page("topics_apply")}"'.encode() not in listed
     for verb in ("topics_approve", "topics_reject", "topics_edit"):
         assert client.post(page(verb, "pending_topic"), {"reason": "x"}).status_code == 403
-    for verb in ("topics_move", "topics_retire"):
+    for verb in ("topics_move", "topics_retire", "topics_end_draining"):
         assert client.post(page(verb, "order_topic"), {"reason": "x"}).status_code == 403
     for verb in ("consumers_suspend", "consumers_retire"):
         assert client.post(page(verb, "bill_group"), {"reason": "x"}).status_code == 403

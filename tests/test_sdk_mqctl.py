@@ -110,6 +110,7 @@ def test_a_topic_moves_and_who_does_not_follow_in_time_is_named_with_8(orders, m
     client = str(uuid.uuid4())
     good(orders.admin.post("clients", json={"role": "producer", "topic": "mail_topic", "id": client, "name": "pod-7"}))
     good(orders.admin.post(f"clients/{client}/heartbeat", json={"generation": 1, "state": "running"}))
+    send(orders, "mail_topic", "waits in the store, which is therefore not drained", delay_ms=3_600_000)
     planned = mqctl("topics", "move", "mail_topic", "kafka-b", "-r", "try", "--dry-run")
     assert "mail_topic" in planned.out
     late = mqctl("topics", "move", "mail_topic", "kafka-b", "-r", "try", "--accept-warnings", "-w", "applied", "--timeout", "1s", code=8)
@@ -123,6 +124,9 @@ def test_a_topic_moves_and_who_does_not_follow_in_time_is_named_with_8(orders, m
     assert [(row["applied_generation"], row["online"]) for row in rows] == [(2, True)]
     assert "applied" in mqctl("instances", "show", rows[0]["id"]).out
     good(orders.admin.delete(f"clients/{client}"))
+    assert "builtin (mail_topic, until it is empty" in mqctl("topics", "show", "mail_topic").out
+    assert "[not_draining]" in mqctl("topics", "drained", "mail_topic", "kafka-b", "-r", "empty", code=6).err
+    assert mqctl.json("topics", "drained", "mail_topic", "builtin", "-r", "its messages may stay")["draining"] == []
     assert mqctl("instances", "list", "--topic", "mail_topic").err.strip() == "No instances."
 
 

@@ -9,6 +9,7 @@ from console_world import group, make_people, topic
 from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 from django.utils import timezone
 from operations_world import run
 
@@ -243,3 +244,40 @@ def test_it_is_refused_for_topics_that_have_not_left_it(world):
     with pytest.raises(Problem) as refused:
         draining.end(actor=world.people.alice, topic=world.orders, cluster=world.a, reason="empty")
     assert refused.value.code == "not_draining"
+
+
+def test_the_pages_show_what_is_drained_since_when_and_how_much_is_known_to_be_left(world, client):
+    store.send(topic_id=world.orders.pk, messages=[NewMessage(b"x")] * 3)
+    move(world, world.a)
+    move(world, world.b)
+    client.force_login(world.people.reader)
+
+    def shown(name, *args):
+        return client.get(reverse(f"admin:{name}", args=args)).content.decode()
+
+    page = shown("topics_detail", "orders")
+    assert "waiting 3, in hand 0" in page
+    assert "mqadmin does not ask this broker" in page
+    assert page.count("You do not have the permission for this.") >= 2  # the buttons of both
+    assert "every group is done there" in shown("consumers_detail", "letters")
+    cluster = shown("clusters_detail", "kafka-a")
+    assert "?draining=kafka-a" in cluster
+    assert "Being drained" not in shown("topics_detail", "paid")
+    listed = client.get(reverse("admin:topics_list"), {"draining": "kafka-a"})
+    assert [row.name for row in listed.context["rows"]] == ["orders"]
+
+
+def test_on_its_page_a_person_ends_the_draining_of_one_cluster(world, client):
+    move(world, world.a)
+    client.force_login(world.people.alice)
+    address = reverse("admin:topics_end_draining", args=["orders"])
+    page = client.get(f"{address}?cluster=builtin").content.decode()
+    assert '<option value="builtin" selected>' in page
+    assert "kafka-b" not in page.partition("<form")[2]
+    version = Topic.objects.get(name="orders").version
+    refused = client.post(address, {"cluster": "kafka-b", "reason": "r", "version": version})
+    assert (refused.status_code, drains(GROUP)) == (200, "builtin")
+    done = client.post(address, {"cluster": "builtin", "reason": "nothing of worth", "version": version})
+    assert (done.status_code, drains(GROUP)) == (302, "")
+    client.force_login(world.people.reader)
+    assert client.get(address).status_code == 403

@@ -25,7 +25,7 @@ from registry.console_gates import action as gate_action
 from registry.console_releases import releases_of
 from registry.services import online_instances
 from registry.status import statuses
-from topics import console_fleet
+from topics import console_draining, console_fleet
 from topics import console_requests as asks
 from topics import console_verbs as verbs
 from topics.models import Topic
@@ -35,6 +35,11 @@ LIVE = [State.PENDING, State.REJECTED, State.ACTIVE]
 
 def _clusters(_request: HttpRequest) -> list[tuple[str, str]]:
     return [(name, name) for name in Cluster.objects.values_list("name", flat=True)[:200]]
+
+
+def _drained(_request: HttpRequest) -> list[tuple[str, str]]:
+    names = Cluster.objects.filter(draining__isnull=False).order_by("name").values_list("name", flat=True).distinct()
+    return [(name, name) for name in names[:200]]
 
 
 def _owners(request: HttpRequest) -> list[tuple[str, str]]:
@@ -84,6 +89,7 @@ class Topics(ListPage[Topic]):
     filters = [
         Filter("status", gettext_lazy("Status"), lambda _request: State.choices, lambda rows, value: rows.filter(state=value)),
         Filter("cluster", gettext_lazy("Cluster"), _clusters, lambda rows, value: rows.filter(cluster__name=value)),
+        Filter("draining", gettext_lazy("Being drained from"), _drained, lambda rows, value: rows.filter(draining__cluster__name=value)),
         Filter("owner", gettext_lazy("Owner"), _owners, lambda rows, value: rows.filter(owner__username=value)),
     ]
 
@@ -252,6 +258,7 @@ slots.columns("clusters", [Column("topics", gettext_lazy("Topics"), css="num")],
 
 urlpatterns = [
     *console_fleet.urlpatterns,
+    *console_draining.urlpatterns,
     path("topics/", Topics.as_view(), name="topics_list"),
     path("topics/apply/", verbs.Apply.as_view(), name="topics_apply"),
     path("topics/<str:name>/", Detail.as_view(), name="topics_detail"),

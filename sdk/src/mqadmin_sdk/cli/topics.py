@@ -39,6 +39,16 @@ def subscriptions(row: Any) -> str:
     return ", ".join(one["topic"] + ("" if one["tags"] == "*" else f" [{one['tags']}]") for one in row["subscriptions"])
 
 
+def draining(row: Any) -> str | None:
+    """Clusters that topics have left and groups still pull from; a mqadmin that does not know of it says nothing."""
+    found = [f"{one['cluster']} ({one['topic']}, {_until(one)})" for one in row.get("draining") or ()]
+    return ", ".join(found) or None
+
+
+def _until(one: Any) -> str:
+    return f"until {one['until']}" if one["until"] else "until it is empty, or somebody says so"
+
+
 def _published(row: Any) -> str | None:
     status = row.get("status")
     if not status:
@@ -62,6 +72,7 @@ TOPIC: list[Column] = [
     ("Application", "application"),
     ("Owner", "owner"),
     ("Cluster", "cluster"),
+    ("Drained from", draining),
     ("State", "state"),
     ("Expected", lambda row: f"{row['expected_rate']} messages/s of {row['message_bytes']} bytes, {row['partitions']} partitions"),
     ("Ordered", "ordered"),
@@ -84,6 +95,7 @@ GROUP: list[Column] = [
     ("Application", "application"),
     ("Owner", "owner"),
     ("Topics", subscriptions),
+    ("Drains", draining),
     ("State", "state"),
     ("Suspended", lambda row: f"yes: {row['suspend_reason']}" if row["suspended"] else False),
     ("Mode", lambda row: f"{row['mode']}, {row['balance']}"),
@@ -98,7 +110,7 @@ GROUP: list[Column] = [
 
 @click.group("topics", cls=Group)
 def topics() -> None:
-    """Topics: list, show, create, move."""
+    """Topics: list, show, create, move, say what is drained."""
 
 
 @topics.command("list")
@@ -155,6 +167,20 @@ def move_topic(
     """Assign a topic to another cluster; applications follow while they run."""
     body = {"cluster": cluster, "reason": reason, **({"accept_warnings": True} if accept_warnings else {})}
     answer = session.post(f"topics/{part(topic)}/moves", body, wait=wait, timeout=timeout, dry_run=dry_run or None)
+    _changed(session, f"topics/{part(topic)}", answer, TOPIC)
+
+
+@topics.command("drained")
+@topic_argument
+@click.argument("cluster", shell_complete=names("clusters"))
+@click.option("--dry-run", is_flag=True, help="Only say what would be answered.")
+@reason_option
+@wait_options
+@click.pass_obj
+def drained_topic(session: Session, /, topic: str, cluster: str, *, wait: str | None, timeout: float, dry_run: bool, reason: str) -> None:
+    """Say that a cluster which a topic has left holds nothing more of it: its groups let go of that cluster."""
+    body = {"cluster": cluster, "reason": reason}
+    answer = session.post(f"topics/{part(topic)}/drained-clusters", body, wait=wait, timeout=timeout, dry_run=dry_run or None)
     _changed(session, f"topics/{part(topic)}", answer, TOPIC)
 
 
