@@ -10,12 +10,17 @@ _NAMES = re.compile(
     r"|authorization|cookie|csrfmiddlewaretoken|sessionid|signature)\d?$",
     re.IGNORECASE,
 )
-_FORMS = [
-    (re.compile(r"\bmq_[A-Za-z0-9_-]{20,}"), MASK),  # our own tokens and keys
-    (re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)[^'\"\r\n,}]+"), rf"\1{MASK}"),
-    (re.compile(r"(?i)\b(token|bearer|basic)\s+[A-Za-z0-9_\-.=+/]{20,}"), rf"\1 {MASK}"),
-    (re.compile(r"\b([a-z][a-z0-9+.-]*://[^/\s:@]*):[^/\s@]+@"), rf"\1:{MASK}@"),  # postgres://name:password@host
-    (re.compile(r"(?i)\b((?:password|passwd|secret|api_?key)['\"]?\s*[:=]\s*)(['\"]?)[^\s'\",;&}]+\2"), rf"\1{MASK}"),
+#: What has to stand in a text, folded, for a form to be there (looking for that costs a tenth of looking for the form), the form, its mask.
+_FORMS: list[tuple[tuple[str, ...], re.Pattern[str], str]] = [
+    (("mq_",), re.compile(r"\bmq_[A-Za-z0-9_-]{20,}"), MASK),  # our own tokens and keys
+    (("authorization",), re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)[^'\"\r\n,}]+"), rf"\1{MASK}"),
+    (("token", "bearer", "basic"), re.compile(r"(?i)\b(token|bearer|basic)\s+[A-Za-z0-9_\-.=+/]{20,}"), rf"\1 {MASK}"),
+    (("@",), re.compile(r"\b([a-z][a-z0-9+.-]*://[^/\s:@]*):[^/\s@]+@"), rf"\1:{MASK}@"),  # postgres://name:password@host
+    (
+        ("password", "passwd", "secret", "apikey", "api_key"),
+        re.compile(r"(?i)\b((?:password|passwd|secret|api_?key)['\"]?\s*[:=]\s*)(['\"]?)[^\s'\",;&}]+\2"),
+        rf"\1{MASK}",
+    ),
 ]
 
 
@@ -40,6 +45,8 @@ def redacted(value: Any) -> Any:
 
 def redacted_text(text: str) -> str:
     """The same text without what has the form of a secret: our tokens, Authorization headers, passwords in URLs."""
-    for form, mask in _FORMS:
-        text = form.sub(mask, text)
+    folded = text.casefold()
+    for hints, form, mask in _FORMS:
+        if any(hint in folded for hint in hints):
+            text = form.sub(mask, text)
     return text
