@@ -60,6 +60,13 @@ GAUGES = [
         "SELECT '', count(*) FROM registry_service WHERE providers = 0 AND consumers > 0",
     ),
     (
+        "mqadmin_services_unrecorded",
+        "Services of a service registry, by its root, that are not recorded, since there is no room for more; 0 where nobody is refused",
+        "root",
+        """SELECT u.key, max(u.value::bigint) FROM registry_registrarheartbeat r CROSS JOIN LATERAL jsonb_each_text(r.unrecorded) AS u
+            WHERE r.beat_at > now() - interval '6 seconds' GROUP BY u.key""",
+    ),
+    (
         "mqadmin_registrar_heartbeat_age_seconds",
         "Age of the newest heartbeat of a registrar",
         "",

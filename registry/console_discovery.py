@@ -74,7 +74,7 @@ class _Services(ListPage[Service]):
 
     def context(self) -> dict[str, Any]:
         """Whether what is shown can be relied on."""
-        return {"known": services.services_known(), "layout": self.layout}
+        return {**services.registries_known(), "layout": self.layout}
 
 
 class Services(_Services):
@@ -188,7 +188,7 @@ class ServiceDetail(Page):
                 "left": members and list(members.filter(online=False).order_by("-offline_at", "-pk")[:SHOWN]),
                 "shown": SHOWN,
                 "events": row.events.all()[:SHOWN],
-                "known": services.services_known(),
+                **services.registries_known(),
             }
         )
 
@@ -261,7 +261,7 @@ class Registrations(ListPage[Registration]):
 
     def context(self) -> dict[str, Any]:
         """Whether what is shown can be relied on."""
-        return {"known": services.services_known()}
+        return services.registries_known()
 
     def counts(self, asked: Asked[Registration]) -> dict[str, int]:
         """The views tell each registration apart by one column, so one look at all of them counts them."""
@@ -296,7 +296,7 @@ class WorkerIds(ListPage[WorkerId]):
 
     def context(self) -> dict[str, Any]:
         """Whether what is shown can be relied on."""
-        return {"known": services.services_known()}
+        return services.registries_known()
 
     def decorate(self, rows: list[WorkerId]) -> None:
         """Which of them are given twice."""

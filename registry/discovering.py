@@ -78,6 +78,7 @@ class Discoverer:
         self._to_compare = set(self._trees)
         self._missing: dict[str, set[str]] = {}  # by tree compared since its watch stands: gone, and the watch has not told it yet
         self._next_compare = time.monotonic() + COMPARE_EVERY
+        self._refused: dict[str, set[str]] = {}  # by tree: services that there is no room for
 
     def start(self) -> None:
         """Set the watches; each tree is compared as a whole when its watch stands."""
@@ -96,6 +97,11 @@ class Discoverer:
         if self._watched != set(self._trees):
             return "none"
         return "live" if set(self._missing) == set(self._trees) else "comparing"
+
+    @property
+    def unrecorded(self) -> dict[str, int]:
+        """How many services of each tree there is no room for, as far as is known."""
+        return {root: len(self._refused.get(root, ())) for root in self._trees}
 
     def step(self, timeout: float = 1.0) -> None:
         """Wait for events and record what came of them. Raises the database's or ZooKeeper's error; nothing is forgotten then."""
@@ -175,7 +181,14 @@ class Discoverer:
         for start in range(0, len(paths), records.CHUNK):
             chunk = sorted(paths[start : start + records.CHUNK], key=lambda path: found[path].stat.czxid)  # as its history tells them
             rows = [row for path in chunk if (row := layouts.describe(tree, path, found[path])) is not None]
-            records.record(rows, {row["service"]: layouts.service_row(tree, row["service"]) for row in rows})
+            self._refuse(tree, records.record(rows, {row["service"]: layouts.service_row(tree, row["service"]) for row in rows}))
+
+    def _refuse(self, tree: Tree, services: Iterable[str]) -> None:
+        refused = self._refused.setdefault(tree.root, set())
+        known = len(refused)
+        refused.update(services)
+        if refused and not known:
+            logger.error("registry_full", root=tree.root, services=records.MAX_SERVICES, hint="Services beyond are counted, not recorded.")
 
     def _end(self, gone: Collection[str], *, zxid: int) -> None:
         """Members whose nodes are gone: with a goodbye, by somebody else's hand, with their session, or nobody saw how."""
@@ -206,12 +219,12 @@ class Discoverer:
             lists = self._zookeeper.multi_children([f"{path}/{name}" for path in services for name in layouts.CATEGORIES], denied=set())[1]
             width = len(layouts.CATEGORIES)
             there = [path for number, path in enumerate(services) if any(names is not None for names in lists[number * width :][:width])]
-            records.note([layouts.service_row(tree, path) for path in there])
+            self._refuse(tree, records.note([layouts.service_row(tree, path) for path in there]))
             return
         zxid, nodes = self._zookeeper.multi_read(services, denied=set())
         for path, node in zip(services, nodes, strict=True):
-            if node is not None:
-                records.describe(layouts.service_row(tree, path), layouts.describe_application(node), zxid=zxid)
+            if node is not None and not records.describe(layouts.service_row(tree, path), layouts.describe_application(node), zxid=zxid):
+                self._refuse(tree, [path])
 
     def _describe_jobs(self, tree: Tree, jobs: Sequence[str]) -> None:
         """Read whole jobs: what belongs together is then of one moment, or nearly so."""
@@ -227,7 +240,8 @@ class Discoverer:
         every = [path for of_job in paths.values() for path in of_job]
         nodes = dict(zip(every, self._zookeeper.multi_read(every, denied=set())[1], strict=True)) if every else {}
         for job in paths:
-            records.describe(layouts.service_row(tree, job), layouts.describe_job(job, children, nodes), zxid=zxid)
+            if not records.describe(layouts.service_row(tree, job), layouts.describe_job(job, children, nodes), zxid=zxid):
+                self._refuse(tree, [job])
         records.end_services([job for job in jobs if job not in paths and job not in denied], zxid=zxid)
 
     # --- whole trees ----------------------------------------------------------------------------------------------------
@@ -240,21 +254,24 @@ class Discoverer:
         denied: set[str] = set()
         zxid, level = self._names(tree, denied)
         records.forget_history(tree.root, after=zxid)
+        level, beyond = self._within_limits(tree, level)
+        self._refused[tree.root] = set(beyond)
         services, members, workers = self._places(tree, level, denied)
-        self._record_services(tree, services)
+        hidden = tuple(f"{path}/" for path in denied)  # what is there, or below, is unknown and stays as it was
+        gone = Service.objects.filter(root=tree.root, standing=True).values_list("path", flat=True)
+        records.end_services([path for path in gone if path not in services and not f"{path}/".startswith(hidden)], zxid=zxid)
+        self._record_services(tree, services)  # for which those that are gone may have to make room
         nodes = self._zookeeper.multi_read(members, denied=denied)[1] if members else []
         found = {path: node for path, node in zip(members, nodes, strict=True) if node is not None}
         # Of tens of thousands nearly all are as they were: what would be written down again is not even looked at.
         self._record(tree, {path: node for path, node in found.items() if known.get(path) != node.stat.mzxid})
-        hidden = tuple(f"{path}/" for path in denied)  # what is there, or below, is unknown and stays as it was
+        hidden = tuple(f"{path}/" for path in denied)
         missing = {path for path in known if path not in found and not f"{path}/".startswith(hidden)}
         # Where the watch stood all the time it has told, or is about to.
         self._end(missing & self._missing.get(tree.root, missing), zxid=zxid)
         self._missing[tree.root] = missing
         if tree.layout == layouts.MESSAGES:
             self._compare_workers(tree, workers, hidden)
-        gone = Service.objects.filter(root=tree.root, standing=True).values_list("path", flat=True)
-        records.end_services([path for path in gone if path not in services and not f"{path}/".startswith(hidden)], zxid=zxid)
         logger.debug("registry_compared", root=tree.root, members=len(members), seconds=round(time.monotonic() - started, 3))
 
     def _names(self, tree: Tree, denied: set[str]) -> tuple[int, list[str]]:
@@ -262,6 +279,16 @@ class Discoverer:
         roots = [f"{tree.root}/producer", f"{tree.root}/consumer"] if tree.layout == layouts.MESSAGES else [tree.root]
         zxid, lists = self._zookeeper.multi_children(roots, denied=denied)
         return zxid, _below(roots, lists)
+
+    @staticmethod
+    def _within_limits(tree: Tree, level: list[str]) -> tuple[list[str], Sequence[str]]:
+        """Of what stands where services do, what is looked into, and the rest: of a flooded tree what is recorded, and what finds room."""
+        if len(level) <= records.MAX_SERVICES:
+            return level, ()
+        recorded = set(Service.objects.filter(root=tree.root, standing=True).values_list("path", flat=True)) & set(level)
+        others = sorted(set(level) - recorded)
+        room = max(0, records.MAX_SERVICES - len(recorded))
+        return [*sorted(recorded), *others[:room]], others[room:]
 
     def _places(self, tree: Tree, level: Sequence[str], denied: set[str]) -> tuple[set[str], list[str], list[str]]:
         """What of these are services, the members of all of them, and the worker ids."""
@@ -282,7 +309,7 @@ class Discoverer:
 
     def _record_services(self, tree: Tree, services: Collection[str]) -> None:
         if tree.layout == layouts.DUBBO:
-            records.note([layouts.service_row(tree, path) for path in services])
+            self._refuse(tree, records.note([layouts.service_row(tree, path) for path in services]))
         elif tree.layout == layouts.JOBS:
             self._describe_jobs(tree, sorted(services))
         elif services:

@@ -118,6 +118,8 @@ class Registration(models.Model):
             models.Index(fields=["service", "kind"], name="registry_registration_of"),
             # Whose session goes on: asked for each one that is gone.
             models.Index(fields=["session"], condition=Q(online=True), name="registry_registration_session"),
+            # Whether one that was lost is back: asked for each of the last day.
+            models.Index(fields=["service", "address"], condition=Q(online=True), name="registry_registration_back"),
             # Which services are a person's own.
             models.Index(fields=["app"], name="registry_registration_app"),
             # The list of those that left, and forgetting them.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 CHUNK = 500
+#: Services of a registry that are recorded: whoever can write into its tree could fill the database otherwise. Those beyond are counted.
+MAX_SERVICES = 20_000
 #: Registrations that are gone are kept for a week, and this many of a service; what happened for a month, and so many a service.
 KEEP_DAYS = 7
 KEEP_GONE = 200
@@ -25,28 +27,49 @@ KEEP_EVENT_DAYS = 30
 KEEP_EVENTS = 500
 
 
-def note(services: Collection[Mapping[str, str]]) -> None:
-    """See that there is a row for each of these services, whose nodes stand."""
+def note(services: Collection[Mapping[str, str]]) -> list[str]:
+    """See that there is a row for each of these services, whose nodes stand. Returns the paths of those that there is no room for."""
     known = dict(Service.objects.filter(path__in=[row["path"] for row in services]).values_list("path", "standing"))
-    new = [row for row in services if row["path"] not in known]
+    new, refused = _that_find_room([row for row in services if row["path"] not in known])
     Service.objects.bulk_create([Service(**row) for row in new], ignore_conflicts=True, batch_size=CHUNK)
     back = [path for path, standing in known.items() if not standing]
     Service.objects.filter(path__in=back).update(standing=True)
+    return refused
 
 
-def record(found: Sequence[dict[str, Any]], services: Mapping[str, Mapping[str, str]]) -> None:
-    """Write down registrations as they were read, a chunk at most; `services` has the row of each service by its path."""
+def _that_find_room(new: Sequence[Mapping[str, str]]) -> tuple[list[Mapping[str, str]], list[str]]:
+    """Of new services those that may be recorded, and the paths of the others; those gone for longest make room."""
+    taken, refused = [], []
+    for root in sorted({row["root"] for row in new}):
+        here = [row for row in new if row["root"] == root]
+        room = MAX_SERVICES - Service.objects.filter(root=root).count()
+        if room < len(here):
+            gone = _gone().filter(root=root).order_by("last", "pk").values_list("pk", flat=True)[: len(here) - max(room, 0)]
+            _gone().filter(pk__in=list(gone)).delete()
+            room = MAX_SERVICES - Service.objects.filter(root=root).count()
+        room = max(room, 0)
+        taken += here[:room]
+        refused += [row["path"] for row in here[room:]]
+    return taken, refused
+
+
+def record(found: Sequence[dict[str, Any]], services: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Write down registrations as they were read, a chunk at most; `services` has the row of each service by its path.
+
+    Returns the paths of services that there is no room for: what is registered with them is left out.
+    """
     known = dict(Registration.objects.filter(key__in=[row["key"] for row in found]).values_list("key", "mzxid"))
     news = [row for row in found if known.get(row["key"], -1) < row["mzxid"]]
     if not news:  # another registrar was first
-        return
+        return []
     paths = {row["service"] for row in news}
-    note([services[path] for path in paths])
+    refused = note([services[path] for path in paths])
     with transaction.atomic():
         ids = _locked(Q(path__in=paths))
         rows = [{**row, "service_id": ids[row["service"]]} for row in news if row["service"] in ids]
         _run("record_registrations", found=json.dumps(rows))
         _run("count_registrations", ids=list(ids.values()))
+    return refused
 
 
 def end(gone: Mapping[str, str], *, zxid: int) -> None:
@@ -69,16 +92,17 @@ def witnesses(sessions: Collection[str], except_for: Collection[str], *, most: i
         return [path for (path,) in cursor.fetchall()]
 
 
-def describe(service: Mapping[str, str], details: Mapping[str, Any], *, zxid: int) -> None:
-    """Write down what a service's own nodes say; a new leader goes into its history."""
+def describe(service: Mapping[str, str], details: Mapping[str, Any], *, zxid: int) -> bool:
+    """Write down what a service's own nodes say; a new leader goes into its history. False: there is no room for the service."""
     seen = Service.objects.filter(path=service["path"]).values_list("details", "standing").first()
     if seen == (details, True):
-        return
-    note([service])
+        return True
+    if note([service]):
+        return False
     with transaction.atomic():
         row = Service.objects.select_for_update(no_key=True).filter(path=service["path"]).first()
         if row is None or row.zxid > zxid:
-            return
+            return True
         leader, token = details.get("leader", ""), details.get("token")
         if (leader, token) != (row.leader, row.leader_token):
             row.leader, row.leader_token, row.leader_since = leader, token, Now() if leader else None
@@ -86,6 +110,7 @@ def describe(service: Mapping[str, str], details: Mapping[str, Any], *, zxid: in
         row.details, row.zxid = dict(details), zxid
         row.save(update_fields=["details", "zxid", "leader", "leader_token", "leader_since"])
         _run("count_registrations", ids=[row.pk])
+    return True
 
 
 def end_services(paths: Collection[str], *, zxid: int) -> None:
@@ -119,9 +144,13 @@ def forget_old() -> None:
     """Delete what has been gone for long, and of histories what is old or too much."""
     _run("forget_registrations", days=KEEP_DAYS, keep=KEEP_GONE)
     _run("forget_service_events", days=KEEP_EVENT_DAYS, keep=KEEP_EVENTS)
-    long_gone = Now() - timedelta(days=KEEP_EVENT_DAYS)
-    rows = Service.objects.alias(last=Coalesce("offline_at", "first_seen")).filter(standing=False, online=False, last__lt=long_gone)
-    rows.exclude(registrations__online=True).delete()
+    _gone().filter(last__lt=Now() - timedelta(days=KEEP_EVENT_DAYS)).delete()
+
+
+def _gone() -> Any:
+    """Services whose nodes are gone, with everybody who was registered; `last` is when something was there last."""
+    rows = Service.objects.alias(last=Coalesce("offline_at", "first_seen")).filter(standing=False, online=False)
+    return rows.exclude(registrations__online=True)
 
 
 def moment(milliseconds: int) -> datetime:

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -453,6 +453,9 @@ class RegistrarHeartbeat(models.Model):
     zookeeper = models.CharField(_("ZooKeeper"), max_length=16, default="", blank=True)  # connected, suspended, lost, refused
     watch = models.CharField(_("watch"), max_length=16, default="", blank=True)  # live, comparing, none
     discovery = models.CharField(_("service registries"), max_length=16, db_default="", default="", blank=True)  # or off
+    unrecorded: models.JSONField[dict[str, int]] = models.JSONField(  # services that there is no room for, by the root of their registry
+        _("services not recorded"), db_default=Value({}, output_field=models.JSONField()), default=dict
+    )
     error = models.TextField(_("error"), default="", blank=True)
 
     objects = RegistrarQuerySet.as_manager()

@@ -283,7 +283,7 @@ class Registrar:
         session = f"{self._zookeeper.session:x}" if self._zookeeper.session else ""
         failing = next((text for text in list(self._failing.values()) if text), "")
         error = self._refusal or self._zookeeper.trouble or failing or self._keeper.trouble
-        watches = {"watch": self._observer.state, "discovery": self._discoverer.state}
+        watches = {"watch": self._observer.state, "discovery": self._discoverer.state, "unrecorded": self._discoverer.unrecorded}
         now = {"beat_at": Now(), "session": session, "zookeeper": state, **watches, "error": error}
         if not RegistrarHeartbeat.objects.filter(pk=self.id).update(**now):
             RegistrarHeartbeat.objects.create(id=self.id, host=socket.gethostname(), pid=os.getpid())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Count, F, Q
@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from core.errors import Problem, conflict
 from mqadmin_sdk.zk import properties
 from registry import releases, rendering
+from registry.discovery_records import MAX_SERVICES
 from registry.models import Instance, Publication, RegistrarHeartbeat
 from registry.statements import sql
 
@@ -252,9 +253,15 @@ def instances_known() -> bool:
     return RegistrarHeartbeat.objects.watching().exists()
 
 
-def services_known() -> bool:
-    """Whether a registrar has had its watch on the service registries within the last seconds; if not, nobody knows who is registered."""
-    return RegistrarHeartbeat.objects.discovering().exists()
+def registries_known() -> dict[str, Any]:
+    """What pages say of the service registries.
+
+    `known`: whether a registrar has had its watch on them within the last seconds; if not, nobody knows who is registered.
+    `unrecorded`: how many services of which registry there is no room for; `room`: for how many there is.
+    """
+    seen = list(RegistrarHeartbeat.objects.discovering().values_list("unrecorded", flat=True))
+    beyond = {root: max(one.get(root, 0) for one in seen) for root in sorted({root for one in seen for root in one})}
+    return {"known": bool(seen), "unrecorded": {root: n for root, n in beyond.items() if n}, "room": MAX_SERVICES}
 
 
 def notify(path: str) -> None:

@@ -328,6 +328,44 @@ def test_what_no_index_takes_and_what_no_text_is_holds_nobody_up(registries):
     assert {service.name for service in Service.objects.all()} == {"a.Long", "a.Wrong", "\u597d"}
 
 
+def test_a_registry_that_is_flooded_fills_no_table_and_says_so(registries, monkeypatch):
+    monkeypatch.setattr(discovery_records, "MAX_SERVICES", 3)
+    one = registries.raw()
+    first = [register(one, leaf(f"com.shop.S{number}", address=f"10.0.0.{number}:20880")) for number in range(3)]
+    registries.until(lambda: Registration.objects.online().count() == 3)
+    assert registries.follower.unrecorded["/dubbo"] == 0
+    flood = [register(one, leaf(f"com.flood.S{number}")) for number in range(5)]  # before the others by name
+    registries.until(lambda: registries.follower.unrecorded["/dubbo"] == 5)
+    again = registries.another()  # by comparing
+    assert again.unrecorded == {"/dubbo": 5, "/paascloud/registry": 0, "/jobs": 0}
+    recorded = [f"com.shop.S{number}" for number in range(3)]
+    assert sorted(Service.objects.values_list("name", flat=True)) == recorded
+    assert Registration.objects.online().count() == 3  # and those that are recorded are not taken for gone
+    # What is gone makes room, with its history.
+    goodbye(one, first[0])
+    one.delete(first[0].rpartition("/")[0])
+    one.delete(first[0].rsplit("/", 2)[0])
+    registries.until(lambda: not Service.objects.get(name="com.shop.S0").online)
+    for path in flood[1:]:
+        one.delete(path)
+        one.delete(path.rpartition("/")[0])
+        one.delete(path.rsplit("/", 2)[0])
+    registries.follower._to_compare.add("/dubbo")
+    registries.until(lambda: Service.objects.filter(name="com.flood.S0", online=True).exists())
+    assert sorted(Service.objects.values_list("name", flat=True)) == ["com.flood.S0", "com.shop.S1", "com.shop.S2"]
+    assert registries.follower.unrecorded["/dubbo"] == 0
+
+
+def test_a_flood_of_applications_and_of_jobs_is_bounded_too(registries, monkeypatch):
+    monkeypatch.setattr(discovery_records, "MAX_SERVICES", 2)
+    one = registries.raw()
+    for number in range(4):
+        register(one, f"/paascloud/registry/producer/app-{number}/10.0.0.1", b"2026-11-21T08:00:00.123Z")
+        register(one, f"/jobs/job-{number}/instances/10.0.0.1@-@1")
+    registries.until(lambda: registries.follower.unrecorded == {"/dubbo": 0, "/paascloud/registry": 2, "/jobs": 2})
+    assert (Service.objects.filter(layout="jobs").count(), Service.objects.filter(layout="messages").count()) == (2, 2)
+
+
 def test_a_wiped_ensemble_begins_a_history_of_its_own(registries):
     path = register(registries.raw(), leaf("a.Wiped"))
     registries.until(lambda: Registration.objects.online().exists())

@@ -133,6 +133,22 @@ def test_it_says_when_nobody_watches(admin_person, stock):
     assert notice not in page(client, "registry_services") + page(client, "registry_service", stock.pk)
 
 
+def test_it_says_how_many_services_there_is_no_room_for(admin_person, stock):
+    client = browser(admin_person)
+    row = RegistrarHeartbeat.objects.create(host="h", pid=1, zookeeper="connected", watch="live", discovery="live")
+    for refused, said in (
+        ({"/dubbo": 0}, ""),
+        ({"/dubbo": 1}, "1 more service below /dubbo is"),
+        ({"/dubbo": 70}, "70 more services below"),
+    ):
+        RegistrarHeartbeat.objects.filter(pk=row.pk).update(unrecorded=refused, beat_at=timezone.now())
+        for shown in (page(client, "registry_services"), page(client, "registry_service", stock.pk)):
+            assert said in shown
+            assert ("20,000" in shown) == bool(said)
+        gauges = client.get("/metrics").content.decode()
+        assert f'mqadmin_services_unrecorded{{root="/dubbo"}} {refused}.0' in gauges
+
+
 def test_services_are_found_from_everywhere(admin_person, stock):
     found = browser(admin_person).get(reverse("admin:find") + "?q=shop.Stock").content.decode()
     assert reverse("admin:registry_service", args=[stock.pk]) in found
