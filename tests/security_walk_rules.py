@@ -19,6 +19,7 @@ pull: POST=mq_messages.consume_message
 acks: POST=mq_messages.consume_message
 next: POST=mq_messages.consume_message
 extension: POST=mq_messages.consume_message
+departure: POST=mq_messages.consume_message
 clients: POST=mq_messages.send_message
 client: DELETE=mq_messages.send_message
 client-heartbeat: POST=mq_messages.send_message

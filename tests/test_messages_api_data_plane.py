@@ -317,7 +317,7 @@ def test_two_workers_share_and_a_second_group_gets_all(world, api):  # noqa: F81
     assert [m["id"] for m in one["messages"]] + [m["id"] for m in two["messages"]] == ids
     assert one["lease"] != two["lease"]
     assert [m["id"] for m in pull(api, second.name)["messages"]] == ids
-    nothing = {"lease": None, "lease_until": None, "messages": [], "ordered": {}, "reason": "empty", "moved_at": None}
+    nothing = {"lease": None, "lease_until": None, "messages": [], "ordered": {}, "reason": "empty", "moved_at": None, "sticky": False}
     assert pull(api, first.name) == nothing
 
 

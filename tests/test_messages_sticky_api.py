@@ -69,6 +69,27 @@ def test_who_does_not_say_who_asks_gets_nothing(world):  # noqa: F811
     assert services.workers(group_id=group.pk).items == []
 
 
+def test_a_worker_says_goodbye_and_its_keys_are_the_others(world):  # noqa: F811
+    topic, group = made(world)
+    for name in ("one", "two"):
+        assert pull(world, group, name).body["sticky"] is True
+    address = f"consumer-groups/{group.name}/departures"
+    assert world.api("POST", address, {"consumer": "two"}).body == {"left": True}
+    assert world.api("POST", address, {"consumer": "two"}).body == {"left": False}
+    assert [(w["name"], w["slots"]) for w in world.api("GET", f"consumer-groups/{group.name}/workers").body["results"]] == [("one", 256)]
+    for fields, code in (
+        ({}, "consumer_required"),
+        ({"consumer": ""}, "consumer_required"),
+        ({"consumer": "one", "x": 1}, "unknown_field"),
+    ):
+        answer = world.api("POST", address, fields)
+        assert (answer.status_code, answer.body["code"]) == (400, code)
+    assert world.api("POST", "consumer-groups/nobodys/departures", {"consumer": "one"}).status_code == 404
+    shared = world.group(topic)
+    assert pull(world, shared, "one").body["sticky"] is False
+    assert world.api("POST", f"consumer-groups/{shared.name}/departures", {"consumer": "one"}).body == {"left": False}
+
+
 def test_too_many_workers_is_a_problem_and_no_error(world):  # noqa: F811
     topic, group = made(world)
     pull(world, group, "w0")

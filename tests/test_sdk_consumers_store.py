@@ -213,6 +213,39 @@ def test_instances_of_a_broadcast_group_get_every_message(world, raw, connect): 
     assert seen["one"] == seen["two"] == list(range(20))
 
 
+def test_in_a_sticky_group_a_key_stays_with_its_process_until_that_says_goodbye(world, raw, connect):  # noqa: F811
+    topic = world.topic()
+    group = world.group(topic, balance="sticky")
+    publish(raw, group.name)
+    own, others, address = defaultdict(list), defaultdict(list), f"consumer-groups/{group.name}"
+
+    def workers():
+        return {row["name"]: row["slots"] for row in world.api("GET", f"{address}/workers").body["results"]}
+
+    def work_as_other():
+        batch = world.api("POST", f"{address}/pull", {"consumer": "other", "max": 100}).body
+        for message in batch["messages"]:
+            others[message["sharding_key"]].append(message["body"])
+            world.api("POST", f"{address}/acks", {"acks": [{"lease": batch["lease"], "id": message["id"], "status": "succeeded"}]})
+
+    client = connect()
+    client.subscribe(group.name, lambda message: own[message.sharding_key].append(message.text), concurrency=4, poll=0.5)
+    client.start()
+    wait_for(lambda: list(workers()) == [client.instance])
+    work_as_other()
+    assert workers() == {client.instance: 128, "other": 128}
+    keys = [f"k{number}" for number in range(40)]
+    for turn in ("first", "second"):
+        for key in keys:
+            send(world, topic, turn, sharding_key=key)
+    wait_for(lambda: work_as_other() or counts(world, group).succeeded == 80)
+    assert own.keys() | others.keys() == set(keys)
+    assert not own.keys() & others.keys()
+    assert set(map(tuple, [*own.values(), *others.values()])) == {("first", "second")}
+    client.close()
+    assert workers() == {"other": 256}  # at once: without a goodbye it takes a minute
+
+
 def test_a_rewind_repeats_and_what_was_in_hand_is_not_taken_twice(world, raw, connect, caplog):  # noqa: F811
     topic = world.topic()
     group = world.group(topic)

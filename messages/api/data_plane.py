@@ -39,6 +39,7 @@ _NEXT = _PULL | {"lease", "acks"}
 _ACKS = frozenset({"acks"})
 _ACK = frozenset({"lease", "id", "status", "delay_ms", "error"})
 _EXTENSION = frozenset({"visibility_ms"})
+_DEPARTURE = frozenset({"consumer"})
 View = Callable[..., HttpResponse]
 Handler = Callable[..., HttpResponse]  # (user, name, fields, what else is in the address)
 
@@ -114,7 +115,7 @@ def pull(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
         ) from None
     if found.reason == OUTSTANDING:
         raise backpressure.too_many_outstanding(group_id=group_id)
-    response = wire.respond({**wire.batch(found), "moved_at": pulling.moved_at})
+    response = wire.respond({**wire.batch(found), "moved_at": pulling.moved_at, "sticky": pulling.sticky})
     if found.reason == PARKED:
         response["Retry-After"] = RETRY_AFTER
     return response
@@ -158,7 +159,7 @@ def next_(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
         found = _wait(user, found, group_id, fields, take)
     except waiting.FullError:  # what was settled is committed: the caller must learn of it
         found = replace(found, reason="crowded")
-    response = wire.respond({"acks": wire.settled(settled), **wire.batch(found), "moved_at": pulling.moved_at})
+    response = wire.respond({"acks": wire.settled(settled), **wire.batch(found), "moved_at": pulling.moved_at, "sticky": pulling.sticky})
     if found.reason in {"crowded", PARKED, OUTSTANDING, *NOBODY}:
         response["Retry-After"] = RETRY_AFTER
     return response
@@ -171,6 +172,16 @@ def extension(user: User, group: str, fields: dict[str, Any], lease: str) -> Htt
     visibility_ms = _visibility(fields)
     until = services.extend(group_id=active_group(user, group), lease=lease, visibility_ms=visibility_ms)
     return wire.respond({"lease": lease, "lease_until": until})
+
+
+@data_plane("mq_messages.consume_message", documents.DepartureDocs)
+def departure(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
+    """A worker of a sticky group will not ask again: its keys go to the others at once."""
+    wire.only(fields, _DEPARTURE)
+    name = wire.text(fields, "consumer", "", MAX_CONSUMER)
+    if not name:
+        raise balancing.consumer_required()
+    return wire.respond({"left": services.leave_group(group_id=active_group(user, group), name=name)})
 
 
 def _visibility(fields: dict[str, Any]) -> int:
@@ -220,6 +231,7 @@ urlpatterns = [
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/pull$", pull, name="pull"),
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/acks$", acks, name="acks"),
     re_path(rf"^consumer-groups/(?P<name>{PATTERN})/next$", next_, name="next"),
+    re_path(rf"^consumer-groups/(?P<name>{PATTERN})/departures$", departure, name="departure"),
     re_path(
         rf"^consumer-groups/(?P<name>{PATTERN})/leases/(?P<lease>[0-9]{{1,19}}(?:-[0-9]{{1,18}})?)/extension$", extension, name="extension"
     ),

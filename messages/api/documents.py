@@ -165,6 +165,7 @@ class BatchSerializer(serializers.Serializer[Any]):
     moved_at = serializers.DateTimeField(
         allow_null=True, help_text="When a person has moved the group's position last: messages may come again. Known after 5 s at most."
     )
+    sticky = serializers.BooleanField(help_text="Whether a sharding key stays with its worker: say goodbye with POST …/departures then.")
 
 
 class OutcomeSerializer(serializers.Serializer[Any]):
@@ -219,6 +220,18 @@ class SettledAllSerializer(serializers.Serializer[Any]):
     """One result per ack, in their order."""
 
     acks = SettledSerializer(many=True)
+
+
+class NewDepartureSerializer(serializers.Serializer[Any]):
+    """Which worker leaves."""
+
+    consumer = serializers.CharField(max_length=255, help_text="What it called itself as consumer of its pulls.")
+
+
+class DepartureSerializer(serializers.Serializer[Any]):
+    """Whether it was there."""
+
+    left = serializers.BooleanField()
 
 
 class NewExtensionSerializer(serializers.Serializer[Any]):
@@ -485,6 +498,17 @@ class TransactionDocs(_Docs):
     )
     def post(self) -> None:
         """Send to several topics and ack leases of several groups, all in one commit or nothing at all; sends alone are fine, too."""
+
+
+class DepartureDocs(_Docs):
+    """POST consumer-groups/{name}/departures."""
+
+    @extend_schema(operation_id="depart", request=NewDepartureSerializer, responses={200: DepartureSerializer}, tags=["data plane"])
+    def post(self) -> None:
+        """Say goodbye as a worker of a sticky group, so that its keys go to the others at once, and not after a minute's silence.
+
+        What it still has in hand may be settled, and its keys wait for that. Again is harmless; so is it in a group that is not sticky.
+        """
 
 
 class ExtensionDocs(_Docs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from mqadmin_sdk.metadata import ClusterMetadata, GroupMetadata
     from mqadmin_sdk.transports import Context
 
+log = logging.getLogger(__name__)
+
 MAX_MESSAGES = 1000  # of one request; mqadmin's own limits
 MAX_BYTES = 8 * 1024 * 1024  # half of what it takes by default: base64 and names of fields come on top
 MAX_ACKS = 1000
 MAX_WAIT = 30.0
 _ANSWER = 10.0  # seconds for a request that does not wait
+_GOODBYE = 2.0  # seconds for one whose loss costs others a minute
 
 
 def producer(cluster: ClusterMetadata, context: Context) -> Producer:
@@ -108,6 +112,7 @@ class Consumer:
         self._control = control
         self._path = f"consumer-groups/{quote(group, safe='')}"
         self._closed = False
+        self._sticky = False  # each sharding key stays with its worker, as the last answer said
 
     def next(self, *, settle: Sequence[Settlement], max_messages: int, wait: float) -> Pulled:
         """Settle and pull: in one commit, but for acks of further leases, which go before it."""
@@ -141,6 +146,7 @@ class Consumer:
         # The lease began when the messages were handed out, before they arrived: not after `latest`, had this process been frozen since.
         expires = min(time.monotonic(), latest) + self.lease
         given, ordered = answer["lease"], answer.get("ordered", {})
+        self._sticky = answer.get("sticky", False)
         retry = headers.get("retry-after")
         return Pulled(
             deliveries=[_delivery(_message(one, self.group), given, expires, one["id"], ordered) for one in answer["messages"]],
@@ -182,7 +188,12 @@ class Consumer:
         return [ends[one.lease] is not None for one in deliveries]
 
     def close(self) -> None:
-        """Take no more; a `next` that waits ends with its time, or with the client."""
+        """Take no more; a `next` that waits ends with its time, or with the client. Of a sticky group the keys go to the other workers."""
+        if self._sticky and not self._closed:
+            try:
+                self._control.post(f"{self._path}/departures", {"consumer": self.consumer}, timeout=_GOODBYE, key=self.group)
+            except MqadminError as error:
+                log.warning("Group %s: it could not say goodbye, so the others get its keys after a minute only: %s", self.group, error)
         self._closed = True
 
 
