@@ -222,13 +222,13 @@ class SettledAllSerializer(serializers.Serializer[Any]):
     acks = SettledSerializer(many=True)
 
 
-class NewDepartureSerializer(serializers.Serializer[Any]):
+class NewGoodbyeSerializer(serializers.Serializer[Any]):
     """Which worker leaves."""
 
     consumer = serializers.CharField(max_length=255, help_text="What it called itself as consumer of its pulls.")
 
 
-class DepartureSerializer(serializers.Serializer[Any]):
+class GoodbyeSerializer(serializers.Serializer[Any]):
     """Whether it was there."""
 
     left = serializers.BooleanField()
@@ -503,7 +503,7 @@ class TransactionDocs(_Docs):
 class DepartureDocs(_Docs):
     """POST consumer-groups/{name}/departures."""
 
-    @extend_schema(operation_id="depart", request=NewDepartureSerializer, responses={200: DepartureSerializer}, tags=["data plane"])
+    @extend_schema(operation_id="depart", request=NewGoodbyeSerializer, responses={200: GoodbyeSerializer}, tags=["data plane"])
     def post(self) -> None:
         """Say goodbye as a worker of a sticky group, so that its keys go to the others at once, and not after a minute's silence.
 
