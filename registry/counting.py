@@ -20,6 +20,7 @@ NAMES = {
     "failed": gettext_lazy("failed"),
     "later": gettext_lazy("later"),
     "dead": gettext_lazy("dead"),
+    "leaked": gettext_lazy("leaked"),
     "in_hand": gettext_lazy("in hand"),
     "running": gettext_lazy("being handled"),
     "received": gettext_lazy("received"),
@@ -33,7 +34,7 @@ NAMES = {
     "moved": gettext_lazy("position moved"),
 }
 _PLACES = {name: place for place, name in enumerate(NAMES)}
-_BAD = frozenset({"failed", "dead"})
+_BAD = frozenset({"failed", "dead", "leaked"})
 _BRIEF = 4
 
 

@@ -96,11 +96,14 @@ def test_who_runs_it_now_and_for_whom_the_lease_is_not_enforced(api):
 def test_the_console_stops_what_its_list_shows_and_names_who_runs(client):
     alice, made = start_world()
     client.force_login(alice)
-    put(made[0].zookeeper_path, 1, role="shadow", applied_generation=2, ip="10.0.0.7", app="orders")
+    counts = {"counts": {"succeeded": 12, "leaked": 2}, "counted_at": timezone.now()}
+    put(made[0].zookeeper_path, 1, role="shadow", applied_generation=2, ip="10.0.0.7", app="orders", error="no route", **counts)
     put(made[0].group.zookeeper_path, 2, role="consumer", plain=True, ip="10.0.0.8")
     page = client.get(reverse("admin:consumers_shadow_detail", args=[made[0].pk])).content.decode()
     assert "10.0.0.7" in page
     assert "10.0.0.8" in page
+    assert "2 leaked" in page
+    assert "no route" in page
     assert "Lease not enforced" in page
     listed = client.get(reverse("admin:consumers_shadow"), {"task": "stress-1"}).content.decode()
     assert "Stop these: 2 are on" in listed

@@ -358,6 +358,32 @@ def test_shadow_groups_start_and_stop_by_the_flag(client, raw):
     wait_for(lambda: seen[3:] == [("stress", "billing", False, "deleted")])
 
 
+def test_what_a_shadow_consumer_does_stands_in_its_node(client, raw):
+    shadow(raw, 1, until=later(60))
+    followed = client.watch_shadow(lambda _now: None, groups=["billing"])
+    path = f"/zpt-instances/order-service/stress/billing/10.0.0.1@-@{os.getpid()}"
+
+    def said(*names):
+        report = json.loads(raw.get(path)[0])
+        return tuple(report.get(name) for name in names)
+
+    wait_for(lambda: running(raw) and said("state", "generation") == ("running", 1))
+    followed.tell("stress", "billing", state="failed", error="no route to broker", counts={"succeeded": 3})
+    wait_for(lambda: said("state", "error", "counts", "generation") == ("failed", "no route to broker", {"succeeded": 3}, 1))
+    shadow(raw, 2, until=later(120))  # a longer lease says nothing new of the consumer
+    wait_for(lambda: said("generation", "state", "error") == (2, "failed", "no route to broker"))
+    followed.tell("stress", "billing", state="running")
+    wait_for(lambda: said("state", "error") == ("running", None))
+    followed.tell("stress", "other", state="failed", error="nobody's")  # nothing runs there
+    with pytest.raises(ValueError, match="state is one of"):
+        followed.tell("stress", "billing", state="asleep")
+    shadow(raw, 3, "0")
+    wait_for(lambda: not running(raw))
+    followed.tell("stress", "billing", state="failed", error="too late")
+    shadow(raw, 4, until=later(60))
+    wait_for(lambda: running(raw) and said("state", "error", "generation") == ("running", None, 4))
+
+
 def test_a_shadow_watch_that_is_closed_while_its_callback_runs_leaves_no_instance(client, raw):
     started, release = threading.Event(), threading.Event()
     shadow(raw, 1, until=later(60))

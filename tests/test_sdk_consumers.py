@@ -336,6 +336,12 @@ def test_a_shadow_group_that_is_not_there_is_reported_and_waited_for(client, raw
     brokers["shadow_billing"].send("x", headers={SHADOW_HEADER: "stress"})
     wait_for(brokers["shadow_billing"].done)
 
+    def said():
+        [one] = instances(raw, "/zpt-instances/order-service/stress/billing")
+        return one["state"], one["error"], one["generation"], one.get("counts", {}).get("leaked")
+
+    wait_for(lambda: said() == ("running", None, 1, 0))  # it runs after all
+
 
 def test_a_leak_is_counted_and_nobody_handles_it(client, raw, brokers):
     handled = []

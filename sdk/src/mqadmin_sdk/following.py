@@ -21,7 +21,7 @@ from kazoo.protocol.states import KazooState
 from mqadmin_sdk import metadata
 from mqadmin_sdk.errors import MqadminError
 from mqadmin_sdk.known import Known, Node, state_of
-from mqadmin_sdk.subscriptions import ShadowSubscription, Subscription
+from mqadmin_sdk.subscriptions import ShadowRun, ShadowSubscription, Subscription
 from mqadmin_sdk.zk import PerProcess, paths
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ class Follower:
         """Follow the application's shadow groups."""
         followed = ShadowSubscription(app=self.app, ip=self.ip, callback=on_change, groups=groups)
         followed.on_close = lambda _: self._inbox.put(("close", followed))
+        followed.on_tell = lambda told, at_once: self._inbox.put(("tell", (told, at_once)))
         with self._lock:
             self._shadow.append(followed)
         self._start()
@@ -190,7 +191,7 @@ class Follower:
         self._again: set[str] = set()  # to be read once more when it is time
         self._unread: set[str] = set()  # nothing is known of these yet
         self._reports: dict[Report, bool] = {}  # to be published, or withdrawn (True)
-        self._counted: set[Subscription] = set()  # have nothing but new counts to report
+        self._counted: set[Subscription | ShadowRun] = set()  # have nothing but new counts to report
         self._dirty_shadow: set[ShadowSubscription] = set()
         self._times: dict[str, float] = {}  # when something is due, on the monotonic clock
         self._server_clock: tuple[float, float] | None = None  # (ms since 1970 by the server, our monotonic seconds)
@@ -374,7 +375,10 @@ class Follower:
                 self._shadow.remove(followed)
             if followed.watch is not None:
                 followed.watch.close()
-            self._reports.update((run.report, True) for run in followed.runs.values() if run.running)
+            for run in followed.runs.values():
+                run.closed = True
+                if run.running:
+                    self._reports[run.report] = True
             return
         with self._lock:
             self._subscriptions.pop(followed, None)

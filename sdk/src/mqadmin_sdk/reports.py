@@ -45,6 +45,10 @@ class Report:
         """Say that a change was applied now."""
         self.say(generation=generation or 0, cluster=cluster, state=state, error=None, appliedAt=_now())
 
+    def reached(self, *, generation: int | None) -> None:
+        """Say that a change was applied now, and of the state nothing new."""
+        self.say(generation=generation or 0, appliedAt=_now())
+
     def failed(self, error: BaseException) -> None:
         """Say that a change could not be applied; the generation stays the one that runs."""
         self.say(state="failed", error=f"{type(error).__name__}: {error}"[:1000])

@@ -86,8 +86,7 @@ class Subscription:
         `error` says why it is `failed`; any other state takes it back.
         `counts` are free numbers, such as `{"handled": 17}`. A new state is written at once, new counts at most every ten seconds.
         """
-        if state is not None and state not in get_args(State):
-            raise ValueError(f"state is one of {', '.join(get_args(State))}")
+        _check(state)
         changed = state is not None and self.report.say(state=state, error=error and error[:1000])
         if (counts is not None and self.report.say(counts=dict(counts))) or changed:
             self.on_tell(self, changed)
@@ -99,9 +98,9 @@ class Subscription:
         self.on_close(self)
 
 
-@dataclass
+@dataclass(eq=False)
 class ShadowRun:
-    """A shadow group as this process has it; the I/O thread decides `state`, the worker tells the callback."""
+    """A shadow group as this process has it: the I/O thread decides `state`, the worker tells the callback, anybody tells what it does."""
 
     state: metadata.ShadowGroup
     report: Report
@@ -109,6 +108,14 @@ class ShadowRun:
     mtime: int = 0
     ends: float | None = None  # on the monotonic clock
     running: bool = False  # what the callback was told last
+    failed: bool = False  # the callback has raised when it was to begin
+    told: bool = False  # something was told of its state since it began
+    closed: bool = False  # nobody follows it any more
+
+    @property
+    def present(self) -> bool:
+        """Whether it has a node."""
+        return self.running
 
 
 class ShadowSubscription:
@@ -120,6 +127,7 @@ class ShadowSubscription:
         self.path = paths.shadow_app(app)
         self.closed = False
         self.on_close: Callable[[ShadowSubscription], None] = lambda _subscription: None
+        self.on_tell: Callable[[ShadowRun, bool], None] = lambda _run, _at_once: None
         self.runs: dict[tuple[str, str], ShadowRun] = {}
         self.watch: TreeWatch | None = None
 
@@ -175,14 +183,39 @@ class ShadowSubscription:
         if self.closed:
             return
         if state.running != run.running:
-            run.running = state.running
+            run.running, run.failed, run.told = state.running, False, False
             try:
                 self.callback(state)
             except Exception as error:
+                run.failed = True
                 run.report.failed(error)
                 raise
-        if state.running:
-            run.report.applied(generation=state.generation, cluster=None, state="running")
+        if state.running and not run.failed:
+            if run.told:
+                run.report.reached(generation=state.generation)
+            else:
+                run.report.applied(generation=state.generation, cluster=None, state="running")
+
+    def tell(
+        self, task: str, group: str, *, state: State | None = None, counts: Mapping[str, int] | None = None, error: str | None = None
+    ) -> None:
+        """Report what the shadow consumer of a group does now, as `Subscription.tell`; of one that does not run nothing is reported.
+
+        `running` or `suspended` after a callback that has raised says that it runs after all.
+        """
+        _check(state)
+        run = self.runs.get((task, group))
+        if run is None or not run.running:
+            return
+        changed = False
+        if state is not None:
+            if run.failed and state in {"running", "suspended"}:
+                run.failed = False
+                run.report.reached(generation=run.state.generation)
+            run.told = not run.failed
+            changed = run.report.say(state=state, error=error and error[:1000])
+        if (counts is not None and run.report.say(counts=dict(counts))) or changed:
+            self.on_tell(run, changed)
 
     def close(self) -> None:
         """Stop following."""
@@ -191,6 +224,11 @@ class ShadowSubscription:
 
     def _instance(self, key: tuple[str, str]) -> str:
         return f"{paths.shadow_instances(self.app, *key)}/{paths.new_shadow_instance_name(ip=self.ip)}"
+
+
+def _check(state: State | None) -> None:
+    if state is not None and state not in get_args(State):
+        raise ValueError(f"state is one of {', '.join(get_args(State))}")
 
 
 def _end(run: ShadowRun, *, now: float, server_now: float | None) -> float | None:

@@ -230,8 +230,13 @@ class Consumers:
             return consumer_transport(metadata, context, consumer=name, lease=asked.options.lease, cluster=cluster)
 
         def tell(state: State, counts: dict[str, int], error: str | None) -> None:
-            if found and state != "starting":  # a report begins so
-                found[0].subscription.tell(state=state, counts=counts, error=error)
+            if not found or state == "starting":  # a report begins so
+                return
+            found[0].subscription.tell(state=state, counts=counts, error=error)
+            if task and (watch := self._shadow_watch) is not None:
+                now = asked.shadows.get(task)
+                if now is found[0] or (now is None and state != "draining"):  # not of one that ends while the next one has begun
+                    watch.tell(task, asked.group, state=state, counts={**counts, "leaked": self.shadowing.leaks.total}, error=error)
 
         found: list[Running] = []
         consumer = GroupConsumer(
