@@ -136,12 +136,8 @@ def test_it_says_when_nobody_watches(admin_person, stock):
 def test_it_says_how_many_services_there_is_no_room_for(admin_person, stock):
     client = browser(admin_person)
     row = RegistrarHeartbeat.objects.create(host="h", pid=1, zookeeper="connected", watch="live", discovery="live")
-    for refused, said in (
-        ({"/dubbo": 0}, ""),
-        ({"/dubbo": 1}, "1 more service below /dubbo is"),
-        ({"/dubbo": 70}, "70 more services below"),
-    ):
-        RegistrarHeartbeat.objects.filter(pk=row.pk).update(unrecorded=refused, beat_at=timezone.now())
+    for refused, said in ((0, ""), (1, "1 more service below /dubbo is"), (70, "70 more services below /dubbo are")):
+        RegistrarHeartbeat.objects.filter(pk=row.pk).update(unrecorded={"/dubbo": refused}, beat_at=timezone.now())
         for shown in (page(client, "registry_services"), page(client, "registry_service", stock.pk)):
             assert said in shown
             assert ("20,000" in shown) == bool(said)
