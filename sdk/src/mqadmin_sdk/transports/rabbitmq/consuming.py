@@ -212,7 +212,7 @@ class Consumer:
             "reason": record.reason,
             "error": record.error[:2000],
             "attempts": record.attempt,
-            "at": datetime.now(timezone.utc).isoformat(),  # noqa: UP017 - Python 3.10
+            "at": datetime.now(timezone.utc).isoformat(),
         }
         place = Place(f"{self.group}.dead", QUORUM)
         self._send_away(record, place, {DEAD + name: str(value) for name, value in facts.items()}, partial(self._bury, record))
@@ -413,6 +413,6 @@ def _number(value: Any) -> float | None:
 
 def _moment(seconds: float | None) -> datetime | None:
     try:
-        return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)  # noqa: UP017 - Python 3.10
+        return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
     except (ValueError, OverflowError, OSError):
         return None
