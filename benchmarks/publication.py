@@ -18,11 +18,13 @@ SESSIONS, FLEET_ROUNDS = 1000, 30
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 # The other process: kazoo's DataWatch on two nodes, and our SDK on one of them, as a callback and as a producer.
-# It prints which callback was called, and when; and when the producer's old transport is flushed, which is right after its switch.
+# It prints which callback was called, and when; and of the producer, when it heard of the change, knew the cluster, and had switched.
 _WATCHER = """
 import os, sys, time
 from kazoo.client import KazooClient
 from mqadmin_sdk import Client
+from mqadmin_sdk.following import Follower
+from mqadmin_sdk.producing.topics import Topic
 hosts = sys.argv[1]
 raw = KazooClient(hosts)
 raw.start(timeout=15)
@@ -32,12 +34,20 @@ def follow(name, path):
     raw.DataWatch(path, lambda data, stat, event: say(name, time.time_ns()) if event else None)
 follow("raw", "/raw")
 follow("published", "/zms/topic/bench")
+def then(what, name):
+    def told(self, *arguments):
+        answer = what(self, *arguments)
+        say(name, time.time_ns())
+        return answer
+    return told
+Follower._changed, Follower._offer = then(Follower._changed, "told"), then(Follower._offer, "known")
+Topic._switch = then(Topic._switch, "switched")
 class Transports:
     def producer(self, cluster, context):
         return Transport()
 class Transport:
     def flush(self, *, timeout):
-        say("switched", time.time_ns())
+        pass
     def close(self):
         pass
 sdk = Client(zookeeper=hosts, app="bench", transports={"kafka": Transports()})
@@ -128,7 +138,8 @@ def _listen(registrar: "subprocess.Popen[str]", parts: list[tuple[str, int]]) ->
 
 
 def _measure(raw: object, watcher: "subprocess.Popen[str]", parts: list[tuple[str, int]]) -> list[Row]:
-    names = ("raw", "published", "sdk", "switched", "from commit", "commit", "wake", "read", "write and watch")
+    parts_of_it = ("commit", "wake", "read", "write and watch", "the SDK reads", "and switches")
+    names = ("raw", "published", "sdk", "switched", "from commit", *parts_of_it)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(ROUNDS + 20):
         data = b"x" * 180 + str(number).encode()
@@ -137,11 +148,13 @@ def _measure(raw: object, watcher: "subprocess.Popen[str]", parts: list[tuple[st
         seen = {"raw": _await(watcher, "raw", started)}
         del parts[:]
         started, committed = _publish(number + 1)
-        seen |= _await_all(watcher, {"published", "sdk", "switched"}, started)
+        heard = _await_all(watcher, {"published", "sdk", "switched", "told", "known"}, started)
         woken, sent = _parts(parts, started, committed)
-        called = started + seen["published"] * 1e6
+        told, known, called, switched = (started + int(heard[name] * 1e6) for name in ("told", "known", "published", "switched"))
         ways = {"from commit": (committed, called), "commit": (started, committed), "wake": (committed, woken), "read": (woken, sent)}
-        ways["write and watch"] = (sent, called)
+        ways |= {"write and watch": (sent, told), "the SDK reads": (told, known), "and switches": (known, switched)}
+        ways["switched"] = (committed, switched)
+        seen |= {"published": heard["published"], "sdk": heard["sdk"]}
         seen |= {name: (end - begin) / 1e6 for name, (begin, end) in ways.items()}
         if number >= 20:  # the first rounds warm everything up
             for name, milliseconds in seen.items():
@@ -150,7 +163,7 @@ def _measure(raw: object, watcher: "subprocess.Popen[str]", parts: list[tuple[st
         ("from commit", "change committed → DataWatch callback"),
         ("published", "the same, the commit counted"),
         ("sdk", "change → SDK callback, cluster read, the commit counted"),
-        ("switched", "change of the cluster → producer of another process switched, the commit counted"),
+        ("switched", "change of the cluster committed → producer of another process switched"),
     )
     rows = []
     for name, what in whole:
@@ -158,7 +171,7 @@ def _measure(raw: object, watcher: "subprocess.Popen[str]", parts: list[tuple[st
             measured, floor = pick(times[name]), pick(times["raw"])
             note = f"{ROUNDS} changes; floor: raw kazoo set → DataWatch callback in the same process"
             rows.append(Row(f"{what}, {share}", measured, floor, measured / floor, "ms", note))
-    for name in ("commit", "wake", "read", "write and watch"):
+    for name in parts_of_it:
         measured, floor = statistics.median(times[name]), statistics.median(times["raw"])
         rows.append(Row(f"… part: {name}, p50", measured, floor, measured / floor, "ms", "the same floor"))
     return rows

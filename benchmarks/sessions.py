@@ -104,11 +104,12 @@ def main(hosts: str, count: int, paths: list[str]) -> None:
             if key.data is None:
                 return
             for path in key.data.read():
+                at = time.time_ns()
+                key.data.watch(path)  # before anybody hears of it, who may make the next change at once
                 heard[path] += 1
                 if heard[path] == count:
                     heard[path] = 0
-                    os.write(1, f"{path} {time.time_ns()}\n".encode())
-                key.data.watch(path)
+                    os.write(1, f"{path} {at}\n".encode())
         if time.monotonic() - alive > sessions[0].timeout / 4:
             alive = time.monotonic()
             for session in sessions:

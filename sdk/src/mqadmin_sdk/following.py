@@ -251,7 +251,7 @@ class Follower:
         self._inbox.put(("state", state))
 
     def _changed(self, path: str) -> None:
-        """Kazoo's callback thread, too."""
+        """Kazoo's connection thread, too."""
         self._inbox.put(("changed", path))
 
     # --- the worker: callbacks ------------------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
         timeout: float = 30.0,
         denied: set[str] | None = None,
     ) -> tuple[list[NodeData | None], list[NodeData | None]]:
-        """Read many nodes and be told, once, of the next change of each: `callback(path)`, on kazoo's callback thread: let it only enqueue.
+        """Read many nodes and be told, once, of the next change of each: `callback(path)` on kazoo's connection thread, to only enqueue it.
 
         One round trip, and a second one for those that are not there (None), whose creation is told of. Children coming and going are
         not. The watches end with the connection, without a word: ask again after the next. What stands at `also` is read after that,
@@ -317,7 +317,7 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
                     self._node_watches[path] = request.callback
 
     def dispatch(self, event: TreeEvent) -> None:
-        """Queue an event for the watches whose tree it lies in, and for the one of its node."""
+        """Queue an event for the watches whose tree it lies in, and tell the one of its node, on kazoo's connection thread."""
         with self._tree_lock:
             watches = [watch for watch in self._tree_watches if watch.covers(event.path)]
             path = _prefix_root(self.chroot, event.path)
@@ -328,7 +328,7 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
         for watch in watches:
             self.handler.dispatch_callback(Callback("watch", watch.deliver, (event,)))
         if once is not None:
-            self.handler.dispatch_callback(Callback("watch", once, (event.path,)))
+            once(event.path)
 
     def _on_state(self, state: str) -> None:
         """Run on kazoo's connection thread: nothing here may wait."""
