@@ -142,7 +142,7 @@ def test_an_address_that_nobody_can_reach_is_refused(address):
 def test_a_url_that_zookeeper_cannot_hold_is_refused_before_it_is_sent(on_zookeeper):
     with pytest.raises(UrlError, match="512000 at most"):
         on_zookeeper.register(provider(note="x" * 600_000))
-    assert on_zookeeper.is_available()
+    wait_for(on_zookeeper.is_available)
 
 
 def test_the_same_address_and_group_give_the_same_registry_until_it_is_closed(zk_chroot):
