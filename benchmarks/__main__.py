@@ -19,6 +19,7 @@ LARGE = (
     "imports",
     "metadata",
     "peers",
+    "registry",
     "scale",
     "sdk_send",
     "sdk_consume",

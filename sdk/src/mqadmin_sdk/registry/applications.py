@@ -156,7 +156,7 @@ class Applications(Closing):
             if time.monotonic() > until:
                 raise RegistryUnavailableError(f"no worker id could be taken within {timeout:g} s")
             time.sleep(random.uniform(0, pause))  # noqa: S311 - to let others pass
-            pause = min(0.1, pause * 2)
+            pause = min(1.0, pause * 2)
 
     def close(self) -> None:
         """Take this host offline everywhere."""
@@ -168,7 +168,8 @@ class Applications(Closing):
         keepers.release(self._keeper)
 
     def _take_id(self, client: ZooKeeper, path: str, counter: str) -> int | None:
-        own, last = client.multi_read([path, counter])[1]
+        folder = path.rpartition("/")[0]
+        own, last, parent = client.multi_read([path, counter, folder])[1]
         if own is not None and own.data:
             if not own.data.isdigit():
                 raise RegistryError(f"{path} holds {own.data[:40]!r}, no worker id")
@@ -177,8 +178,8 @@ class Applications(Closing):
         if number > _LARGEST:
             raise RegistryError(f"{counter} has no number left")
         width = len(last.data) if last is not None and len(last.data) == 8 else 4
-        for parent in {path.rpartition("/")[0], self._root}:
-            client.ensure_path(parent)
+        if parent is None:  # asked for beforehand: the longer it takes from reading to writing, the more often another was first
+            client.ensure_path(folder)
         transaction = client.transaction()
         if last is None:
             transaction.create(counter, number.to_bytes(width, "big"))

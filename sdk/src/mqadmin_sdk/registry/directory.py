@@ -30,7 +30,7 @@ class Directory(Closing):
     def urls(self) -> list[ServiceUrl]:
         """Return the providers that are registered, without those reported as failing."""
         with self._lock:
-            return [url for url in self._urls if url not in self._failing]
+            return [url for url in self._urls if url not in self._failing] if self._failing else list(self._urls)
 
     @property
     def stale(self) -> bool:
