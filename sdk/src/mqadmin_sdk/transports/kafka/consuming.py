@@ -22,7 +22,7 @@ from mqadmin_sdk.errors import MqadminError, UnreachableError
 from mqadmin_sdk.message import Message, Outgoing
 from mqadmin_sdk.transports import Delivery, Pulled, Settled, Settlement
 from mqadmin_sdk.transports.filters import matches
-from mqadmin_sdk.transports.kafka.clients import ID, KEY, TAG, alive, connected, settings_of
+from mqadmin_sdk.transports.kafka.clients import ID, KEY, TAG, alive, cause_of, connected, settings_of
 from mqadmin_sdk.transports.kafka.producing import Producer
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ NOTE_MOST = 3500  # characters; brokers take 4096 (offset.metadata.max.bytes)
 AHEAD = 5000  # messages of a partition from the first unsettled one: what may come twice after a crash
 _COMMIT_EVERY = 0.2  # seconds
 _TURN = 0.1
+_REACH = 3.0
 _CLOSING = 10.0
 _USELESS = {KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL}  # noqa: SLF001 - librdkafka's own
 
@@ -96,6 +97,7 @@ class _Record:
 class Consumer:
     """A member of Kafka's group. A thread of its own fetches ahead, commits, and takes part in rebalances, whatever handlers do.
 
+    It is made when the cluster answers, so that nobody takes it for applied before: raises UnreachableError.
     `lease` is how long Kafka waits for a process that is gone (session.timeout.ms, 6 s at least); what is in hand has no end of its own.
     """
 
@@ -132,9 +134,19 @@ class Consumer:
         settings = settings_of(cluster, context, own)
         settings.setdefault("max.poll.interval.ms", max(300_000, settings["session.timeout.ms"]))
         self._client = connected(confluent_kafka.Consumer, settings, cluster.name)
+        self._reach()
         self._client.subscribe(list(self._subscriptions), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         self._thread = threading.Thread(target=self._run, name=f"mqadmin-kafka-{group.name}", daemon=True)
         self._thread.start()
+
+    def _reach(self) -> None:
+        try:
+            self._client.list_topics(timeout=_REACH)
+        except KafkaException as error:
+            self._client.poll(0)  # librdkafka says why in a callback
+            self._client.close()
+            alive.discard(self._client)
+            raise UnreachableError(self._error or f"the Kafka cluster {self.cluster}: {cause_of(error).str()}") from error
 
     # --- the seam -------------------------------------------------------------------------------------------------------
 
