@@ -75,15 +75,14 @@ class Instances(ListPage[Instance]):
             title=gettext_lazy("From the publication until it was seen to run it, by the clock of the database"),
             value=_latency,
         ),
-        Column(
-            "counts",
-            gettext_lazy("Counts"),
-            css="hide-m",
-            title=gettext_lazy("What it counts of its work since it started"),
-            value=_counts,
-        ),
         Column("since", gettext_lazy("Since"), sort=("-online_since",), css="num", value=_since),
-        Column("error", gettext_lazy("Error or reason"), css="max", value="error"),
+        Column(
+            "error",
+            gettext_lazy("Error, or counts"),
+            css="max",
+            title=gettext_lazy("Why it could not apply a change; otherwise what it counts of its work since it started"),
+            value=lambda row: row.error or _counts(row),
+        ),
     ]
     search_fields = ("app", "ip", "sdk", "path", "node")
     default_sort = "applied"

@@ -35,7 +35,7 @@ NAMES = {
 }
 _PLACES = {name: place for place, name in enumerate(NAMES)}
 _BAD = frozenset({"failed", "dead", "leaked"})
-_BRIEF = 4
+_BRIEF = 3
 
 
 @dataclass(frozen=True, slots=True)
