@@ -21,7 +21,7 @@ from mqadmin_sdk import Client, Dead, Later, Outgoing, Token, TransportError, Un
 from mqadmin_sdk.metadata import ClusterMetadata, GroupMetadata
 from mqadmin_sdk.transports import Context, Settlement, consumer_transport, producer_transport
 from topics import moving
-from topics.models import Topic
+from topics.models import Draining, Topic
 
 
 @pytest.fixture
@@ -526,6 +526,7 @@ def test_a_running_producer_and_consumer_move_to_rabbitmq_and_back_while_it_is_k
         ended.set()
         thread.join()
         with django_db_blocker.unblock():  # the world takes the topic away, not the cluster
+            Draining.objects.all().delete()
             Topic.objects.filter(pk=topic.pk).update(cluster=world.builtin)
             cluster.delete()
     assert errors == []
