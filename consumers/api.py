@@ -54,11 +54,11 @@ class GroupSerializer(PublishedSerializer, serializers.ModelSerializer[ConsumerG
     class Meta:
         model = ConsumerGroup
         fields = [
-            "name", "application", "owner", "subscriptions", "draining",
+            "name", "application", "owner", "subscriptions",
             "mode", "instance_ttl_hours", "consume_from", "max_attempts", "backoff_ms", "backoff_max_ms",
             "push_url", "push_concurrency", "push_timeout_ms", "max_outstanding", "on_exhausted", "balance", "reason",
             "suspended", "suspend_reason", "state", "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason",
-            "version", "changed_at", "status", "waited",
+            "version", "changed_at", "draining", "status", "waited",
         ]  # fmt: skip
 
     @extend_schema_field(PublicationStatusSerializer(allow_null=True))

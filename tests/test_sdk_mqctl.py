@@ -487,7 +487,7 @@ def test_a_shell_completes_commands_and_names(mqctl):  # noqa: F811
         environment = {"_MQCTL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
         return {line.partition(",")[2] for line in mqctl.but(**environment).process().lines}
 
-    assert complete("mqctl topics ") == {"create", "list", "move", "show"}
+    assert complete("mqctl topics ") == {"create", "drained", "list", "move", "show"}
     assert complete("mqctl topics show order_t") == {"order_topic"}
     assert complete("mqctl topics list --output ") == {"table", "json"}
 

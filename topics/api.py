@@ -54,8 +54,9 @@ class TopicSerializer(PublishedSerializer, serializers.ModelSerializer[Topic]):
         model = Topic
         fields = [
             "name", "application", "owner", "expected_rate", "message_bytes", "partitions", "ordered", "order_scope", "max_backlog",
-            "ttl_seconds", "max_length", "retention", "retention_hours", "retention_mib", "reason", "cluster", "draining", "state",
-            "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "status", "waited",
+            "ttl_seconds", "max_length", "retention", "retention_hours", "retention_mib", "reason", "cluster", "state",
+            "requested_by", "requested_at", "decided_by", "decided_at", "decision_reason", "version", "changed_at", "draining",
+            "status", "waited",
         ]  # fmt: skip
 
     @extend_schema_field(PublicationStatusSerializer(allow_null=True))
