@@ -17,6 +17,7 @@ from clusters.models import Cluster
 from core.audit.models import AuditEntry
 from core.errors import Problem
 from core.operations.models import Operation, OperationItem
+from registry import gates
 from registry.models import Publication, RegistrarHeartbeat, Release
 from topics.models import Draining, Topic
 from topics.moving import move, move_many
@@ -186,6 +187,22 @@ def test_plain_clients_stand_in_the_way_of_another_kind_of_broker_only(world, ap
     assert "10.0.0.1, 10.0.0.2" in refused.body["warnings"][0]
     assert api("POST", "topics/t0000/moves", {"cluster": "kfk-b", "reason": "lost"}).status_code == 200
     assert api("POST", "topics/t0000/moves", {"cluster": "rocket", "reason": "lost", "accept_warnings": True}).status_code == 200
+
+
+def test_groups_that_may_have_no_queue_on_rabbitmq_stand_in_the_way_unless_they_were_seen_there(world, api):
+    alice = world.people.alice
+    rabbit = clusters.create(actor=alice, name="rabbit", kind="rabbitmq", address="10.0.0.4:5672")
+    alone, shared = some_topics(world, 2, world.a)
+    assert api("POST", f"topics/{alone.name}/moves", {"cluster": "rabbit", "reason": "one group"}).status_code == 200
+    for name in ("bills", "news"):
+        group(world.people, world.application, name, [(shared.name, "*")])
+    body = {"cluster": "rabbit", "reason": "two groups"}
+    refused = api("POST", f"topics/{shared.name}/moves", body)
+    assert (refused.status_code, refused.body["code"]) == (409, "confirmation_needed")
+    assert "a queue there: bills, news may miss" in refused.body["warnings"][0]
+    for name in ("bills", "news"):
+        gates.gate(actor=alice, path=GROUPS + name, cluster=rabbit.name, labels={"zone": "a"}, reason="make the queue")
+    assert api("POST", f"topics/{shared.name}/moves", body).status_code == 200
 
 
 @pytest.fixture

@@ -44,8 +44,8 @@ def move(*, actor: User, topic: Topic, cluster: Cluster, reason: str, accept_war
     """Assign an active topic to another cluster: what SDKs are told changes; messages that wait on the old one stay there to be drained.
 
     A `change` that is given is what it releases by, as a part of something larger. Problems: wrong_state, state_changed, same_cluster,
-    confirmation_needed (the cluster would be over its limits, knows less than the built-in store does, or is of another kind while plain
-    ZMS clients are online), and what rooms above refuse.
+    confirmation_needed (the cluster would be over its limits, knows less than the built-in store does, is of another kind while plain
+    ZMS clients are online, or is RabbitMQ, which groups may miss something on), and what rooms above refuse.
     """
     for problem in move_many(actor=actor, topics=[topic], cluster=cluster, reason=reason, accept_warnings=accept_warnings, change=change):
         if problem is not None:
@@ -128,6 +128,7 @@ class Look:
             self._obstacles |= follower.obstacles(ids, cluster)
         self._gated = gates.standing_at([topic.zookeeper_path for topic in topics])
         self._plain = _plain_clients(topics, cluster)
+        self._deaf = _without_a_queue(ids, cluster)
 
     def at(self, topic: Topic, used: Mapping[str, int]) -> tuple[list[str], Mapping[str, int]]:
         """What speaks against the move of one, and what the cluster, of which so much is `used`, has promised with it.
@@ -144,7 +145,7 @@ class Look:
         if topic.pk in self._obstacles:
             raise self._obstacles[topic.pk]
         place = placement.added(self.cluster, used, topic)
-        warnings = [*place.excess, *_lost(topic, self.cluster), *self._plain.get(topic.pk, [])]
+        warnings = [*place.excess, *_lost(topic, self.cluster), *self._plain.get(topic.pk, []), *self._deaf.get(topic.pk, [])]
         return warnings, {**used, **place.after}
 
 
@@ -228,6 +229,26 @@ def _lost(topic: Topic, cluster: Cluster) -> list[str]:
     names = ", ".join(name for name, value in used.items() if value)
     text = _("Only the built-in store sees to what the topic has set: {names}. On “{cluster}” its broker would have to.")
     return [text.format(names=names, cluster=cluster.name)] if names else []
+
+
+def _without_a_queue(topics: Collection[int], cluster: Cluster) -> dict[int, list[str]]:
+    """On RabbitMQ, which replays nothing: the groups that nobody has seen there, if there are several of a topic, in words.
+
+    For the queue of a single one producers wait.
+    """
+    if cluster.kind != Kind.RABBITMQ:
+        return {}
+    paths: dict[int, list[str]] = {}
+    for follower in followers:
+        for pk, following in follower.paths(topics).items():
+            paths[pk] = paths.get(pk, []) + following
+    gated = set(gates.gated([path for each in paths.values() for path in each]))  # to this cluster: others are an obstacle
+    text = _(
+        "RabbitMQ keeps messages only for groups that have a queue there: {names} may miss what is sent before their first consumer is on"
+        " “{cluster}”. Gate an instance of each to it first, or be sure that the queues are there."
+    )
+    found = {pk: [path.rsplit("/", 1)[1] for path in each if path not in gated] for pk, each in paths.items() if len(each) > 1}
+    return {pk: [text.format(names=", ".join(names[:20]), cluster=cluster.name)] for pk, names in found.items() if names}
 
 
 def _plain_clients(topics: Sequence[Topic], cluster: Cluster) -> dict[int, list[str]]:
