@@ -178,7 +178,7 @@ def test_a_delay_is_refused_in_words(connect, topic):
 
 def test_what_nobody_would_get_is_refused_and_waits_for_the_first_group_if_there_is_time(connect, tree, topic, rabbit):  # noqa: F811
     client = connect()
-    with pytest.raises(TransportError, match=f"{topic} has no queue of any group on the RabbitMQ cluster rabbit-a"):
+    with pytest.raises(TransportError, match=f"{topic} has no queue of any group on the RabbitMQ cluster rabbit-a: nobody would"):
         client.send(topic, "lost?", timeout=2)
     with connect(options={"rabbitmq": {"mandatory": False}}) as careless:
         assert careless.send(topic, "dropped").state == "accepted"

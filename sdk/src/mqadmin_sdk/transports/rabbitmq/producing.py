@@ -103,6 +103,7 @@ class Producer:
         self._ways: dict[Place, _Way] = {}  # the one that was used last at the end
         self._connection: Any = None
         self._early: list[tuple[Place, Sequence[Letter]]] = []  # what came before the connection
+        self._trouble: dict[str, str] = {}  # by topic, what RabbitMQ said of it last
         self._closed = False
         self._idle = threading.Condition()
         self._open = 0  # letters without a report
@@ -132,7 +133,7 @@ class Producer:
             self.put(Place(topic), letters)
             batch.done.wait(max(0.0, ends - time.monotonic()))
         batch.is_waited_for = False
-        trouble = self._link.error or self._link.blocked
+        trouble = self._link.error or self._link.blocked or self._trouble.get(topic)
         detail = f"the RabbitMQ cluster {self.cluster} did not confirm it within {timeout:g} s{f' ({trouble})' if trouble else ''}"
         return [one or TransportError(detail, unknown=True) for one in batch.results]
 
@@ -244,7 +245,10 @@ class Producer:
             way.arrives = error is None or not self._settings.mandatory
             way.probing = False
             self._done(letter, error)
-            if error is not None:  # what is behind it does not overtake it
+            if error is None:
+                self._trouble.pop(way.place.name, None)
+            else:  # what is behind it does not overtake it
+                self._trouble[way.place.name] = str(error)
                 self._fail(way, error)
         self._go_on(way)
 
