@@ -18,7 +18,12 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        constraints = [(x509.BasicConstraints(ca=True, path_length=0), True)]
+        uses = dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False)
+        uses |= dict.fromkeys(("encipher_only", "decipher_only"), False)
+        constraints = [
+            (x509.BasicConstraints(ca=True, path_length=0), True),
+            (x509.KeyUsage(key_cert_sign=True, crl_sign=True, **uses), True),
+        ]
         self.certificate = folder / f"{name}.pem"
         self.certificate.write_bytes(self._sign(self._name, self._key, constraints).public_bytes(serialization.Encoding.PEM))
 
@@ -39,6 +44,10 @@ class Authority:
         made = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key.public_key())
         made = made.serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(hours=1))
         made = made.not_valid_after(now + timedelta(days=1))
-        for extension, critical in extensions:
+        ids = (  # OpenSSL wants them where Python is strict, as it is from 3.13 on
+            (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+            (x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False),
+        )
+        for extension, critical in (*extensions, *ids):
             made = made.add_extension(extension, critical=critical)
         return made.sign(self._key, hashes.SHA256())

@@ -193,7 +193,7 @@ def test_a_fault_of_mqadmin_is_tried_again_within_the_time_only():
         assert control.post("x", {}, repeat=True) == {"ok": True}
         assert len(web.seen) == 3
     with server(refusal) as web, closing(ControlPlane(web.url)) as control:
-        with pytest.raises(UnavailableError):
+        with pytest.raises((UnavailableError, UnreachableError)):  # the time may be over while the last one waits for its answer
             control.post("x", {}, repeat=True, timeout=3)
         assert 1 < len(web.seen) < 60
 
