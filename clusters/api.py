@@ -15,6 +15,7 @@ from core.api.permissions import require
 from core.api.views import NamedViewSet, actor, extend, extend_put, validated
 from core.errors import conflict
 
+PROXIES = "RocketMQ only: its gRPC proxies, host:port;host:port, which Python applications need."
 BROKERS = [kind for kind in Kind.choices if kind[0] != Kind.BUILTIN]
 
 
@@ -23,7 +24,7 @@ class ClusterSerializer(serializers.ModelSerializer[Cluster]):
 
     class Meta:
         model = Cluster
-        fields = ["name", "kind", "address", "description", *services.LIMITS, "version", "created_at", "changed_at"]
+        fields = ["name", "kind", "address", "proxy_address", "description", *services.LIMITS, "version", "created_at", "changed_at"]
 
 
 def _limit(name: str, unit: str) -> serializers.IntegerField:
@@ -46,6 +47,7 @@ class NewClusterSerializer(LimitsSerializer):
     name = serializers.CharField(trim_whitespace=False)
     kind = serializers.ChoiceField(choices=BROKERS)
     address = serializers.CharField(max_length=2000)
+    proxy_address = serializers.CharField(max_length=2000, required=False, allow_blank=True, default="", help_text=PROXIES)
     description = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
 
 
@@ -53,6 +55,7 @@ class ClusterChangeSerializer(LimitsSerializer):
     """What can be changed; a new address sets every dependent node again."""
 
     address = serializers.CharField(max_length=2000, required=False, allow_blank=True)
+    proxy_address = serializers.CharField(max_length=2000, required=False, allow_blank=True, help_text=PROXIES)
     description = serializers.CharField(max_length=500, required=False, allow_blank=True)
 
 
@@ -61,6 +64,7 @@ class ClusterPutSerializer(LimitsSerializer):
 
     kind = serializers.ChoiceField(choices=Kind.choices)
     address = serializers.CharField(max_length=2000, allow_blank=True)
+    proxy_address = serializers.CharField(max_length=2000, required=False, allow_blank=True, default="", help_text=PROXIES)
     description = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
 
 

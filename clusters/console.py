@@ -100,7 +100,22 @@ class AddressForm(ConsoleForm):
         label=gettext_lazy("Address"),
         help_text=gettext_lazy("Kafka and RabbitMQ: host:port,host:port. RocketMQ name servers: host:port;host:port."),
     )
+    proxy_address = forms.CharField(
+        max_length=2000,
+        required=False,
+        label=gettext_lazy("Proxy address"),
+        help_text=gettext_lazy("RocketMQ only: the gRPC proxies, host:port;host:port. Python applications need them; Java clients do not."),
+    )
     description = forms.CharField(max_length=500, required=False, label=gettext_lazy("Description"))
+
+
+class EditForm(AddressForm):
+    """What can be changed; only RocketMQ has proxies."""
+
+    def __init__(self, *args: Any, kind: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if kind != Kind.ROCKETMQ:
+            del self.fields["proxy_address"]
 
 
 class AddForm(AddressForm):
@@ -110,7 +125,7 @@ class AddForm(AddressForm):
         max_length=200, label=gettext_lazy("Name"), help_text=gettext_lazy("Becomes the node /zms/cluster/NAME and cannot be changed.")
     )
     kind = forms.ChoiceField(choices=[choice for choice in Kind.choices if choice[0] != Kind.BUILTIN], label=gettext_lazy("Kind"))
-    field_order = ["name", "kind", "address", "description"]
+    field_order = ["name", "kind", "address", "proxy_address", "description"]
 
 
 class Add(FormPage):
@@ -141,13 +156,17 @@ class Edit(ClusterPage):
     """Change the address; every node that depends on it is set again."""
 
     template_name = "clusters/form.html"
-    form_class = AddressForm
+    form_class = EditForm
     submit_label = gettext_lazy("Save and publish")
+
+    def form_arguments(self) -> dict[str, Any]:
+        """What its kind has."""
+        return {"kind": self.cluster.kind}
 
     def initial(self) -> dict[str, Any]:
         """As it is."""
         cluster = self.cluster
-        return {"address": cluster.address, "description": cluster.description}
+        return {"address": cluster.address, "proxy_address": cluster.proxy_address, "description": cluster.description}
 
     def context(self) -> dict[str, Any]:
         """How many nodes will be set again."""
@@ -172,7 +191,7 @@ class Edit(ClusterPage):
 
     def success(self, form: AddressForm) -> Any:
         """Said plainly."""
-        if "address" in form.changed_data:
+        if {"address", "proxy_address"} & set(form.changed_data):
             return _("Saved; the nodes that depend on it are set again.")
         return _("Saved.")
 

@@ -38,6 +38,14 @@ class Cluster(models.Model):
         blank=True,
         help_text=_("Kafka and RabbitMQ: host:port,host:port. RocketMQ name servers: host:port;host:port."),
     )
+    proxy_address = models.CharField(
+        _("proxy address"),
+        max_length=2000,
+        blank=True,
+        default="",
+        db_default="",  # a process that does not know it yet adds clusters, too
+        help_text=_("RocketMQ only: the gRPC proxies, host:port;host:port. Python applications need them; Java clients do not."),
+    )
     description = models.CharField(_("description"), max_length=500, blank=True)
     # What an operator says that it takes; empty: nobody knows, which is not the same as no end.
     max_topics = models.PositiveIntegerField(_("topics at most"), null=True, blank=True)

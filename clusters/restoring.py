@@ -22,7 +22,14 @@ def restore(*, actor: User, path: str, values: Mapping[str, str], change: Change
     kind = values.get("brokerType", "")
     if cluster.kind != kind:
         raise gone(_("“{name}” was a cluster of another kind then: {kind}.").format(name=cluster.name, kind=kind))
-    services.change(actor=actor, cluster=cluster, address=values.get("bootAddr", ""), description=cluster.description, change=change)
+    services.change(
+        actor=actor,
+        cluster=cluster,
+        address=values.get("bootAddr", ""),
+        proxy_address=values.get("mqadmin.proxyAddr", ""),
+        description=cluster.description,
+        change=change,
+    )
 
 
 ROOM = Room(PERMISSION, restore)

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import User
-from clusters.addresses import check_address
+from clusters.addresses import check_address, check_proxy_address
 from clusters.models import Cluster, Kind
 from core import deletion
 from core.audit.services import record
@@ -44,6 +44,7 @@ def create(
     name: str,
     kind: str,
     address: str,
+    proxy_address: str = "",
     description: str = "",
     standing: Standing | None = None,
     **limits: int | None,
@@ -57,9 +58,11 @@ def create(
         detail = _("Choose kafka, rocketmq or rabbitmq; the built-in store is there already.")
         raise Problem("invalid_kind", detail, errors=[FieldError("/kind", detail)])
     address = check_address(kind, address)
+    proxy_address = check_proxy_address(kind, proxy_address)
     try:
         with transaction.atomic():
-            cluster = Cluster.objects.create(name=name, kind=kind, address=address, description=description, **checked_limits(limits))
+            addresses = {"address": address, "proxy_address": proxy_address}
+            cluster = Cluster.objects.create(name=name, kind=kind, **addresses, description=description, **checked_limits(limits))
             record(actor=actor, action="create", kind="cluster", name=name, after=_audited(cluster))
             change = Change(author=actor, message=f"Cluster “{name}” added.")
             registry.bring_many([(node_of(cluster), standing)], change=change)
@@ -70,13 +73,23 @@ def create(
     return cluster
 
 
-def change(*, actor: User, cluster: Cluster, address: str, description: str, change: Change | None = None, **limits: int | None) -> Cluster:
-    """Change the version at hand; when the address differs, every node that depends on the cluster is set again.
+def change(
+    *,
+    actor: User,
+    cluster: Cluster,
+    address: str,
+    description: str,
+    proxy_address: str | None = None,
+    change: Change | None = None,
+    **limits: int | None,
+) -> Cluster:
+    """Change the version at hand; when an address differs, every node that depends on the cluster is set again.
 
-    Of the limits (`LIMITS`) those that are given; None: not known. A `change` that is given is what it releases by, as a part of something
-    larger. Problems: invalid_address, invalid, state_changed.
+    A `proxy_address` that is None stays as it is. Of the limits (`LIMITS`) those that are given; None: not known. A `change` that is
+    given is what it releases by, as a part of something larger. Problems: invalid_address, invalid, state_changed.
     """
     address = check_address(cluster.kind, address)
+    proxy_address = cluster.proxy_address if proxy_address is None else check_proxy_address(cluster.kind, proxy_address)
     with transaction.atomic():
         # The row lock keeps two changes of one cluster apart; nothing but the database is touched while it is held.
         found = Cluster.objects.select_for_update().filter(pk=cluster.pk, version=cluster.version).first()
@@ -84,8 +97,8 @@ def change(*, actor: User, cluster: Cluster, address: str, description: str, cha
             raise changed_meanwhile()
         cluster = found
         before = _audited(cluster)
-        moved = address != cluster.address
-        columns = {"address": address, "description": description, **checked_limits(limits)}
+        moved = (address, proxy_address) != (cluster.address, cluster.proxy_address)
+        columns = {"address": address, "proxy_address": proxy_address, "description": description, **checked_limits(limits)}
         if all(getattr(cluster, name) == value for name, value in columns.items()):
             return cluster
         Cluster.objects.filter(pk=cluster.pk).update(version=F("version") + 1, changed_at=timezone.now(), **columns)
@@ -93,6 +106,8 @@ def change(*, actor: User, cluster: Cluster, address: str, description: str, cha
         record(actor=actor, action="change", kind="cluster", name=cluster.name, before=before, after=_audited(cluster))
         if moved:
             message = f"Address of “{cluster.name}”: {before['address']} became {address}."
+            if address == before["address"]:
+                message = f"Proxies of “{cluster.name}”: {before['proxy_address'] or 'none'} became {proxy_address or 'none'}."
             change = change or Change(author=actor, message=message)
             _publish(cluster, change)
             registry.republish(paths=dependent_paths(cluster), change=change)
@@ -129,7 +144,8 @@ def dependent_paths(cluster: Cluster) -> list[str]:
 def node_of(cluster: Cluster) -> registry.Node:
     """What SDKs should see; serverIps stays as it is for ever: any difference restarts ZMS clients."""
     zms = {"bootAddr": cluster.address, "brokerType": cluster.kind, "serverIps": ""}
-    return registry.Node(path=cluster.zookeeper_path, zms=zms, own={})
+    own = {"mqadmin.proxyAddr": cluster.proxy_address} if cluster.proxy_address else {}
+    return registry.Node(path=cluster.zookeeper_path, zms=zms, own=own)
 
 
 def _publish(cluster: Cluster, change: Change) -> None:
@@ -151,6 +167,7 @@ def _audited(cluster: Cluster) -> dict[str, Any]:
     return {
         "kind": cluster.kind,
         "address": cluster.address,
+        "proxy_address": cluster.proxy_address,
         "description": cluster.description,
         **{name: getattr(cluster, name) for name in LIMITS},
     }

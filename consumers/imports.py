@@ -18,7 +18,7 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 
 from clusters import services as clusters
-from clusters.addresses import check_address
+from clusters.addresses import check_address, check_proxy_address
 from clusters.models import Cluster, Kind
 from consumers import manifests, requests, services
 from consumers.adopting import check_bound
@@ -161,6 +161,7 @@ def _cluster(entry: Entry, known: Known) -> tuple[Planned, list[str]]:
         raise conflict("kind_is_fixed", _("The kind of a cluster cannot be changed."))
     if "address" in fields or there is None:
         check_address(kind, fields.get("address", ""))
+    check_proxy_address(kind, fields.get("proxy_address", ""))
     clusters.checked_limits(_only(fields, *clusters.LIMITS))
     wanted = Cluster(
         **{**({name: getattr(there, name) for name in manifests.FIELDS["clusters"]} if there else {}), **fields}, name=entry.name

@@ -31,7 +31,7 @@ LINES = "lines"  # the kind of what of an exported tree could not be read
 MAX_ITEMS = 100_000
 #: The fields of an item besides its name, with their JSON types; a limit may be null as well.
 FIELDS: Mapping[str, Mapping[str, type]] = {
-    "clusters": {"kind": str, "address": str, "description": str, **dict.fromkeys(LIMITS, int)},
+    "clusters": {"kind": str, "address": str, "proxy_address": str, "description": str, **dict.fromkeys(LIMITS, int)},
     "topics": {"cluster": str, **{name: field.type for name, field in CreateTopic.fields.items()}, "purpose": str},
     "consumer_groups": {**{name: field.type for name, field in GROUP_FIELDS.items()}, "suspended": bool, "purpose": str},
 }
@@ -156,7 +156,7 @@ def document_of(user: User) -> dict[str, list[dict[str, Any]]]:
 
 def cluster_fields(cluster: Cluster) -> dict[str, Any]:
     """A cluster as a manifest has it."""
-    fields = {"kind": cluster.kind, "address": cluster.address, "description": cluster.description}
+    fields = {"kind": cluster.kind, "address": cluster.address, "proxy_address": cluster.proxy_address, "description": cluster.description}
     return {**fields, **{name: getattr(cluster, name) for name in LIMITS}}
 
 
@@ -280,7 +280,8 @@ def _fields_of(kind: str, node: Standing) -> dict[str, Any]:
         raise Problem("incomplete_node", detail)
     _check_gated(pairs)
     if kind == "clusters":
-        return {"kind": pairs["brokerType"].lower(), "address": pairs.get("bootAddr", "")}
+        addresses = {"address": pairs.get("bootAddr", ""), "proxy_address": pairs.get("mqadmin.proxyAddr", "")}
+        return {"kind": pairs["brokerType"].lower(), **addresses}
     if kind == "topics":
         return {"cluster": pairs["clusterName"]}
     return _group_fields(pairs)

@@ -51,3 +51,23 @@ def test_it_refuses_a_second_builtin_store_duplicates_and_unknown_kinds(api):
 def test_the_builtin_store_has_no_address(api):
     assert api.now("PATCH", "clusters/builtin", {"address": "x:1"}).body["code"] == "invalid_address"
     assert api.now("PATCH", "clusters/builtin", {"description": "small topics"}).body["description"] == "small topics"
+
+
+def test_the_proxies_of_a_rocketmq_cluster_are_published_and_change_what_depends_on_it(api):
+    fields = {"kind": "rocketmq", "address": "n1:9876;n2:9876", "proxy_address": "p1:8081; p2:8081"}
+    made = api("POST", "clusters", {"name": "rmq-a", **fields})
+    assert (made.status_code, made.body["proxy_address"]) == (201, "p1:8081;p2:8081")
+    node = Publication.objects.get(path="/zms/cluster/rmq-a")
+    assert bytes(node.data) == (
+        b"bootAddr=n1\\:9876;n2\\:9876\nbrokerType=rocketmq\nserverIps=\nmqadmin.generation=1\nmqadmin.proxyAddr=p1\\:8081;p2\\:8081\n"
+    )
+    assert api.now("PATCH", "clusters/rmq-a", {"description": "big"}).body["proxy_address"] == "p1:8081;p2:8081"
+    assert api.now("PATCH", "clusters/rmq-a", {"proxy_address": ""}).body["proxy_address"] == ""
+    node.refresh_from_db()
+    assert bytes(node.data) == b"bootAddr=n1\\:9876;n2\\:9876\nbrokerType=rocketmq\nserverIps=\nmqadmin.generation=2\n"
+
+
+@pytest.mark.parametrize(("kind", "proxies"), [("rocketmq", "p1"), ("rocketmq", "p1:8081,p2:8081"), ("kafka", "p1:8081")])
+def test_it_refuses_proxies_that_clients_cannot_read_and_those_of_others(api, kind, proxies):
+    answer = api("POST", "clusters", {"name": "c", "kind": kind, "address": "a:1", "proxy_address": proxies})
+    assert (answer.status_code, answer.body["errors"][0]["pointer"], Cluster.objects.count()) == (400, "/proxy_address", 1)

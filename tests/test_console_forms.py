@@ -267,6 +267,18 @@ def test_a_cluster_is_added_and_its_address_changed_with_all_that_depends_on_it(
     assert "has no address" in refused.content.decode()
 
 
+def test_only_a_rocketmq_cluster_has_proxies(alice):
+    form = {"name": "rmq-a", "kind": "kafka", "address": "10.0.0.1:9876", "proxy_address": "10.0.0.1:8081"}
+    assert "Only a RocketMQ cluster has proxies." in alice.post(page("clusters_add"), form).content.decode()
+    alice.post(page("clusters_add"), {**form, "kind": "rocketmq"})
+    assert "10.0.0.1:8081" in alice.get(page("clusters_detail", "rmq-a")).content.decode()
+    changed = {"address": "10.0.0.1:9876", "proxy_address": "10.0.0.2:8081", "description": ""}
+    assert alice.post(page("clusters_edit", "rmq-a"), changed).status_code == 302
+    assert Cluster.objects.get(name="rmq-a").proxy_address == "10.0.0.2:8081"
+    alice.post(page("clusters_add"), {"name": "kfk-a", "kind": "kafka", "address": "10.0.0.1:9092"})
+    assert "Proxy address" not in alice.get(page("clusters_edit", "kfk-a")).content.decode()
+
+
 def test_a_shadow_group_is_added_switched_on_and_off_and_all_are_stopped(people, application, alice):
     order = topic(people, application, "order_topic")
     other = topic(people, application, "other_topic")

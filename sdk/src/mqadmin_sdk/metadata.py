@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 _READ = (
-    "bootAddr", "brokerType", "serverIps",
+    "bootAddr", "brokerType", "serverIps", "mqadmin.proxyAddr",
     "clusterName", "gatedIps", "gatedCluster", "mqadmin.gatedLabels", "mqadmin.drainClusters", "mqadmin.generation",
     "bindingTopic", "broadcast", "consumeFrom", "suspend", "mqadmin.subscriptions", "mqadmin.maxAttempts",
 )  # fmt: skip
@@ -33,7 +33,8 @@ class BrokenNodeError(MqadminError, ValueError):
 class ClusterMetadata:
     """Where a topic lives. `broker_type`: kafka, rocketmq, rabbitmq or builtin (mqadmin's own store, reached over HTTP).
 
-    `stale` is said of a cluster that was asked for by its name, and means what it does in a topic.
+    `stale` is said of a cluster that was asked for by its name, and means what it does in a topic. `proxy_addr`: of a RocketMQ cluster,
+    where its gRPC proxies are.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ClusterMetadata:
     server_ips: str = ""
     generation: int | None = None
     stale: bool = field(default=False, compare=False)
+    proxy_addr: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def parse_cluster(name: str, pairs: Mapping[str, str]) -> ClusterMetadata:
         broker_type=pairs.get("brokerType", ""),
         server_ips=pairs.get("serverIps", ""),
         generation=properties.generation_of(pairs),
+        proxy_addr=pairs.get("mqadmin.proxyAddr", ""),
     )
 
 

@@ -333,12 +333,16 @@ class Doctor:
         if pairs.get("brokerType") == "builtin":
             yield Check(name, "ok", "the built-in store: reached by the control plane's address")
             return
-        servers = [one.strip() for one in pairs.get("bootAddr", "").replace(";", ",").split(",") if one.strip()]
+        kind = pairs.get("brokerType", "")
+        key = "mqadmin.proxyAddr" if kind == "rocketmq" else "bootAddr"  # where Python applications go
+        if not pairs.get(key):
+            yield Check(name, "error", f"{kind}: its node has no {key}", "Operators enter the address at the cluster in mqadmin.")
+            return
+        servers = [one.strip() for one in pairs[key].replace(";", ",").split(",") if one.strip()]
         split = [(host.strip("[]"), port) for host, _colon, port in (server.rpartition(":") for server in servers)]
         with ThreadPoolExecutor(8) as threads:
             errors = list(threads.map(lambda server: _connects(*server), split))
         bad = [f"{server}: {error}" for server, error in zip(servers, errors, strict=True) if error]
-        kind = pairs.get("brokerType", "")
         if not bad:
             yield Check(name, "ok", f"{kind}: {len(servers)} of {len(servers)} addresses take connections")
         else:

@@ -68,7 +68,7 @@ class Feed:
 def key_of(group: GroupMetadata, cluster: ClusterMetadata) -> tuple[Hashable, ...]:
     """What a transport was made for, its cluster first: when it changes, another one is made."""
     return (
-        (cluster.name, cluster.boot_addr, cluster.broker_type, cluster.server_ips),
+        (cluster.name, cluster.boot_addr, cluster.broker_type, cluster.server_ips, cluster.proxy_addr),
         tuple(sorted(group.subscriptions.items())),
         group.broadcast,
         group.consume_from,

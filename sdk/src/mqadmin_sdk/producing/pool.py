@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FLUSH = 30.0  # seconds that an old transport has to get rid of what it took
-Key = tuple[str, str, str, str]
+Key = tuple[str, str, str, str, str]
 
 
 def key_of(cluster: ClusterMetadata) -> Key:
     """What makes two states of a cluster the same for a client of its broker: all but the generation."""
-    return cluster.name, cluster.broker_type, cluster.boot_addr, cluster.server_ips
+    return cluster.name, cluster.broker_type, cluster.boot_addr, cluster.server_ips, cluster.proxy_addr
 
 
 class Shared:
