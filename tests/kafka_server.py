@@ -29,7 +29,7 @@ class KafkaServer:
 
     def __init__(self, directory: Path) -> None:
         home = Path(os.environ.get("MQADMIN_HOME") or CHECKOUT / ".mqadmin")
-        self.jars = jars.kafka(home)
+        self.jars = jars.directory_of(home, "kafka")
         assert self.jars.exists(), "These tests need Kafka's jars: `make test` fetches them, with Maven (apt-get install maven)"
         self.directory = directory
         self.port, self.secure_port, controller = free_port(), free_port(), free_port()

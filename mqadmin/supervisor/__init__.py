@@ -13,7 +13,7 @@ nothing survives a `kill -9` of the supervisor itself (guard.py).
 | `home` | the data directory: ports, secrets, lock, the files that others read |
 | `output` | steps with progress, and the log stream with its colours |
 | `provision`, `packages`, `apt` | the virtual environment, and the server binaries |
-| `jars` | Kafka, for the tests |
+| `jars` | Kafka and RocketMQ, for the tests |
 | `accounts` | the system user that Postgres runs as when we are root |
 | `services` | private Postgres, ZooKeeper and Redis |
 | `processes`, `guard` | children, /proc, and what happens to them when the supervisor dies |

@@ -161,6 +161,7 @@ class ConsumerTransport(Protocol):
 _MODULES: Mapping[str, tuple[str, str]] = {  # by kind of broker: the module, and the extra that it needs
     "builtin": ("builtin", ""),
     "kafka": ("kafka", "kafka"),
+    "rocketmq": ("rocketmq", "rocketmq"),
     "rabbitmq": ("rabbitmq", "rabbitmq"),
 }
 
