@@ -186,7 +186,7 @@ class Client:
         ]
         if self._keys is not None:
             access, secret = self._keys
-            now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")  # noqa: UP017 - Python 3.10
+            now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
             signed = hmac.new(secret.encode(), now.encode(), hashlib.sha1).hexdigest().upper()
             value = f"MQv2-HMAC-SHA1 Credential={access}, SignedHeaders=x-mq-date-time, Signature={signed}"
             headers += [("x-mq-date-time", now), ("authorization", value)]

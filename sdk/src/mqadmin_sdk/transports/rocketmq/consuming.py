@@ -400,5 +400,5 @@ def _message(one: Any, topic: str, group: str) -> Message:
         sharding_key=headers.pop(SHARDING, None) or properties.message_group or None,
         headers=headers,
         attempt=max(1, properties.delivery_attempt),
-        sent_at=datetime.fromtimestamp(born.seconds, timezone.utc) + timedelta(microseconds=born.nanos // 1000),  # noqa: UP017 - Python 3.10
+        sent_at=datetime.fromtimestamp(born.seconds, timezone.utc) + timedelta(microseconds=born.nanos // 1000),
     )

@@ -161,5 +161,5 @@ def _result(message: Outgoing, made: Any, topic: str, cluster: str) -> SendResul
     if message.deliver_at is None and not message.delay:
         return SendResult(message.id, topic, cluster)
     due = made.system_properties.delivery_timestamp
-    moment = datetime.fromtimestamp(due.seconds, timezone.utc) + timedelta(microseconds=due.nanos // 1000)  # noqa: UP017 - Python 3.10
+    moment = datetime.fromtimestamp(due.seconds, timezone.utc) + timedelta(microseconds=due.nanos // 1000)
     return SendResult(message.id, topic, cluster, "delayed", deliver_at=moment)
