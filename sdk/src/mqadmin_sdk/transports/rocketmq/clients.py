@@ -214,6 +214,10 @@ class Client:
             self._beat(made)
             return made
 
+    def reach(self) -> None:
+        """Connect. Raises UnreachableError, TransportError."""
+        self.link(self._boot, CONNECT)
+
     def link_of(self, queue: Any, timeout: float) -> Link:
         """Return the connection to the broker of a queue."""
         return self.link(tuple(sorted((one.host, one.port) for one in queue.broker.endpoints.addresses)), timeout)

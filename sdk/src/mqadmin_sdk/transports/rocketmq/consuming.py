@@ -69,7 +69,10 @@ class _Handle:
 
 
 class Consumer:
-    """Pops for one group, from each broker of its topics."""
+    """Pops for one group, from each broker of its topics.
+
+    It is made when the cluster answers, so that nobody takes it for applied before: raises UnreachableError.
+    """
 
     def __init__(self, cluster: ClusterMetadata, group: GroupMetadata, context: Context, *, consumer: str, lease: float) -> None:
         self.group, self.cluster = group.name, cluster.name
@@ -93,6 +96,7 @@ class Consumer:
         self._said: dict[str, str] = {}  # by topic, what of that stands in the log
         self._again_until = 0.0  # something that failed comes again until then
         self._closed = False
+        self._client.reach()
 
     def _settings(self, settings: Any) -> None:
         settings.client_type = wire.SIMPLE_CONSUMER
