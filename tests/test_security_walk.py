@@ -409,7 +409,7 @@ def test_a_key_reaches_its_own_application_only(world, whose):
                 "walkown-app", ""
             ), url
     shared = {"me", "topic-list", "consumer-group-list", "manifest", "bulk"}
-    data = {"send", "pull", "acks", "next", "extension", "half-prepare", "half-open", "half-commit", "half-rollback"}
+    data = {"send", "pull", "acks", "next", "extension", "departure", "half-prepare", "half-open", "half-commit", "half-rollback"}
     data |= {"epochs", "transactions", "push", "clients", "client", "client-heartbeat"}
     allowed = (
         data

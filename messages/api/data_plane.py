@@ -179,9 +179,10 @@ def departure(user: User, group: str, fields: dict[str, Any]) -> HttpResponse:
     """A worker of a sticky group will not ask again: its keys go to the others at once."""
     wire.only(fields, _DEPARTURE)
     name = wire.text(fields, "consumer", "", MAX_CONSUMER)
+    group_id = active_group(user, group)
     if not name:
         raise balancing.consumer_required()
-    return wire.respond({"left": services.leave_group(group_id=active_group(user, group), name=name)})
+    return wire.respond({"left": services.leave_group(group_id=group_id, name=name)})
 
 
 def _visibility(fields: dict[str, Any]) -> int:
