@@ -104,7 +104,7 @@ def test_documents_say_since_when_and_until_when(world, api):
     assert [one["name"] for one in api("GET", "topics?draining=kafka-a").body["results"]] == ["orders"]
 
 
-@pytest.mark.parametrize("what", ["waiting", "delayed", "half", "nothing of its groups"])
+@pytest.mark.parametrize("what", ["waiting", "delayed", "half", "for one group alone", "nothing of its groups"])
 def test_the_store_is_drained_when_nobody_gets_anything_from_it_any_more(world, what):
     orders = world.orders.pk
     if what == "delayed":
@@ -113,6 +113,11 @@ def test_the_store_is_drained_when_nobody_gets_anything_from_it_any_more(world, 
         store.send(topic_id=orders, messages=[NewMessage(b"x")])
     elif what == "half":
         store.prepare_half(topic_id=orders, message=NewMessage(b"x"))
+    elif what == "for one group alone":  # as a dead letter that was edited
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT mq_private_topic(%s, %s)", [world.bills.pk, orders])
+            private = cursor.fetchone()[0]
+        store.send(topic_id=private, messages=[NewMessage(b"x")])
     move(world, world.a)
     move(world, world.a, "paid")
     assert tasks.end_draining() == 0, "what was being sent then may not be stored yet"
@@ -128,6 +133,8 @@ def test_the_store_is_drained_when_nobody_gets_anything_from_it_any_more(world, 
     with connection.cursor() as cursor:
         if what == "waiting":
             cursor.execute("SELECT mq_unsubscribe(group_id, topic_id) FROM mq_cursor WHERE topic_id = %s", [orders])
+        elif what == "for one group alone":
+            cursor.execute("SELECT mq_unsubscribe(%s, %s)", [world.bills.pk, private])
         elif what == "delayed":
             cursor.execute("DELETE FROM mq_delayed WHERE id = %s", [sent.id])
         else:

@@ -213,15 +213,18 @@ def backlogs_of(pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Backl
 def holding(*, topic_ids: Sequence[int]) -> set[int]:
     """Those of the topics of which somebody still gets something from the store, in one statement that counts nothing.
 
-    A message that waits or is in hand, one that comes again, a delayed one, and a half message that may be committed yet.
+    A message that waits or is in hand, also one for a single group, one that comes again, a delayed one, and a half message that may be
+    committed yet.
     """
     rows = _rows(
-        "SELECT t.id FROM unnest(%s::bigint[]) AS t(id)"
-        " WHERE EXISTS (SELECT FROM mq_delayed d WHERE d.topic_id = t.id)"
-        " OR EXISTS (SELECT FROM mq_half h WHERE h.topic_id = t.id AND h.state IN ('O', 'U'))"
-        " OR EXISTS (SELECT FROM mq_cursor c WHERE c.topic_id = t.id AND c.active AND (c.processing > 0 OR c.later > 0 OR c.held > 0"
+        "WITH log AS (SELECT t.id AS of, t.id FROM unnest(%s::bigint[]) AS t(id)"
+        "  UNION ALL SELECT p.of_topic_id, p.topic_id FROM mq_private p WHERE p.of_topic_id = ANY (%s::bigint[]))"
+        " SELECT DISTINCT l.of FROM log l WHERE EXISTS (SELECT FROM mq_delayed d WHERE d.topic_id = l.id)"
+        " OR EXISTS (SELECT FROM mq_half h WHERE h.topic_id = l.id AND h.state IN ('O', 'U'))"
+        " OR EXISTS (SELECT FROM mq_cursor c WHERE c.topic_id = l.id AND c.active AND (c.processing > 0 OR c.later > 0 OR c.held > 0"
         "  OR EXISTS (SELECT FROM mq_message m WHERE m.topic_id = c.topic_id AND m.id > c.pos"
         "   AND m.id <= (SELECT last_value FROM mq_id_seq) AND (c.tags IS NULL OR mq_has_tag(m.tag, c.tags)))))",
+        list(topic_ids),
         list(topic_ids),
     )
     return {pk for (pk,) in rows}
