@@ -75,7 +75,7 @@ def _of_topic(request: HttpRequest, topic: Topic) -> str:
     stored = next((row for row in rows if row.cluster.kind == Kind.BUILTIN), None)
     context = {
         "rows": [
-            (row, Action(_("End draining"), f"{address}?{urlencode({'cluster': row.cluster.name})}", "check", why=why)) for row in rows
+            (row, Action(_("End draining"), f"{address}?{urlencode({'cluster': row.cluster.name})}", "check", "s", why=why)) for row in rows
         ],
         "left": builtin.backlog(topic_id=topic.pk) if stored else None,
     }
