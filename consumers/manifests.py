@@ -280,8 +280,9 @@ def _fields_of(kind: str, node: Standing) -> dict[str, Any]:
         raise Problem("incomplete_node", detail)
     _check_gated(pairs)
     if kind == "clusters":
-        addresses = {"address": pairs.get("bootAddr", ""), "proxy_address": pairs.get("mqadmin.proxyAddr", "")}
-        return {"kind": pairs["brokerType"].lower(), **addresses}
+        fields = {"kind": pairs["brokerType"].lower(), "address": pairs.get("bootAddr", "")}
+        # A node of ZMS says nothing about proxies: those that are known stay.
+        return {**fields, "proxy_address": pairs["mqadmin.proxyAddr"]} if "mqadmin.proxyAddr" in pairs else fields
     if kind == "topics":
         return {"cluster": pairs["clusterName"]}
     return _group_fields(pairs)

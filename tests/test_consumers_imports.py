@@ -449,3 +449,17 @@ def test_a_file_is_imported_by_a_command(people, applications, tmp_path, capsys)
     call_command(*given, "--prefix", "f_=payment")
     assert "Everything is imported." in capsys.readouterr().out
     assert Topic.objects.get(name="f_x").application.name == "payment"
+
+
+def test_the_proxies_of_a_cluster_are_imported_and_stay_where_a_node_of_zms_says_nothing_about_them(api):
+    plain = b"bootAddr=10.0.0.1\\:9876\nbrokerType=rocketmq\nserverIps=\n"
+
+    def imported(node):
+        export = lines_of(("/zms/cluster/rmq-e", node))
+        ended(api("POST", "imports", {"source": "export", "export": export, "application": "payment", "reason": "a new data centre"}))
+        return Cluster.objects.get(name="rmq-e").proxy_address
+
+    assert imported(plain + b"mqadmin.proxyAddr=10.0.0.1\\:8081\n") == "10.0.0.1:8081"
+    assert imported(plain) == "10.0.0.1:8081"
+    ended(send(api, {"clusters": [{"name": "rmq-e", "proxy_address": "10.0.0.2:8081"}]}))
+    assert Cluster.objects.get(name="rmq-e").proxy_address == "10.0.0.2:8081"
