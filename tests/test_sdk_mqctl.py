@@ -440,6 +440,19 @@ def test_doctor_finds_a_broker_that_is_not_reached_and_a_thing_that_is_not_there
     assert checks(found)["topic nothing"][0] == "error"
 
 
+def test_doctor_looks_for_the_proxies_of_a_rocketmq_cluster(orders, mqctl, raw, zk_chroot):  # noqa: F811
+    raw.create("/zms/cluster/rmq-a", b"bootAddr=127.0.0.1:9876\nbrokerType=rocketmq\nserverIps=\n", makepath=True)
+    raw.create("/zms/topic/order_topic", b"clusterName=rmq-a\ntype=topic\n", makepath=True)
+    program = mqctl.but(MQADMIN_ZOOKEEPER=zk_chroot)
+    name = "topic order_topic: cluster rmq-a"
+    found = checks(program.json("doctor", "--topic", "order_topic", code=3))
+    assert found[name] == ("error", "rocketmq: its node has no mqadmin.proxyAddr")
+    raw.set("/zms/cluster/rmq-a", b"bootAddr=127.0.0.1:9876\nbrokerType=rocketmq\nserverIps=\nmqadmin.proxyAddr=127.0.0.1:9\n")
+    found = checks(program.json("doctor", "--topic", "order_topic", code=3))
+    assert found[name][0] == "error"
+    assert "127.0.0.1:9:" in found[name][1]
+
+
 def test_doctor_finds_wrong_addresses_credentials_and_trees(orders, mqctl, raw, zk_chroot):  # noqa: F811
     found = checks(mqctl.but(MQADMIN_TOKEN="mq_wrong", MQADMIN_ZOOKEEPER="127.0.0.1:9").json("doctor", code=3))
     assert "wrong_credentials" in found["credential"][1]
