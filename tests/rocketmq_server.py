@@ -14,7 +14,7 @@ from zookeeper_server import free_port
 from mqadmin.supervisor import jars, packages
 from mqadmin.supervisor.home import CHECKOUT
 
-JAVA = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+JAVA = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.security.egd=file:/dev/urandom"]
 CREATE_TOPIC, CREATE_GROUP, SET_BROKER = 17, 200, 25  # RequestCode of RocketMQ's remoting protocol
 
 
@@ -40,8 +40,8 @@ class RocketmqServer:
             "listenPort": self.broker_port,
             "haListenPort": free_port(),
             "storePathRootDir": directory / "store",
-            "mapedFileSizeCommitLog": 16 * 1024 * 1024,
-            "mapedFileSizeConsumeQueue": 60_000,
+            "mappedFileSizeCommitLog": 16 * 1024 * 1024,
+            "mappedFileSizeConsumeQueue": 60_000,
             "maxIndexNum": 4000,
             "maxHashSlotNum": 1000,
             "diskMaxUsedSpaceRatio": 99,
@@ -141,7 +141,7 @@ def _with_the_second_below() -> int:
 
 
 def _listening(port: int, server: RocketmqServer) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until and server.processes[-1].poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

@@ -349,7 +349,7 @@ def test_a_consumer_and_a_server_that_are_killed_cost_no_message(connect, tree, 
     def send():
         while not ended.wait(0.01):
             try:
-                client.send(topic, str(len(sent)), timeout=120)
+                client.send(topic, str(len(sent)), timeout=400)
                 sent.append(None)
             except Exception as error:
                 errors.append(error)
@@ -366,7 +366,7 @@ def test_a_consumer_and_a_server_that_are_killed_cost_no_message(connect, tree, 
         rocketmq.kill(names=False)
         rocketmq.start()
         back = len(sent)
-        wait_for(lambda: len(sent) >= back + 50 or errors, seconds=120)
+        wait_for(lambda: len(sent) >= back + 50 or errors, seconds=400)
         ended.set()
         thread.join()
         assert errors == []
