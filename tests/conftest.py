@@ -16,6 +16,7 @@ import uuid
 
 import pytest
 from django.conf import settings
+from django.utils import translation
 from kazoo.client import KazooClient
 from pytest_django.plugin import blocking_manager_key
 
@@ -46,6 +47,13 @@ def rare_garbage_collection():
 def quick_password_hashes():
     """Hashing slowly is for real passwords; here it would be most of the tests' time."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
+def language_of_the_settings():
+    """A request in Chinese leaves its thread in Chinese."""
+    yield
+    translation.deactivate()
 
 
 @pytest.fixture
