@@ -5,6 +5,7 @@ from typing import NoReturn
 from django.utils.translation import gettext as _
 
 from accounts.models import User
+from clusters.models import Cluster
 from consumers import services
 from consumers.models import ConsumerGroup
 from core.approvals.models import State
@@ -36,7 +37,7 @@ class GroupGates:
 
     def places(self) -> list[tuple[str, str]]:
         """All clusters."""
-        return gating.listed()
+        return gating.listed(Cluster.objects.all())
 
     def publish(self, path: str, change: Change) -> None:
         """Its node."""

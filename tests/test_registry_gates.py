@@ -121,6 +121,13 @@ def test_what_makes_no_sense_is_refused_and_nothing_done(people, world, changes,
     assert (refused.value.code, node(), Gate.objects.count()) == (code, before, 0)
 
 
+def test_producers_are_not_gated_to_the_built_in_store_which_would_refuse_what_they_send(people, world):
+    with pytest.raises(Problem, match="takes messages only of topics that are on it"):
+        opened(people, cluster="builtin")
+    assert "builtin" not in dict(gates.rooms["/zms/topic"].places())
+    assert opened(people, GROUP, cluster="builtin").cluster == "builtin"  # a group may pull what is there
+
+
 @pytest.mark.parametrize("live", ["10.0.0.11", "0.0.0.1"])
 def test_an_address_contained_in_that_of_a_live_instance_is_refused_by_name(people, world, live):
     make_instance(world["topic"], ip=live)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import User
-from clusters.models import Cluster
+from clusters.models import Cluster, Kind
 from core.approvals.models import State
 from core.approvals.services import require_state
 from core.errors import FieldError, Problem, not_found
@@ -32,12 +33,18 @@ class TopicGates:
         return place(topic.cluster)
 
     def place(self, name: str) -> Place:
-        """A cluster by name. Problem: invalid."""
-        return named(name)
+        """A broker's cluster by name: the built-in store takes messages only of topics that are there. Problem: invalid."""
+        found = named(name)
+        if found.kind == Kind.BUILTIN:
+            detail = _(
+                "The built-in store takes messages only of topics that are on it: instances cannot send there before the topic moves."
+            )
+            raise Problem("invalid", detail, errors=[FieldError("/cluster", detail)], hint=_("Move the topic there instead."))
+        return found
 
     def places(self) -> list[tuple[str, str]]:
-        """All clusters."""
-        return listed()
+        """All clusters of brokers."""
+        return listed(Cluster.objects.exclude(kind=Kind.BUILTIN))
 
     def publish(self, path: str, change: Change) -> None:
         """Its node."""
@@ -73,9 +80,9 @@ def named(name: str) -> Place:
     return place(cluster)
 
 
-def listed() -> list[tuple[str, str]]:
-    """All clusters with their kinds."""
-    return [(row.name, f"{row.name} · {row.get_kind_display()}") for row in Cluster.objects.order_by("name")]
+def listed(clusters: QuerySet[Cluster]) -> list[tuple[str, str]]:
+    """Clusters with their kinds."""
+    return [(row.name, f"{row.name} · {row.get_kind_display()}") for row in clusters.order_by("name")]
 
 
 def _topic(path: str) -> Topic:
