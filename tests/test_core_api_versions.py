@@ -117,6 +117,8 @@ def test_what_is_in_use_is_not_deleted(api, active_topic):
         assert {"kind": "topic", "name": "order_topic"} in refused.body["used_by"]
     assert api.now("DELETE", "clusters/builtin").body["code"] == "builtin_cluster"
     api("POST", "topics/order_topic/moves", {"cluster": "builtin", "reason": "back"})
+    assert api.now("DELETE", "clusters/kafka-b").body["code"] == "still_drained"
+    api("POST", "topics/order_topic/drained-clusters", {"cluster": "kafka-b", "reason": "nothing was sent there"})
     assert api.now("DELETE", "clusters/kafka-b?change_message=gone").status_code == 204
     assert (api("GET", "clusters/kafka-b").status_code, Publication.objects.get(path="/zms/cluster/kafka-b").deleted) == (404, True)
     assert AuditEntry.objects.filter(action="delete", name="kafka-b", reason="gone").exists()

@@ -92,7 +92,8 @@ def test_a_heartbeat_tells_of_a_new_configuration_and_of_a_suspension(api, world
     beat = api("POST", f"clients/{made['id']}/heartbeat").body
     assert (beat["generation"], beat["suspended"], beat["configuration"]["suspend"]) == (2, True, "true")
     assert json.loads(beat["configuration"]["mqadmin.subscriptions"]) == {"order_topic": "created || paid", "paid%topic": "*"}
-    assert beat["clusters"].keys() == {"builtin"}
+    assert beat["configuration"]["mqadmin.drainClusters"] == "kfk-a"
+    assert beat["clusters"].keys() == {"builtin", "kfk-a"}  # what it is drained of, too
     failed = api("POST", f"clients/{made['id']}/heartbeat", {"generation": 1, "state": "failed", "error": "no route"}).body
     assert failed["configuration"] is not None
     row = Instance.objects.get(znode=f"client:{made['id']}")
