@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Balance = Literal["random", "round_robin", "hash"]
 _LEFT_OUT, _LEFT_OUT_MOST = 1.0, 30.0  # seconds that an address is left out after its first failure, and at most
 _PAUSE, _PAUSE_MOST = 0.05, 1.0  # seconds between two rounds over all addresses
+_LEAST = 0.25  # seconds that one more attempt is worth
 _CONNECT = 3.0  # seconds; more and a dead machine would eat the time of the others
 _KEPT = 64  # idle connections
 _IDLE = 15.0  # seconds that an idle connection is kept
@@ -216,11 +217,14 @@ class ControlPlane:
             sent_headers["Content-Type"] = "application/json"
         target = f"/api/v1/{path}" + (f"?{urlencode(params)}" if params else "")
         tried: list[_Address] = []
-        pause = _PAUSE
+        pause, error = _PAUSE, None
         while True:
             address = self.addresses.choose(key, tried=tried)
             if address is None:  # all were tried: once more, a little later
-                time.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, ends - time.monotonic())))  # noqa: S311
+                nap, left = pause * random.uniform(0.5, 1.5), ends - time.monotonic()  # noqa: S311
+                if error is not None and left < nap + min(nap, _LEAST):  # what has no time would only hide why the last one failed
+                    raise error
+                time.sleep(min(nap, max(0.0, left)))
                 pause = min(_PAUSE_MOST, pause * 2)
                 tried.clear()
                 continue
