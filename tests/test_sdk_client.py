@@ -471,7 +471,7 @@ def test_an_instance_whose_topic_came_back_before_it_was_looked_at_is_made_anew(
     topic(raw, 1)
     followed = client.watch_topic("orders", lambda _: None)
     name, _said, _stat = wait_for(lambda: (found := instance(raw)) and found[1]["generation"] == 1 and found)
-    raw.delete(f"/zms/topic/orders/{name}")
     followed.report.lost()  # as after a report that found no topic to stand under
+    raw.delete(f"/zms/topic/orders/{name}")
     client._follower._inbox.put(("changed", followed.path))
     assert wait_for(lambda: instance(raw))[0] == name
